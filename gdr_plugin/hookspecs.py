@@ -1,0 +1,63 @@
+"""The hooks that a plugin may implement. A plugin author imports `gdr_plugin.hookimpl` and nothing else from here.
+
+Hooks register named things; configuration selects them. Installing a plugin never changes a reward by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from gdr_plugin.config import Limits, ModelSpec
+    from gdr_plugin.guidance import Guidance
+    from gdr_plugin.models.base import LogprobModel
+    from gdr_plugin.preferences.select import Selector
+    from gdr_plugin.routing import Router
+
+PROJECT = "gdr_plugin"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def gdr_register_guidance() -> Iterable[Guidance]:
+    """Guidances that gdr.yaml may name under `guidance.domains`.
+
+    Called once when plugins are loaded. All results are collected; a name registered twice is a `PluginError` that
+    names both plugins. Return an empty iterable for none.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def gdr_register_routers() -> Iterable[Router]:
+    """Routers that gdr.yaml may name under `routing.routers`.
+
+    Called once when plugins are loaded. All results are collected; a name registered twice is a `PluginError` that
+    names both plugins. A router is asked only about prompts that no router before it in the chain decided.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def gdr_register_selectors() -> Iterable[Selector]:
+    """Selectors that `gdr annotate --select` may name: how chosen and rejected are picked from scored candidates.
+
+    Called once when plugins are loaded. All results are collected; a name registered twice is a `PluginError` that
+    names both plugins.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def gdr_open_model(spec: ModelSpec, limits: Limits) -> LogprobModel | None:
+    """Open the model that `spec` names, or return None when its scheme is not yours.
+
+    Called once for each model of a reward. The first result that is not None wins; the built-in backends come last, so
+    a plugin may take over a scheme. Do not load weights here: a model loads at its first `score`.
+    """
+    raise NotImplementedError

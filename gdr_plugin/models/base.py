@@ -1,0 +1,74 @@
+"""What the rest of the package knows of a model: how to turn a conversation into ids, and how to score them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from gdr_plugin.types import Conversation, Logprobs, TokenSpan
+
+
+@runtime_checkable
+class ChatFormat(Protocol):
+    """Renders conversations with one model's own template and tokenizer."""
+
+    def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
+        """Token ids of `response` after `conversation`.
+
+        The context is exactly what the model would see when asked to answer `conversation`: the template with its
+        generation prompt, one BOS at most. It depends on `conversation` alone, so candidates of one prompt share it.
+        The response's ids are those of the response's text alone; control tokens spelt out in it stay text.
+
+        Args:
+            conversation: At least one turn; an optional system turn comes first.
+            response: The assistant's text; may be empty.
+            end: Whether the end-of-turn token counts as part of the response.
+
+        Returns:
+            The span; `dropped` counts prompt tokens left out under the `keep_end` policy.
+
+        Raises:
+            ChatError: The template refuses the conversation, or it does not fit (policy `error`), or the response
+                alone does not fit. The message says which and what to change.
+        """
+        ...
+
+
+@runtime_checkable
+class LogprobModel(Protocol):
+    """A language model that scores given tokens (the contract of every backend).
+
+    Making one is cheap: tokenizer and configuration only. Weights load at the first `score` and go at `unload`.
+    """
+
+    name: str
+    """How the user named it, for messages."""
+    identity: str
+    """What makes two results comparable, as a hex digest: weights' content or revision, adapter, dtype, tokenizer,
+    template, numerics version. Known without loading the weights."""
+    chat: ChatFormat
+    """The model's own template and tokenizer."""
+
+    def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
+        """Log-probs of every span's response tokens given its context.
+
+        Args:
+            spans: In any order; contexts may repeat (work on shared prefixes is then done once). May be empty.
+
+        Returns:
+            One array for each span, in the order given: natural-log probabilities, float32, shape
+            `(len(span.response),)`, for exactly the ids asked. An empty response gives an empty array. A span whose
+            computation overflowed holds NaN: the caller reports it as not scored.
+
+        Raises:
+            ModelError: The weights cannot be loaded, or the backend failed after its retries.
+        """
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """Facts for a person (device, dtype, attention path and why), without loading weights if not yet loaded."""
+        ...
+
+    def unload(self) -> None:
+        """Give the weights' memory back. Scoring again loads them again."""
+        ...
