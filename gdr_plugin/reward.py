@@ -1,0 +1,356 @@
+"""The Guided Density Ratio: the one object that every adapter and command holds.
+
+Owns the order of things (route, guide, render, score each model alone, subtract) and the arithmetic of the reward. It
+does not know how a prompt is routed, what a template looks like or how a model computes.
+
+Source: "Preference Data Annotation with Guided Density Ratios" (arXiv 2411.02481); no beta and no partition function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from gdr_plugin.config import Config, GuidanceSection, Limits, ModelSpec, Placement, Reduction, RewardSection, load_config
+from gdr_plugin.errors import ChatError, ConfigError, unknown
+from gdr_plugin.guidance import Guidance, RenderedGuidance, apply, render
+from gdr_plugin.models.base import LogprobModel
+from gdr_plugin.plugins import Plugins
+from gdr_plugin.resolve import resolve_names
+from gdr_plugin.routing import Routed, RouterChain, RoutingContext
+from gdr_plugin.store import LogprobStore, StoredModel
+from gdr_plugin.types import Conversation, Logprobs, Sample, Score, TokenSpan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    ModelLike: TypeAlias = "str | ModelSpec | LogprobModel | tuple[PreTrainedModel, PreTrainedTokenizerBase]"
+
+Side = Literal["strong", "weak"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A routed sample with what each model is shown."""
+
+    sample: Sample
+    routed: Routed
+    rendered: RenderedGuidance
+    guided: Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """One model's answer for one sample: log-probs, or why there are none."""
+
+    logprobs: Logprobs | None = None
+    span: TokenSpan | None = None
+    reason: str | None = None
+
+    @property
+    def total(self) -> float | None:
+        """Sum of the log-probs in nats, in double precision."""
+        return None if self.logprobs is None else math.fsum(self.logprobs.tolist())
+
+    @property
+    def tokens(self) -> int:
+        """Response tokens, 0 when they are not known."""
+        return 0 if self.span is None else len(self.span.response)
+
+
+class GuidedDensityRatio:
+    """Rewards responses with `log p_strong(y|x) - log p_weak(y|x)`, both under the domain's guidance.
+
+    Make one with `from_config` or `from_models`. Making one loads no weights: each model loads at its first use.
+
+    Args:
+        strong: The better-aligned model.
+        weak: The less-aligned model.
+        domains: Every domain that a router may return, with its guidance or None.
+        chain: Routers in order, with the default domain.
+        guidance: Placement, switches and seed.
+        reward: Reduction and end-of-turn policy.
+        store: Where log-probs are kept between calls and runs.
+        sequential: Whether one model leaves memory before the other loads.
+    """
+
+    def __init__(
+        self,
+        strong: LogprobModel,
+        weak: LogprobModel,
+        *,
+        domains: Mapping[str, Guidance | None],
+        chain: RouterChain,
+        guidance: GuidanceSection | None = None,
+        reward: RewardSection | None = None,
+        store: LogprobStore | None = None,
+        sequential: bool = False,
+    ) -> None:
+        self.store = store
+        self.strong: LogprobModel = StoredModel(strong, store) if store else strong
+        self.weak: LogprobModel = StoredModel(weak, store) if store else weak
+        self.domains = dict(domains)
+        self.config: Config | None = None
+        self._chain = chain
+        self._guidance = guidance or GuidanceSection()
+        self._reward = reward or RewardSection()
+        self._sequential = sequential
+        self.rendered: dict[str, RenderedGuidance] = {name: self._render(one) for name, one in self.domains.items()}
+        """What each domain's prompts are shown."""
+        self._context = RoutingContext(
+            domains={name: one.description if one else "" for name, one in self.domains.items()}, model=self.strong
+        )
+
+    @classmethod
+    def from_config(
+        cls, config: str | Path | Config, *, plugins: Plugins | None = None, store: str | Path | None = None
+    ) -> GuidedDensityRatio:
+        """Build the reward that a gdr.yaml describes.
+
+        Args:
+            config: Path of a gdr.yaml, or a validated configuration.
+            plugins: Where names are looked up; default: built-in and installed plugins.
+            store: Store file that is used when the configuration names none.
+
+        Returns:
+            The reward; no weights are loaded yet.
+
+        Raises:
+            ConfigError: The file or a name in it is wrong.
+            ModelError: A model does not exist, or an adapter does not fit its base.
+        """
+        if not isinstance(config, Config):
+            config = load_config(config)
+        plugins = plugins or Plugins()
+        resolved = resolve_names(config, plugins)
+        path = config.store.path if config.store else store
+        ratio = cls(
+            plugins.open_model(config.strong, config.limits),
+            plugins.open_model(config.weak, config.limits),
+            domains=resolved.guidances,
+            chain=RouterChain(resolved.routers, config.routing.default_domain),
+            guidance=config.guidance,
+            reward=config.reward,
+            store=LogprobStore(path) if path else None,
+            sequential=config.load == "sequential",
+        )
+        ratio.config = config
+        return ratio
+
+    @classmethod
+    def from_models(
+        cls,
+        strong: ModelLike,
+        weak: ModelLike,
+        *,
+        guidance: str | Guidance | None = None,
+        placement: Placement = "both",
+        exemplars: int = 1,
+        reduction: Reduction = "sum",
+        store: str | Path | None = None,
+        limits: Limits | None = None,
+        plugins: Plugins | None = None,
+    ) -> GuidedDensityRatio:
+        """Build a reward in a notebook: two models and, if wanted, one guidance for every prompt.
+
+        Args:
+            strong: Hub id, folder or `.gguf`; a `ModelSpec`; any `LogprobModel`; or a loaded `(model, tokenizer)`.
+            weak: Likewise. The same object on both sides is fine with `placement="strong"`: the reward is then the
+                pointwise mutual information of response and guidance.
+            guidance: A `Guidance`, or the name of a registered one.
+            placement: Which models see the guidance.
+            exemplars: How many preference exemplars are shown.
+            reduction: `sum`, `mean` or `per_byte`.
+            store: SQLite file that keeps log-probs.
+            limits: Lengths, token budget.
+            plugins: Where names are looked up; default: built-in and installed plugins.
+
+        Returns:
+            The reward; every sample is in the domain `all`.
+
+        Raises:
+            ConfigError: The guidance's name is not known.
+            ModelError: A model does not exist.
+        """
+        plugins = plugins or Plugins()
+        limits = limits or Limits()
+        if isinstance(guidance, str):
+            known = plugins.guidances()
+            if guidance not in known:
+                raise ConfigError(unknown("guidance", guidance, known))
+            guidance = known[guidance]
+        return cls(
+            _as_model(strong, plugins, limits, "strong"),
+            _as_model(weak, plugins, limits, "weak"),
+            domains={"all": guidance},
+            chain=RouterChain([], "all"),
+            guidance=GuidanceSection(placement=placement, exemplars=exemplars),
+            reward=RewardSection(reduction=reduction),
+            store=LogprobStore(store) if store else None,
+        )
+
+    @property
+    def routing_counts(self) -> dict[str, int]:
+        """How many samples each router decided so far, `default` for those that no router did."""
+        return dict(self._chain.counts)
+
+    def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
+        """Score samples; any number, but for a long stream use `stream`.
+
+        Args:
+            samples: What to score. Responses to one prompt share its work when they come in one call.
+            tokens: Whether the scores carry token log-probs.
+
+        Returns:
+            One score a sample, in order. A sample that cannot be scored has `reward=None` and a reason.
+
+        Raises:
+            ModelError: A model cannot be loaded or fails as a whole.
+        """
+        jobs = self._jobs(samples)
+        strong = self._ask("strong", jobs)
+        if self._sequential and self.strong is not self.weak:
+            self.strong.unload()
+        weak = self._ask("weak", jobs)
+        if self._sequential:
+            self.weak.unload()
+        return [self._reduce(job, s, w, tokens) for job, s, w in zip(jobs, strong, weak, strict=True)]
+
+    def stream(self, samples: Iterable[Sample], *, window: int = 1024, tokens: bool = False) -> Iterator[Score]:
+        """Score a stream window by window; at most `window` samples are in memory.
+
+        Args:
+            samples: What to score, grouped by prompt for speed.
+            window: Samples scored together.
+            tokens: Whether the scores carry token log-probs.
+
+        Yields:
+            One score a sample, in order.
+        """
+        stream = iter(samples)
+        while batch := list(islice(stream, window)):
+            yield from self.score(batch, tokens=tokens)
+
+    def warm(self, side: Side, samples: Sequence[Sample]) -> None:
+        """Score samples under one model into the store, so that a later `score` needs no model.
+
+        This is how a long job runs with one model in memory at a time: warm the whole input with `strong`, then with
+        `weak`, then score.
+
+        Args:
+            side: Which model.
+            samples: What will be scored later.
+
+        Raises:
+            ConfigError: There is no store to keep the results.
+        """
+        if self.store is None:
+            raise ConfigError("one model after the other needs a store: set store.path in gdr.yaml")
+        self._ask(side, self._jobs(samples))
+
+    def unload(self) -> None:
+        """Give both models' memory back; scoring again loads them again."""
+        self.strong.unload()
+        self.weak.unload()
+
+    def _render(self, guidance: Guidance | None) -> RenderedGuidance:
+        section = self._guidance
+        shown = None if section.placement == "none" else guidance
+        return render(shown, instruction=section.instruction, exemplars=section.exemplars, seed=section.seed)
+
+    def _jobs(self, samples: Sequence[Sample]) -> list[_Job]:
+        guided: dict[tuple[str, Conversation], Conversation] = {}
+        jobs = []
+        for sample, routed in zip(samples, self._chain.route(samples, self._context, strict=False), strict=True):
+            rendered = self.rendered.get(routed.domain) or self._render(None)
+            key = (routed.domain, sample.prompt)
+            if key not in guided:
+                guided[key] = apply(rendered, sample.prompt)
+            jobs.append(_Job(sample, routed, rendered, guided[key]))
+        return jobs
+
+    def _ask(self, side: Side, jobs: Sequence[_Job]) -> list[_Result]:
+        """One model's log-probs for every job; a job that cannot be rendered gets a reason."""
+        model = self.strong if side == "strong" else self.weak
+        guided = self._guidance.placement == "both" or (self._guidance.placement == "strong" and side == "strong")
+        results: list[_Result] = []
+        spans: list[TokenSpan] = []
+        for job in jobs:
+            result = self._span(model, job, job.guided if guided else job.sample.prompt, side)
+            results.append(result)
+            if result.span is not None:
+                spans.append(result.span)
+        scored = iter(model.score(spans))
+        return [result if result.span is None else _Result(next(scored), result.span) for result in results]
+
+    def _span(self, model: LogprobModel, job: _Job, conversation: Conversation, side: Side) -> _Result:
+        if job.routed.error is not None:
+            return _Result(reason=job.routed.error)
+        policy = self._reward.end_of_turn
+        end = policy == "always" or (policy == "when-finished" and job.sample.finished)
+        try:
+            return _Result(span=model.chat.span(conversation, job.sample.response, end=end))
+        except ChatError as error:
+            return _Result(reason=f"{side} model: {error}")
+
+    def _reduce(self, job: _Job, strong: _Result, weak: _Result, tokens: bool) -> Score:
+        reward, reason = self._reward_of(job.sample, strong, weak)
+        spans = [result.span for result in (strong, weak) if result.span is not None]
+        detail: dict[str, Any] = {}
+        if tokens and strong.logprobs is not None and weak.logprobs is not None and reward is not None:
+            s, w = tuple(strong.logprobs.tolist()), tuple(weak.logprobs.tolist())
+            detail = {"strong_token_logprobs": s, "weak_token_logprobs": w}
+            if len(spans) == 2 and spans[0].response == spans[1].response:
+                detail["token_ratios"] = tuple(a - b for a, b in zip(s, w, strict=True))
+        return Score(
+            reward=reward,
+            reason=reason,
+            strong_logprob=_finite(strong.total),
+            weak_logprob=_finite(weak.total),
+            strong_tokens=strong.tokens,
+            weak_tokens=weak.tokens,
+            domain=job.routed.domain,
+            router=job.routed.router,
+            guidance=job.rendered.id,
+            exemplars=job.rendered.exemplars,
+            truncated=any(span.dropped for span in spans),
+            **detail,
+        )
+
+    def _reward_of(self, sample: Sample, strong: _Result, weak: _Result) -> tuple[float | None, str | None]:
+        s, w = strong.total, weak.total
+        if s is None or w is None:
+            return None, strong.reason or weak.reason
+        for side, value in (("strong", s), ("weak", w)):
+            if not math.isfinite(value):
+                return None, f"{side} model: log-probs are not finite (try dtype float32 or bfloat16)"
+        if not strong.tokens or not weak.tokens:
+            return None, "the response has no tokens to score"
+        match self._reward.reduction:
+            case "sum":
+                return s - w, None
+            case "mean":
+                return s / strong.tokens - w / weak.tokens, None
+            case "per_byte":
+                size = len(sample.response.encode("utf-8", "surrogatepass"))
+                return ((s - w) / size, None) if size else (None, "the response is empty: it has no bytes to divide by")
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _as_model(given: ModelLike, plugins: Plugins, limits: Limits, side: Side) -> LogprobModel:
+    if isinstance(given, str):
+        given = ModelSpec(model=given)
+    if isinstance(given, ModelSpec):
+        return plugins.open_model(given, limits)
+    if isinstance(given, tuple):
+        from gdr_plugin.models.local import LocalModel
+
+        return LocalModel.from_objects(*given, limits=limits, name=side)
+    return given

@@ -1,0 +1,214 @@
+"""The reward's arithmetic and provenance, against numbers computed by hand from the two models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gdr_plugin.config import Limits, parse_config
+from gdr_plugin.errors import ChatError, ConfigError
+from gdr_plugin.guidance import Exemplar, Guidance, apply, render
+from gdr_plugin.models.fake import FakeModel
+from gdr_plugin.reward import GuidedDensityRatio
+from gdr_plugin.types import Conversation, Logprobs, Message, Sample, TokenSpan
+
+GUIDANCE = Guidance("short", "Answer in one sentence.", (Exemplar("e1", "Hi?", "Hello.", "Well, hello...", "Brief."),))
+
+
+def sample(prompt: str = "What is two plus two?", response: str = "Four.", **kwargs: Any) -> Sample:
+    return Sample((Message("user", prompt),), response, **kwargs)
+
+
+def total(name: str, conversation: Conversation, response: str, end: bool = True) -> tuple[float, int]:
+    model = FakeModel(name, Limits())
+    span = model.chat.span(conversation, response, end=end)
+    return math.fsum(model.score([span])[0].tolist()), len(span.response)
+
+
+def test_sum_is_strong_minus_weak_under_the_guidance() -> None:
+    ratio = GuidedDensityRatio.from_models("fake:a", "fake:b", guidance=GUIDANCE)
+    guided = apply(render(GUIDANCE, instruction=True, exemplars=1, seed=0), sample().prompt)
+    (strong, n), (weak, _) = total("a", guided, "Four."), total("b", guided, "Four.")
+
+    (score,) = ratio.score([sample()])
+
+    assert score.reward == pytest.approx(strong - weak, abs=1e-9)
+    assert score.strong_logprob == pytest.approx(strong, abs=1e-9)
+    assert score.weak_logprob == pytest.approx(weak, abs=1e-9)
+    assert score.strong_tokens == score.weak_tokens == n
+    assert score.exemplars == ("e1",)
+    assert score.guidance.startswith("short")
+    assert score.reason is None
+
+
+@pytest.mark.parametrize(
+    ("placement", "strong_guided", "weak_guided"),
+    [("both", True, True), ("strong", True, False), ("none", False, False)],
+)
+def test_placement_says_which_model_sees_the_guidance(placement: Any, strong_guided: bool, weak_guided: bool) -> None:
+    ratio = GuidedDensityRatio.from_models("fake:a", "fake:b", guidance=GUIDANCE, placement=placement)
+    guided = apply(render(GUIDANCE, instruction=True, exemplars=1, seed=0), sample().prompt)
+
+    (score,) = ratio.score([sample()])
+
+    assert score.strong_logprob == pytest.approx(total("a", guided if strong_guided else sample().prompt, "Four.")[0])
+    assert score.weak_logprob == pytest.approx(total("b", guided if weak_guided else sample().prompt, "Four.")[0])
+    assert (score.guidance == "none") is (placement == "none")
+
+
+def test_mean_divides_each_side_by_its_own_tokens_and_per_byte_by_bytes() -> None:
+    one = sample(response="Vier – naïve 🙂")
+    (strong, n), (weak, m) = total("a", one.prompt, one.response), total("b", one.prompt, one.response)
+
+    mean = GuidedDensityRatio.from_models("fake:a", "fake:b", reduction="mean").score([one])[0].reward
+    per_byte = GuidedDensityRatio.from_models("fake:a", "fake:b", reduction="per_byte").score([one])[0].reward
+
+    assert mean == pytest.approx(strong / n - weak / m, abs=1e-9)
+    assert per_byte == pytest.approx((strong - weak) / len(one.response.encode()), abs=1e-9)
+
+
+def test_end_of_turn_counts_exactly_when_the_response_ended() -> None:
+    ratio = GuidedDensityRatio.from_models("fake:a", "fake:b")
+
+    done, cut = ratio.score([sample(), sample(finished=False)])
+
+    assert done.strong_tokens == cut.strong_tokens + 1
+    assert cut.strong_logprob == pytest.approx(total("a", sample().prompt, "Four.", end=False)[0])
+
+
+@pytest.mark.parametrize(("policy", "extra"), [("always", 1), ("never", 0)])
+def test_end_of_turn_policy_overrides_finished(policy: str, extra: int) -> None:
+    data = {"strong": "fake:a", "weak": "fake:b", "reward": {"end_of_turn": policy}}
+    ratio = GuidedDensityRatio.from_config(parse_config(data))
+    bare = total("a", sample().prompt, "Four.", end=False)[1]
+
+    scores = ratio.score([sample(), sample(finished=False)])
+
+    assert [s.strong_tokens for s in scores] == [bare + extra] * 2
+
+
+def test_nothing_to_score_is_none_with_a_reason_not_zero() -> None:
+    ratio = GuidedDensityRatio.from_models("fake:a", "fake:b")
+    ended, cut = ratio.score([sample(response=""), sample(response="", finished=False)])
+    (byte,) = GuidedDensityRatio.from_models("fake:a", "fake:b", reduction="per_byte").score([sample(response="")])
+
+    assert ended.reward is not None
+    assert ended.strong_tokens == 1
+    assert (cut.reward, cut.reason) == (None, "the response has no tokens to score")
+    assert byte.reward is None
+    assert "no bytes" in (byte.reason or "")
+
+
+class _Broken:
+    """A model that overflows on one response and refuses another; everything else is the real fake."""
+
+    def __init__(self, name: str) -> None:
+        self._inner = FakeModel(name, Limits())
+        self.name, self.identity, self.chat = name, "broken", self
+
+    def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
+        if response == "refuse":
+            raise ChatError("the template takes no such turn")
+        return self._inner.chat.span(conversation, response, end=end)
+
+    def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
+        nan = self._inner.chat.span(sample().prompt, "overflow", end=True)
+        return [
+            np.full(len(s.response), np.nan, np.float32) if s == nan else a
+            for s, a in zip(spans, self._inner.score(spans), strict=True)
+        ]
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+    def unload(self) -> None:
+        pass
+
+
+def test_one_bad_sample_does_not_touch_the_others() -> None:
+    ratio = GuidedDensityRatio.from_models(_Broken("a"), "fake:b")
+
+    good, overflow, refused, again = ratio.score(
+        [sample(), sample(response="overflow"), sample(response="refuse"), sample(response="Five.")]
+    )
+
+    assert good.reward == pytest.approx(GuidedDensityRatio.from_models("fake:a", "fake:b").score([sample()])[0].reward)
+    assert (overflow.reward, overflow.strong_logprob) == (None, None)
+    assert "not finite" in (overflow.reason or "")
+    assert refused.reward is None
+    assert "the template takes no such turn" in (refused.reason or "")
+    assert again.reward is not None
+
+
+def test_an_unknown_domain_is_a_reason_on_its_own_row() -> None:
+    ratio = GuidedDensityRatio.from_config(parse_config({"strong": "fake:a", "weak": "fake:b"}))
+
+    bad, good = ratio.score([sample(fields={"domain": "maths"}), sample(fields={"domain": "math"})])
+
+    assert bad.reward is None
+    assert "maths" in (bad.reason or "")
+    assert good.domain == "math"
+    assert good.router == "field"
+    assert good.guidance.startswith("math")
+
+
+def test_default_domain_is_counted() -> None:
+    data = {"strong": "fake:a", "weak": "fake:b", "routing": {"routers": ["field"], "default_domain": "chat"}}
+    ratio = GuidedDensityRatio.from_config(parse_config(data))
+
+    scores = ratio.score([sample(), sample(fields={"domain": "safety"})])
+
+    assert [s.router for s in scores] == ["default", "field"]
+    assert ratio.routing_counts == {"field": 1, "default": 1}
+
+
+def test_tokens_add_up_to_the_sums() -> None:
+    ratio = GuidedDensityRatio.from_models("fake:a", "fake:b")
+
+    (score,) = ratio.score([sample()], tokens=True)
+    (plain,) = ratio.score([sample()])
+
+    assert score.token_ratios is not None
+    assert sum(score.token_ratios) == pytest.approx(score.reward)
+    assert sum(score.strong_token_logprobs or ()) == pytest.approx(score.strong_logprob)
+    assert plain.token_ratios is None
+
+
+def test_store_answers_the_second_time(tmp_path: Any) -> None:
+    strong = FakeModel("a", Limits())
+    first = GuidedDensityRatio.from_models(strong, "fake:b", store=tmp_path / "s.sqlite").score([sample()])
+    known = strong.scored_tokens
+
+    second = GuidedDensityRatio.from_models(strong, "fake:b", store=tmp_path / "s.sqlite").score([sample()])
+
+    assert second == first
+    assert strong.scored_tokens == known
+
+
+def test_stream_equals_score_and_sequential_equals_together(tmp_path: Any) -> None:
+    samples = [sample(f"Question {i}?", f"Answer {i * 7}.") for i in range(10)]
+    together = GuidedDensityRatio.from_config(parse_config({"strong": "fake:a", "weak": "fake:b"}))
+    sequential = GuidedDensityRatio.from_config(
+        parse_config({"strong": "fake:a", "weak": "fake:b", "load": "sequential"}), store=tmp_path / "s.sqlite"
+    )
+
+    expected = together.score(samples)
+    sequential.warm("strong", samples)
+    sequential.warm("weak", samples)
+
+    assert sequential.score(samples) == expected
+    assert list(together.stream(iter(samples), window=3)) == expected
+
+
+def test_warming_without_a_store_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"store\.path"):
+        GuidedDensityRatio.from_models("fake:a", "fake:b").warm("strong", [sample()])
+
+
+def test_an_unknown_guidance_name_says_what_is_known() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'safety'"):
+        GuidedDensityRatio.from_models("fake:a", "fake:b", guidance="saftey")
