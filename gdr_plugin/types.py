@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     Logprobs: TypeAlias = npt.NDArray[np.float32]
     """Natural-log probabilities of response tokens, shape `(response tokens,)`, float32."""
+else:
+    Logprobs = Any  # keeps `import gdr_plugin` free of numpy
 
 __all__ = ["Conversation", "Logprobs", "Message", "Sample", "Score", "TokenSpan"]
 

@@ -1,0 +1,142 @@
+"""A model that needs no weights: log-probs are a stable hash of the name, the context and the id.
+
+It honours the whole contract of `LogprobModel` (order, batching, empty responses, long inputs), so tests, examples and
+dry runs exercise the real paths. It knows nothing of language: its rewards mean nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from gdr_plugin.config import Limits
+from gdr_plugin.errors import ChatError
+from gdr_plugin.types import Conversation, Logprobs, TokenSpan
+
+VERSION = "1"
+"""Part of every identity: raise it when the hash changes, so that stored log-probs of the old one miss."""
+MAX_LENGTH = 1_000_000
+"""Tokens that fit when the limits say nothing."""
+
+BOS, START, END = 256, 257, 258
+"""Control ids; 0..255 are the bytes of UTF-8 text, so text can never spell a control id."""
+
+_BEST, _WORST = -0.05, -8.0
+_MULTIPLIERS = np.array(
+    [0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93], dtype=np.uint64
+)
+
+
+class FakeChat:
+    """Byte-level ChatML: `BOS`, then for every turn `START role newline text END newline`.
+
+    Args:
+        limits: Lengths and what happens to what does not fit.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        limits = limits or Limits()
+        self._max_length = limits.max_length or MAX_LENGTH
+        self._room = self._max_length - min(limits.max_response, self._max_length // 2)
+        self._keep_end = limits.long_input == "keep_end"
+
+    def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
+        """Ids of `response` after `conversation`; see `ChatFormat.span`."""
+        ids = tuple(response.encode()) + ((END,) if end else ())
+        context, dropped = self._context(conversation)
+        if len(context) + len(ids) > self._max_length:
+            raise ChatError(
+                f"the prompt ({len(context):,} tokens) and the response ({len(ids):,}) exceed {self._max_length:,} "
+                "tokens: raise limits.max_length, or set limits.long_input to keep_end"
+            )
+        return TokenSpan(context=context, response=ids, dropped=dropped)
+
+    def _context(self, conversation: Conversation) -> tuple[tuple[int, ...], int]:
+        if not conversation:
+            raise ChatError("the conversation has no turns")
+        ids = [BOS]
+        first_user: tuple[int, int] | None = None
+        for message in conversation:
+            ids += (START, *message.role.encode(), 10)
+            begin = len(ids)
+            ids += (*message.content.encode(), END, 10)
+            if message.role == "user" and first_user is None:
+                first_user = begin, len(ids) - 2
+        ids += (START, *b"assistant\n")
+        excess = len(ids) - self._room
+        if not self._keep_end or excess <= 0:
+            return tuple(ids), 0
+        begin, stop = first_user or (0, 0)
+        if stop - begin < excess:
+            raise ChatError(
+                f"the prompt does not fit into {self._room:,} tokens even without its first user turn: raise "
+                "limits.max_length or lower limits.max_response"
+            )
+        del ids[begin : begin + excess]
+        return tuple(ids), excess
+
+
+class FakeModel:
+    """A deterministic, instant `LogprobModel`: the scheme `fake:NAME`.
+
+    Every log-prob depends on the name, on the whole context, on the response so far (its length and its last ids) and
+    on the id itself, and on nothing else: the same span has the same log-probs in any batch, process and machine.
+
+    Args:
+        name: What follows `fake:`; another name is another model.
+        limits: Lengths and what happens to what does not fit; default: 1,000,000 tokens.
+    """
+
+    def __init__(self, name: str, limits: Limits | None = None) -> None:
+        self.name = f"fake:{name}"
+        self.identity = hashlib.blake2b(f"gdr fake {VERSION} {name}".encode(), digest_size=16).hexdigest()
+        self.chat = FakeChat(limits)
+        self.calls = 0
+        """How often `score` was called."""
+        self.scored_spans = 0
+        """Spans scored so far."""
+        self.scored_tokens = 0
+        """Response tokens scored so far."""
+
+    def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
+        """Log-probs of the spans' response ids; see `LogprobModel.score`."""
+        self.calls += 1
+        self.scored_spans += len(spans)
+        self.scored_tokens += sum(len(span.response) for span in spans)
+        seeds: dict[tuple[int, ...], np.uint64] = {}
+        results = []
+        for span in spans:
+            if span.context not in seeds:
+                seeds[span.context] = self._seed(span.context)
+            results.append(_hash_logprobs(seeds[span.context], span.response))
+        return results
+
+    def _seed(self, context: tuple[int, ...]) -> np.uint64:
+        key = self.identity.encode()
+        digest = hashlib.blake2b(np.asarray(context, dtype="<u4").tobytes(), digest_size=8, key=key).digest()
+        seed: np.uint64 = np.uint64(int.from_bytes(digest, "little"))
+        return seed
+
+    def describe(self) -> dict[str, str]:
+        """Facts for a person."""
+        return {"backend": "fake", "device": "none", "weights": "none: hashed log-probs that mean nothing"}
+
+    def unload(self) -> None:
+        """Nothing to give back."""
+
+
+def _hash_logprobs(seed: np.uint64, response: tuple[int, ...]) -> Logprobs:
+    """One value in `[-8, -0.05]` for each id, from the id, the three before it, its position and the seed."""
+    count = len(response)
+    padded = np.zeros(count + 3, dtype=np.uint64)
+    padded[3:] = np.asarray(response, dtype=np.uint64) + np.uint64(1)
+    mixed: npt.NDArray[np.uint64] = np.arange(count, dtype=np.uint64) + seed
+    for offset, multiplier in enumerate(_MULTIPLIERS):
+        mixed = (mixed ^ padded[offset : offset + count]) * multiplier
+        mixed ^= mixed >> np.uint64(29)
+    unit: npt.NDArray[np.float64] = (mixed >> np.uint64(11)).astype(np.float64) / float(1 << 53)
+    logprobs: Logprobs = (_BEST + (_WORST - _BEST) * unit**3).astype(np.float32)
+    return logprobs
