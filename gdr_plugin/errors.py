@@ -69,6 +69,12 @@ class MissingDependencyError(GDRError):
         super().__init__(f"the package {package!r} is needed {purpose}: pip install 'gdr-plugin[{extra}]'")
 
 
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """The known name that `name` was probably meant to be, or None when none is close."""
+    near = difflib.get_close_matches(str(name), sorted(known), n=1)
+    return near[0] if near else None
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     """Say that `name` is not a known `kind`, what is, and which is nearest.
 
@@ -78,9 +84,10 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
         known: All valid names.
 
     Returns:
-        One line, without a final full stop: "unknown router 'keywrd': known are field, keyword (did you mean 'keyword'?)".
+        One line without a final full stop, as in "unknown router 'keywrd': known are field, keyword (did you mean
+        'keyword'?)".
     """
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    near = nearest(name, names)
+    hint = f" (did you mean {near!r}?)" if near else ""
     return f"unknown {kind} {name!r}: known are {', '.join(names) or 'none'}{hint}"

@@ -61,3 +61,7 @@ def gdr_open_model(spec: ModelSpec, limits: Limits) -> LogprobModel | None:
     a plugin may take over a scheme. Do not load weights here: a model loads at its first `score`.
     """
     raise NotImplementedError
+
+
+HOOKS = tuple(sorted(name for name in globals() if name.startswith("gdr_")))
+"""The names of all hooks."""

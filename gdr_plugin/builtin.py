@@ -1,0 +1,56 @@
+"""Our own plugin: everything that comes with the package is registered through the same hooks as everybody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from gdr_plugin.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from gdr_plugin.config import Limits, ModelSpec
+    from gdr_plugin.guidance import Guidance
+    from gdr_plugin.models.base import LogprobModel
+    from gdr_plugin.preferences.select import Selector
+    from gdr_plugin.routing import Router
+
+SCHEMES = ("fake", "hf")
+"""The model schemes that `gdr_open_model` below takes."""
+
+
+@hookimpl
+def gdr_register_guidance() -> Iterable[Guidance]:
+    """The guidance library."""
+    from gdr_plugin.guidance import library
+
+    return library()
+
+
+@hookimpl
+def gdr_register_routers() -> Iterable[Router]:
+    """The routers `field`, `keyword`, `likelihood` and `fixed`."""
+    from gdr_plugin.routing import FieldRouter, FixedRouter, KeywordRouter, LikelihoodRouter
+
+    return [FieldRouter(), KeywordRouter(), LikelihoodRouter(), FixedRouter()]
+
+
+@hookimpl
+def gdr_register_selectors() -> Iterable[Selector]:
+    """The selectors of `gdr annotate`."""
+    from gdr_plugin.preferences.select import builtin_selectors
+
+    return builtin_selectors()
+
+
+@hookimpl(trylast=True)
+def gdr_open_model(spec: ModelSpec, limits: Limits) -> LogprobModel | None:
+    """Local models (`hf`) and the fake model (`fake`); only the backend that is needed is imported."""
+    if spec.scheme == "fake":
+        from gdr_plugin.models.fake import FakeModel
+
+        return FakeModel(spec.target, limits)
+    if spec.scheme == "hf":
+        from gdr_plugin.models.local import open_local
+
+        return open_local(spec, limits)
+    return None
