@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 BASE := examples/demo-pair/base.gguf
 
 .DEFAULT_GOAL := help
@@ -31,7 +31,7 @@ clean:  ## remove the environment and everything that runs have left
 # Debian without python3-venv cannot put pip into a new environment; the pip outside can.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $@ install --quiet pip; }
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $@ install -qq pip; }
 
 # torch first and pinned, so that no other package brings one of its own choice.
 $(VENV)/.torch: constraints.txt | $(BIN)/python
