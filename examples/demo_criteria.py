@@ -1,0 +1,107 @@
+"""What guidance does: the same responses ranked under opposed criteria, by one model that sees the criterion or not.
+
+With one model on both sides and guidance on the strong side only, the ratio is log p(y | criterion, x) - log p(y | x):
+the pointwise mutual information of response and criterion. The denominator alone, log p(y | x), ranks without guidance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from gdr_plugin import GuidedDensityRatio, Message, Sample, Score
+from gdr_plugin.config import Limits, ModelSpec
+from gdr_plugin.guidance import load_guidance_file
+from gdr_plugin.plugins import Plugins
+
+DATA = Path(__file__).resolve().parent / "data"
+Value = Callable[[Score], float]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Every response of one prompt under one criterion; `kinds[i]` is what response i was written for."""
+
+    prompt: str
+    criterion: str
+    kinds: list[str]
+    scores: Sequence[Score]
+
+    def values(self, value: Value) -> list[float]:
+        return [value(score) for score in self.scores]
+
+    def winner(self, value: Value) -> str:
+        values = self.values(value)
+        return self.kinds[values.index(max(values))]
+
+    def beaten(self, value: Value) -> tuple[float, int]:
+        """How many others the matching response beats (ties half), and how many there are."""
+        values = self.values(value)
+        own = values.pop(self.kinds.index(self.criterion))
+        return sum((own > other) + 0.5 * (own == other) for other in values), len(values)
+
+
+def ratio_sum(score: Score) -> float:
+    strong, weak = _logprobs(score)
+    return strong - weak
+
+
+def ratio_mean(score: Score) -> float:
+    return ratio_sum(score) / score.weak_tokens
+
+
+def unguided(score: Score) -> float:
+    """log p(y | x) per token: what the model prefers when it is told nothing."""
+    return _logprobs(score)[1] / score.weak_tokens
+
+
+def _logprobs(score: Score) -> tuple[float, float]:
+    if score.strong_logprob is None or score.weak_logprob is None:
+        raise SystemExit(f"a response was not scored: {score.reason}")
+    return score.strong_logprob, score.weak_logprob
+
+
+def score_all(base: Path, store: Path) -> list[Scored]:
+    """Score every response of criteria.jsonl under every criterion of criteria.yaml."""
+    rows = [json.loads(line) for line in (DATA / "criteria.jsonl").read_text(encoding="utf-8").splitlines()]
+    samples = [Sample((Message("user", row["prompt"]),), text) for row in rows for text in row["responses"]]
+    model = Plugins().open_model(ModelSpec(model=str(base)), Limits())
+    found = []
+    for criterion in load_guidance_file(DATA / "criteria.yaml"):
+        ratio = GuidedDensityRatio.from_models(model, model, guidance=criterion, placement="strong", store=store)
+        scores = iter(ratio.score(samples))
+        for row in rows:
+            of_prompt = [next(scores) for _ in row["responses"]]
+            found.append(Scored(row["id"], criterion.name, row["criteria"], of_prompt))
+    model.unload()
+    return found
+
+
+def show(found: Sequence[Scored], console: Console) -> None:
+    """Who wins under which criterion, and how often the matching response beats the others."""
+    criteria = list(dict.fromkeys(one.criterion for one in found))
+    cell = {(one.prompt, one.criterion): one for one in found}
+    winners = Table(
+        "prompt", "unguided", *criteria, title="Best of the same 7 responses when the model is told to be ..."
+    )
+    for prompt in dict.fromkeys(one.prompt for one in found):
+        names = [cell[prompt, criterion].winner(ratio_mean) for criterion in criteria]
+        marked = [f"[green]{name}[/]" if name == wanted else name for name, wanted in zip(names, criteria, strict=True)]
+        winners.add_row(prompt, cell[prompt, criteria[0]].winner(unguided), *marked)
+    console.print(winners)
+    title = "How often the response written to the criterion beats another (chance: half)"
+    shares = Table("criterion", "guided, mean", "guided, sum", "unguided, mean", title=title)
+    for criterion in [*criteria, "all"]:
+        group = [one for one in found if criterion in (one.criterion, "all")]
+        shares.add_row(criterion, *(_share(group, value) for value in (ratio_mean, ratio_sum, unguided)))
+    console.print(shares)
+
+
+def _share(group: Sequence[Scored], value: Value) -> str:
+    wins, of = (sum(part) for part in zip(*(one.beaten(value) for one in group), strict=True))
+    return f"{wins:g}/{of}  {wins / of:4.0%}"
