@@ -11,6 +11,8 @@
     ├── OutputError          an output folder or file cannot be written, or belongs to another run
     └── MissingDependencyError   an optional package is needed; the message names the extra
 
+and one warning: EngineWarning (a `UserWarning`), for results that are right but slower, or less certain, than wanted.
+
 Each message is one line that says what is wrong and what to do next. The command line prints it and exits with 2.
 """
 
@@ -73,6 +75,10 @@ def nearest(name: object, known: Iterable[str]) -> str | None:
     """The known name that `name` was probably meant to be, or None when none is close."""
     near = difflib.get_close_matches(str(name), sorted(known), n=1)
     return near[0] if near else None
+
+
+class EngineWarning(UserWarning):
+    """The local engine took a slower or less certain way than it could have; the message says which and why."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:

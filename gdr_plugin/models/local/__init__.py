@@ -1,0 +1,1 @@
+"""Models in this process, through transformers: files, weights, planner, forward and head apart."""

@@ -1,0 +1,181 @@
+"""GGUF files: converted once into a safetensors folder that loads in a second instead of twenty.
+
+Knows where a GGUF's tokenizer comes out of transformers differently from the model's own, and sets it right. Scoring
+never reads a GGUF: it sees the converted folder only.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from gdr_plugin.errors import EngineWarning, MissingDependencyError, ModelError
+from gdr_plugin.models.local.identity import cache_folder, file_digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FORMAT = 1
+"""Raised when a conversion would come out differently; older folders are then left aside."""
+
+_GPT2 = frozenset({"gpt-2", "phi-2", "olmo", "mpt", "roberta-bpe"})
+"""`tokenizer.ggml.pre` values that mean GPT-2's own splitting, which is what transformers falls back to."""
+_DIGITS = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell"})
+"""`tokenizer.ggml.pre` values that mean: digits one by one, then GPT-2's splitting."""
+
+
+def converted(path: Path, dtype: str) -> Path:
+    """The folder with a GGUF's weights (safetensors), configuration, tokenizer and chat template; made when missing.
+
+    Several processes may ask at once: one converts, the others wait. The folder appears complete or not at all.
+
+    Args:
+        path: A `.gguf` file.
+        dtype: `float32`, `bfloat16` or `float16`; quantised weights are unpacked into it.
+
+    Returns:
+        A folder below `$GDR_CACHE/gguf` (default `~/.cache/gdr-plugin/gguf`), named by content and dtype.
+
+    Raises:
+        ModelError: The file cannot be read as a language model, or the cache folder cannot be written.
+        MissingDependencyError: The `gguf` package is missing.
+    """
+    folder = cache_folder() / "gguf" / f"{file_digest(path)}-{dtype}-{FORMAT}"
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                _convert(path, dtype, folder)
+    except OSError as error:
+        raise ModelError(
+            f"cannot convert {path} into {folder}: {error}; set GDR_CACHE to a folder with room"
+        ) from error
+    return folder
+
+
+def _convert(path: Path, dtype: str, folder: Path) -> None:
+    try:
+        import gguf  # noqa: F401 - transformers reads the file with it
+    except ImportError as error:
+        raise MissingDependencyError("gguf", "gguf", "to read .gguf files") from error
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+    try:
+        model, tokenizer = read_gguf(path, dtype)
+        plain_copy(model).save_pretrained(work)
+        tokenizer.save_pretrained(work)
+        for file in work.iterdir():
+            file.chmod(0o644)
+        work.chmod(0o755)
+        work.replace(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def read_gguf(path: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a GGUF through transformers, unpacked, with its tokenizer set right. Slow: use `converted`.
+
+    Args:
+        path: A `.gguf` file.
+        dtype: Name of the torch dtype.
+
+    Returns:
+        Model and tokenizer.
+
+    Raises:
+        ModelError: The file cannot be read, or its architecture is not supported by transformers.
+    """
+    import torch
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"gguf_file": path.name, "dtype": getattr(torch, dtype)}
+    if hasattr(transformers, "GgufConfig"):  # newer releases would keep weights packed where a kernel exists
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path.parent, **options)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except Exception as error:  # transformers and gguf raise what their parsers happen to raise
+        raise ModelError(f"{path} cannot be read as a GGUF language model: {first_line(error)}") from error
+    set_pre_tokenizer(tokenizer, path)
+    return model, tokenizer
+
+
+def plain_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """The same tensors in a model that does not remember having been quantised (which could not be saved).
+
+    Args:
+        model: As loaded from a GGUF.
+
+    Returns:
+        A model of the same class that shares the tensors.
+    """
+    import torch
+
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.dtype = model.dtype
+    with torch.device("meta"):
+        plain = type(model)(config)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.generation_config = model.generation_config
+    return plain
+
+
+def set_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Give a byte-level tokenizer the text splitting that the file names and transformers does not apply.
+
+    Args:
+        tokenizer: As transformers reads it from the file; changed in place.
+        path: The `.gguf` file.
+    """
+    from tokenizers import pre_tokenizers
+
+    model, pre = _tokenizer_kind(path)
+    if model != "gpt2" or pre in _GPT2 or pre in _handled_by_transformers():
+        return
+    if pre in _DIGITS:
+        splits = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
+        return
+    warnings.warn(
+        f"{path.name}: the tokenizer's splitting rule {pre!r} (tokenizer.ggml.pre) is not known here, so text may be cut "
+        "into other tokens than the model was trained on; set `tokenizer:` to the original model's folder or hub id",
+        EngineWarning,
+        stacklevel=2,
+    )
+
+
+def _tokenizer_kind(path: Path) -> tuple[str, str]:
+    from gguf import GGUFReader
+
+    fields = GGUFReader(path).fields
+
+    def text(key: str) -> str:
+        field = fields.get(key)
+        return bytes(field.parts[field.data[0]]).decode() if field is not None else ""
+
+    return text("tokenizer.ggml.model"), text("tokenizer.ggml.pre")
+
+
+def _handled_by_transformers() -> frozenset[str]:
+    try:
+        from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+    except ImportError:
+        return frozenset()
+    return frozenset(GGUF_PRE_TOKENIZER_SPLITS)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class where there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,128 @@
+"""What makes two results comparable: digests of weights, adapter, dtype and template, known without loading weights.
+
+Files are hashed once: digests are remembered by path, size and modification time, in memory and in the cache folder.
+This module does not know how weights are loaded or what a model computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NUMERICS = 1
+"""Raised when the engine's results change by more than rounding, so that stored log-probs are not mixed."""
+
+_CHUNK = 1 << 22
+_known: dict[str, str] = {}
+
+
+def cache_folder() -> Path:
+    """Where converted models and file digests are kept: `$GDR_CACHE`, or `~/.cache/gdr-plugin`."""
+    given = os.environ.get("GDR_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "gdr-plugin"
+
+
+def combine(*parts: object) -> str:
+    """One hex digest of several values, each set off from the next.
+
+    Args:
+        parts: Values whose `str` says all that matters.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = str(part).encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Digest of a file's content; a file that did not change since is not read again.
+
+    Args:
+        path: An existing file.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    stat = path.stat()
+    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    if key not in _known:
+        remembered = _read_remembered()
+        _known.update(remembered)
+        if key not in _known:
+            _known[key] = _hash(path)
+            if stat.st_size > _CHUNK:  # small files are read faster than looked up
+                _remember({**remembered, key: _known[key]})
+    return _known[key]
+
+
+def folder_digest(folder: Path, files: Iterable[str]) -> str:
+    """Digest of some files of a folder: their names and contents, wherever the folder is.
+
+    Args:
+        folder: Where they are.
+        files: Names relative to it; those that do not exist are left out.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    present = sorted(name for name in files if (folder / name).is_file())
+    return combine(*(part for name in present for part in (name, file_digest(folder / name))))
+
+
+def parameters_digest(model: nn.Module) -> str:
+    """Digest of a loaded module's parameters and buffers: names, shapes, dtypes and contents.
+
+    Args:
+        model: A module whose tensors are not on the meta device.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    import torch
+
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        data = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
+        digest.update(data.numpy().data)
+    return digest.hexdigest()
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_remembered() -> dict[str, str]:
+    try:
+        loaded = json.loads((cache_folder() / "digests.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(key): str(value) for key, value in loaded.items()} if isinstance(loaded, dict) else {}
+
+
+def _remember(digests: dict[str, str]) -> None:
+    """Best effort: a cache folder that cannot be written costs only time."""
+    folder = cache_folder()
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".digests-")
+        with os.fdopen(handle, "w") as file:
+            json.dump(dict(list(digests.items())[-1000:]), file)
+        Path(name).replace(folder / "digests.json")
