@@ -1,15 +1,24 @@
 """gdr.yaml: one file that describes a reward, validated before any model is opened.
 
 This module knows the file's shape and what each key allows. It does not know which guidances, routers or models exist;
-names are resolved in `gdr_plugin.reward`, which asks the plugins.
+`gdr_plugin.resolve` looks names up among the plugins.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing_extensions import Self
+
+from gdr_plugin.configcheck import explain, locate
+from gdr_plugin.errors import ConfigError, unknown
+from gdr_plugin.yamlfile import read_yaml
 
 Placement = Literal["both", "strong", "none"]
 Reduction = Literal["sum", "mean", "per_byte"]
@@ -19,14 +28,15 @@ Load = Literal["together", "sequential"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # The docstrings below the fields become descriptions: `gdr init` writes them into the file.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ModelSpec(_Section):
     """One model: where it is and how it is loaded."""
 
     model: str = Field(min_length=1)
-    """`hf:org/name`, a local folder, a `.gguf` file, or `scheme:rest` of a registered backend. No scheme means `hf:`."""
+    """A hub id (`hf:org/name` or `org/name`), a folder, a `.gguf` file, or `scheme:rest` of another backend."""
     adapter: str | None = None
     """PEFT adapter on top of `model`: a folder or a hub id. Models that share `model` share one set of weights."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -57,6 +67,8 @@ class ModelSpec(_Section):
 
 
 def _spec_from_string(value: object) -> object:
+    if not isinstance(value, (str, Mapping, ModelSpec)):
+        raise ValueError(f"must be a model's name or a mapping with `model`, not {value!r}")
     return {"model": value} if isinstance(value, str) else value
 
 
@@ -86,10 +98,12 @@ class RouterEntry(_Section):
     """A router of the chain with its options."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str
+    name: str = Field(min_length=1)
 
 
 def _router_from_string(value: object) -> object:
+    if not isinstance(value, (str, Mapping, RouterEntry)) or (isinstance(value, Mapping) and "name" not in value):
+        raise ValueError(f"must be a router's name, or a mapping with `name` and its options, not {value!r}")
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -103,6 +117,14 @@ class RoutingSection(_Section):
     """The chain: each router sees what is still undecided. Entries are names, or mappings with `name` and options."""
     default_domain: str = "chat"
     """The domain of a prompt that no router decided. Must be a key of `guidance.domains`."""
+
+    @field_validator("routers")
+    @classmethod
+    def _once(cls, routers: tuple[RouterEntry, ...]) -> tuple[RouterEntry, ...]:
+        names = [entry.name for entry in routers]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} is listed twice: a router that did not decide would not decide later")
+        return routers
 
 
 class RewardSection(_Section):
@@ -153,6 +175,24 @@ class Config(_Section):
     load: Load = "together"
     """`sequential`: one model in memory at a time."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        domains = self.guidance.domains
+        if self.routing.default_domain not in domains:
+            wrong = unknown("domain", self.routing.default_domain, domains)
+            raise ValueError(f"routing.default_domain: {wrong}; guidance.domains lists them")
+        if self.strong == self.weak and self.guidance.placement != "strong":
+            raise ValueError(
+                "weak: is the same model as strong and is shown the same text, so that every reward would be 0: name "
+                "another model, or set guidance.placement to strong"
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """The configuration as a gdr.yaml, every setting spelt out; reading it back gives an equal configuration."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
 
 def load_config(path: str | Path) -> Config:
     """Read and validate a gdr.yaml; relative paths in it are relative to its folder.
@@ -167,10 +207,16 @@ def load_config(path: str | Path) -> Config:
         ConfigError: The file is missing, not YAML, or a key is wrong. The message names the file, the key, what is
             allowed, and the nearest valid name.
     """
-    raise NotImplementedError
+    path = Path(path).expanduser()
+    data = read_yaml(path, hint=f": `gdr init {path}` writes one")
+    if data is None:
+        raise ConfigError(f"{path}: is empty: `gdr init --force {path}` writes a commented one")
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must be a mapping with strong and weak, not {type(data).__name__}")
+    return parse_config(data, base=path.absolute().parent, origin=str(path))
 
 
-def parse_config(data: dict[str, Any], *, base: Path | None = None, origin: str = "configuration") -> Config:
+def parse_config(data: Mapping[str, Any], *, base: Path | None = None, origin: str = "configuration") -> Config:
     """Validate a configuration given as a mapping.
 
     Args:
@@ -179,9 +225,51 @@ def parse_config(data: dict[str, Any], *, base: Path | None = None, origin: str 
         origin: What error messages call the source.
 
     Returns:
-        The configuration, with local paths made absolute.
+        The configuration, with local paths made absolute. What may be a hub id and is not on disk stays a hub id.
 
     Raises:
-        ConfigError: A key is wrong.
+        ConfigError: Keys are wrong, or paths do not exist; all of them in one line.
     """
-    raise NotImplementedError
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {explain(error, Config, data)}") from None
+    config, complaints = locate(config, base or Path.cwd())
+    if complaints:
+        raise ConfigError(f"{origin}: {'; '.join(complaints)}")
+    return config
+
+
+def fingerprint(config: Config) -> str:
+    """What makes two configurations give the same rewards, as a hex digest.
+
+    The store, the load order and the memory settings are left out: they change the cost, not the result. Guidance
+    files, chat templates and routers' data files count by content, wherever they are. Models count as they are named;
+    their content is in `LogprobModel.identity`.
+
+    Args:
+        config: A configuration from `load_config` or `parse_config`.
+
+    Returns:
+        32 hexadecimal digits, the same on every machine.
+    """
+    data = config.model_dump(
+        mode="json", exclude={"store": True, "load": True, "limits": {"token_budget", "kv_cache_mb"}}
+    )
+    data["guidance"]["files"] = _contents(data["guidance"]["files"])
+    data["routing"]["routers"] = _contents(data["routing"]["routers"])
+    for side in ("strong", "weak"):
+        data[side]["chat_template"] = _contents(data[side]["chat_template"])
+    canonical = json.dumps(data, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def _contents(value: Any) -> Any:
+    """The same value with a digest in the place of every absolute path of a file."""
+    if isinstance(value, dict):
+        return {key: _contents(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_contents(one) for one in value]
+    if isinstance(value, str) and (path := Path(value)).is_absolute() and path.is_file():
+        return "content:" + hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    return value

@@ -1,7 +1,7 @@
 """Plugins: load them, check them, collect what they register.
 
-Knows hooks, names and who owns them. It does not know what a guidance, router or model does, nor which of them are used:
-the configuration says that.
+Knows hooks, names and who owns them. It does not know what a guidance, router or model does, nor which of them a
+configuration uses.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from gdr_plugin.routing import Router
 
 BUILT_IN = "built-in"
-RESERVED = ("none", "default")
+NO_GUIDANCE_NAME = "none"
+RESERVED = (NO_GUIDANCE_NAME, "default")
 """Names that nothing may register: `none` is no guidance, `default` is what no router decided."""
 
 
