@@ -2,10 +2,10 @@
 
     python benchmarks/sanity.py DATA.jsonl [--config gdr.yaml] [--json OUT] [--limit N]
 
-Rows: `{"id", "domain", "subset"?, "prompt": str | messages, "chosen": str, "rejected": str}`. Three passes over the data
-(unguided; guided with the row's own domain; guided with the domain that the keyword router finds), each text scored
-once per pass and kept in a store, so that a second run is instant. A tie counts half. Intervals: 95 % percentile
-bootstrap over pairs. "tokens" are the strong model's.
+Rows: `{"id", "domain", "subset"?, "prompt": str | messages, "chosen": str, "rejected": str}`. Three passes over the
+data (unguided; guided with the row's own domain; guided with the domain that the keyword router finds). A store keeps
+what was scored, so no text is scored twice under the same prompt and a second run is instant. A tie counts half.
+Intervals: 95 % percentile bootstrap over pairs. Lengths are counted in the strong model's tokens.
 """
 
 from __future__ import annotations
