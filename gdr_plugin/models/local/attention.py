@@ -127,7 +127,7 @@ def attend(row: Row, layer: int, query: Tensor, key: Tensor, value: Tensor, kern
     Returns:
         `(heads, tokens, head dim)`, in the query's dtype.
     """
-    heads, tokens, width = query.shape
+    heads, tokens = query.shape[:2]
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     lse = torch.empty(heads, tokens, dtype=torch.float32, device=query.device)
     pos = row.positions
@@ -137,7 +137,7 @@ def attend(row: Row, layer: int, query: Tensor, key: Tensor, value: Tensor, kern
         out[:, cut], lse[:, cut] = o[0], norm[0]
     for batch in row.batches:
         flat, valid = batch.index.reshape(-1), batch.valid
-        q, k, v = (x[:, flat].unflatten(1, batch.index.shape).transpose(0, 1) for x in (query, key, value))
+        q, k, v = (x[:, batch.index].transpose(0, 1) for x in (query, key, value))
         o, norm = kernel.causal(q, k, v)
         places = flat[valid]
         out[:, places] = o.transpose(0, 1).flatten(1, 2)[:, valid]
@@ -216,7 +216,7 @@ class _Kernel:
 
 
 def _library(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
-    """The device's fused kernel that returns the log-sum-exp: `(batch, heads, tokens, width)`, `(batch, heads, tokens)`."""
+    """The device's fused kernel: attention `(batch, heads, tokens, width)` and its LSE `(batch, heads, tokens)`."""
     aten = torch.ops.aten
     if q.device.type == "cpu":
         o, norm = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=None, scale=scale)

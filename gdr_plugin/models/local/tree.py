@@ -1,0 +1,144 @@
+"""Lays out prompts and their responses as one packed row, and runs a transformer's body over it.
+
+Knows token ids and the row's geometry; attention itself is in `attention.py`, the vocabulary in `head.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gdr_plugin.models.local.attention import CausalBatch, Cross, LayerKV, Row, attending
+
+_BATCH_WASTE = 1.15
+"""Segments share a kernel call while the longest is at most this times the shortest."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One prompt of a pack: what follows the shared prefix, and the responses to it."""
+
+    tail: Sequence[int]
+    """Context ids behind the prefix; at least one."""
+    responses: Sequence[Sequence[int]]
+    """Response ids; none of them empty."""
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """A row ready to run, and where its predictions are."""
+
+    ids: Tensor
+    """Token ids, shape `(tokens,)`."""
+    row: Row
+    predictors: Tensor
+    """Row index of the token that predicts each response token, shape `(response tokens,)`."""
+    targets: Tensor
+    """The response tokens, branch by branch, response by response, shape `(response tokens,)`."""
+    lengths: list[int]
+    """Tokens of each response, in the same order."""
+
+
+def pack(branches: Sequence[Branch], prefix: list[LayerKV] | None, device: torch.device) -> PackedRow:
+    """Lay out branches behind a shared prefix.
+
+    A response's last token predicts nothing that is asked for, so it is not in the row.
+
+    Args:
+        branches: Prompts with their responses.
+        prefix: Keys and values of what stands before every branch, or None.
+        device: Where the tensors go.
+
+    Returns:
+        The packed row.
+    """
+    offset = 0 if prefix is None else prefix[0][0].shape[2]
+    ids: list[int] = []
+    positions: list[int] = []
+    prompts: list[tuple[int, int]] = []
+    answers: list[tuple[int, int]] = []
+    crosses: list[Cross] = []
+    predictors: list[int] = []
+    targets: list[int] = []
+    lengths: list[int] = []
+    for branch in branches:
+        start, stop = len(ids), len(ids) + len(branch.tail)
+        ids += branch.tail
+        positions += range(offset, offset + len(branch.tail))
+        prompts.append((start, stop))
+        for response in branch.responses:
+            first = len(ids)
+            ids += response[:-1]
+            positions += range(positions[stop - 1] + 1, positions[stop - 1] + len(response))
+            predictors += (stop - 1, *range(first, len(ids)))
+            targets += response
+            lengths.append(len(response))
+            if len(response) > 1:
+                answers.append((first, len(ids)))
+        if len(ids) > stop:
+            crosses.append(Cross(stop, len(ids), start, stop))
+    single, batches = _group(prompts + answers, device)
+    row = Row(_tensor(positions, device), single, batches, crosses, prefix)
+    return PackedRow(_tensor(ids, device), row, _tensor(predictors, device), _tensor(targets, device), lengths)
+
+
+def run(body: nn.Module, ids: Tensor, row: Row) -> Tensor:
+    """Hidden states of a packed row.
+
+    Args:
+        body: The transformer without its head, with `gdr_tree` as its attention implementation.
+        ids: `(tokens,)`.
+        row: The row's layout.
+
+    Returns:
+        Final hidden states, `(tokens, hidden)`.
+    """
+    with attending(row):
+        output = body(input_ids=ids[None], position_ids=row.positions[None], use_cache=False)
+    hidden: Tensor = output.last_hidden_state[0]
+    return hidden
+
+
+def prefix_kv(body: nn.Module, ids: Sequence[int], device: torch.device) -> list[LayerKV]:
+    """Keys and values of a prefix, by layer.
+
+    Args:
+        body: As in `run`.
+        ids: The prefix, from the sequence's first token.
+        device: Where it runs.
+
+    Returns:
+        One pair a layer, in the layers' order.
+    """
+    row = Row(torch.arange(len(ids), device=device), causal=[(0, len(ids))], captured=[])
+    run(body, _tensor(ids, device), row)
+    assert row.captured is not None
+    return row.captured
+
+
+def _group(segments: list[tuple[int, int]], device: torch.device) -> tuple[list[tuple[int, int]], list[CausalBatch]]:
+    """Put segments of similar length into one kernel call; those without company go alone."""
+    single: list[tuple[int, int]] = []
+    batches: list[CausalBatch] = []
+    ordered = sorted(segments, key=lambda s: s[1] - s[0])
+    while ordered:
+        shortest = ordered[0][1] - ordered[0][0]
+        count = sum(stop - start <= max(shortest * _BATCH_WASTE, shortest + 4) for start, stop in ordered)
+        group, ordered = ordered[:count], ordered[count:]
+        if count == 1:
+            single += group
+            continue
+        starts = torch.tensor([start for start, _ in group])
+        sizes = torch.tensor([stop - start for start, stop in group])
+        places = torch.arange(int(sizes[-1]))
+        index = starts[:, None] + torch.minimum(places[None], sizes[:, None] - 1)
+        valid = (places[None] < sizes[:, None]).flatten().nonzero().squeeze(1)
+        batches.append(CausalBatch(index.to(device), valid.to(device)))
+    return single, batches
+
+
+def _tensor(values: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.long).to(device, non_blocking=True)
