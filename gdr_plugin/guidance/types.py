@@ -15,7 +15,9 @@ class Exemplar:
     good: str
     bad: str
     why: str
-    """One or two sentences: the principle that makes `good` better."""
+    """One or two sentences that explain what makes `good` better here."""
+    principle: str = ""
+    """A short rule that stands before the example; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
