@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from gdr_plugin.config import Limits
 from gdr_plugin.errors import ChatError
+from gdr_plugin.models.base import ChatFormat
 from gdr_plugin.types import Conversation, Logprobs, TokenSpan
 
 VERSION = "1"
@@ -45,7 +46,7 @@ class FakeChat:
 
     def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
         """Ids of `response` after `conversation`; see `ChatFormat.span`."""
-        ids = tuple(response.encode()) + ((END,) if end else ())
+        ids = tuple(response.encode("utf-8", "surrogatepass")) + ((END,) if end else ())
         context, dropped = self._context(conversation)
         if len(context) + len(ids) > self._max_length:
             raise ChatError(
@@ -62,7 +63,7 @@ class FakeChat:
         for message in conversation:
             ids += (START, *message.role.encode(), 10)
             begin = len(ids)
-            ids += (*message.content.encode(), END, 10)
+            ids += (*message.content.encode("utf-8", "surrogatepass"), END, 10)
             if message.role == "user" and first_user is None:
                 first_user = begin, len(ids) - 2
         ids += (START, *b"assistant\n")
@@ -93,7 +94,7 @@ class FakeModel:
     def __init__(self, name: str, limits: Limits | None = None) -> None:
         self.name = f"fake:{name}"
         self.identity = hashlib.blake2b(f"gdr fake {VERSION} {name}".encode(), digest_size=16).hexdigest()
-        self.chat = FakeChat(limits)
+        self.chat: ChatFormat = FakeChat(limits)
         self.calls = 0
         """How often `score` was called."""
         self.scored_spans = 0
