@@ -79,7 +79,7 @@ class Chat:
         self._free = min(max_response, max_length // 2)
         self._long_input = long_input
         self._template = ChatTemplate(tokenizer, template)
-        self._codec = Codec(tokenizer, self._template.scaffold)
+        self._codec = Codec(tokenizer, self._template.markup)
         self.has_template = self._template.source != "plain"
         # A chat template writes its own BOS, or wants none; plain text gets what the tokenizer gives to text.
         self._prefix = () if self.has_template else self._codec.prefix
@@ -123,7 +123,7 @@ class Chat:
         context = self._context((Message("user", "Hello"),), False).ids
         facts = {
             "template": f"{template.family()} ({'the tokenizer' if template.source == 'own' else template.source})",
-            "bos": "none" if self._bos is None or context.count(self._bos) == 0 else codec.spelling((self._bos,)),
+            "bos": codec.spelling(context[:1]) if context and context[0] == self._bos else "none",
             "end of turn": repr(codec.spelling(self._end)) if self._end else "none: set the tokenizer's eos_token",
             "system role": "yes" if template.takes_system else "no: folded into the first user turn",
         }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gdr_plugin.errors import ChatError
 
 if TYPE_CHECKING:
-    from tokenizers import AddedToken, Encoding, Tokenizer
+    from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 _BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -35,8 +35,8 @@ class Codec:
 
     Args:
         tokenizer: The model's tokenizer; it needs a `tokenizers` backend.
-        scaffold: Text that the model's template writes; markers in it are control tokens even where the tokenizer
-            does not call them special.
+        markup: Text that the model's template writes around turns; markers in it are control tokens even where the
+            tokenizer does not call them special.
 
     Raises:
         ChatError: The tokenizer has no `tokenizers` backend.
@@ -47,7 +47,7 @@ class Codec:
     control: dict[str, int]
     """Control tokens: spelling to id."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, scaffold: str = "") -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, markup: str = "") -> None:
         from tokenizers import Tokenizer
 
         backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
@@ -62,7 +62,13 @@ class Codec:
         self._plain.post_processor = None  # it trims offsets, and its special tokens are in `prefix`
         self._added = self._plain.get_added_tokens_decoder()
         named = {str(value) for value in tokenizer.special_tokens_map.values() if isinstance(value, str)}
-        self.control = {token.content: id for id, token in self._added.items() if _is_control(token, named, scaffold)}
+        spellings = {token.content for token in self._added.values()}
+        self.control = {
+            token.content: id
+            for id, token in self._added.items()
+            if token.special or token.content in named or _is_marker(token.content, markup, spellings)
+            if token.content.strip() and not _BYTE_TOKEN.fullmatch(token.content)
+        }
         self.control_ids = frozenset(self.control.values())
         self._order = sorted(self.control, key=len, reverse=True)
         self._spelt = re.compile("|".join(map(re.escape, self._order)) or "(?!)")
@@ -217,11 +223,11 @@ class Codec:
         return self._private(piece) if piece in self.control else piece
 
 
-def _is_control(token: AddedToken, named: set[str], scaffold: str) -> bool:
-    text = token.content
-    if not text.strip() or _BYTE_TOKEN.fullmatch(text):
+def _is_marker(text: str, markup: str, spellings: set[str]) -> bool:
+    """Whether a token that is not called special marks turns: `<|user|>`, but not `<think>`, which has a `</think>`."""
+    if text not in markup or not _MARKER.fullmatch(text):
         return False
-    return token.special or text in named or (_MARKER.fullmatch(text) is not None and text in scaffold)
+    return f"{text[0]}/{text[1:]}" not in spellings
 
 
 def _prefix(backend: Tokenizer) -> tuple[int, ...]:

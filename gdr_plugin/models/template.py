@@ -54,7 +54,9 @@ class ChatTemplate:
     takes_system: bool
     """Whether a system turn's text reaches the rendered prompt."""
     scaffold: str
-    """A rendered prompt of one user turn: what the template writes around the turns."""
+    """A rendered prompt of one user turn."""
+    markup: str
+    """What the template writes around system, user and assistant turns."""
     block: str
     """What history shows between the generation prompt and an answer, where it is more than white space: an empty
     reasoning block (`<think></think>`), or an assistant header that the generation prompt lacks."""
@@ -67,8 +69,10 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self.text, self.source = _resolve(tokenizer, template)
         self.scaffold = self.render((Message("user", _USER),))
-        self.takes_system = self._probe_system()
+        guided = self._probe_system()
+        self.takes_system = _SYSTEM in guided
         self.block, self.lead, self.after = self._probe_answer()
+        self.markup = self.scaffold + guided + self.after
         self._block_marks = _reasoning_marks(self.block)
 
     def render(self, turns: Sequence[Message], *, ask: bool = True) -> str:
@@ -126,11 +130,11 @@ class ChatTemplate:
             return "plain text"
         return next((name for mark, name in _FAMILIES.items() if mark in self.scaffold), "own format")
 
-    def _probe_system(self) -> bool:
+    def _probe_system(self) -> str:
         try:
-            return _SYSTEM in self.render((Message("system", _SYSTEM), Message("user", _USER)))
+            return self.render((Message("system", _SYSTEM), Message("user", _USER)))
         except ChatError:
-            return False
+            return ""
 
     def _probe_answer(self) -> tuple[str, str, str]:
         """Learn `block`, `lead` and `after` from the rendering of one answered turn."""
