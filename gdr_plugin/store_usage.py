@@ -60,6 +60,22 @@ def prune(
     file: StoreFile, older_than_days: int | None, model: str | None, max_bytes: int | None, dry_run: bool
 ) -> tuple[int, int]:
     """Delete rows; see `LogprobStore.prune`."""
+    rows = freed = 0
+    while True:
+        more = _prune_once(file, older_than_days, model, max_bytes, dry_run)
+        rows, freed = rows + more[0], freed + more[1]
+        # A row's share of the file is an estimate: look again until the size is right.
+        if dry_run or max_bytes is None or not more[0] or _size(file) <= max_bytes:
+            break
+    if not dry_run:
+        with file.transaction() as connection:
+            connection.execute("DELETE FROM models WHERE id NOT IN (SELECT DISTINCT model FROM logprobs)")
+    return rows, freed
+
+
+def _prune_once(
+    file: StoreFile, older_than_days: int | None, model: str | None, max_bytes: int | None, dry_run: bool
+) -> tuple[int, int]:
     where, values = "1", list[object]()
     with file.session() as connection:
         if model is not None:
@@ -77,11 +93,7 @@ def prune(
     if not dry_run:
         with file.transaction() as connection:
             connection.execute(f"DELETE FROM logprobs WHERE {where}", values)
-            connection.execute("DELETE FROM models WHERE id NOT IN (SELECT DISTINCT model FROM logprobs)")
         _compact(file)
-        if rows and max_bytes is not None and _still_larger(file, max_bytes):  # the estimate of a row's share was short
-            more = prune(file, older_than_days, model, max_bytes, dry_run)
-            return rows + more[0], freed + more[1]
     return rows, freed
 
 
@@ -98,9 +110,9 @@ def _file_bytes(connection: sqlite3.Connection) -> int:
     return (pragma(connection, "page_count") - pragma(connection, "freelist_count")) * pragma(connection, "page_size")
 
 
-def _still_larger(file: StoreFile, max_bytes: int) -> bool:
+def _size(file: StoreFile) -> int:
     with file.session() as connection:
-        return _file_bytes(connection) > max_bytes
+        return _file_bytes(connection)
 
 
 def _scale(connection: sqlite3.Connection) -> float:

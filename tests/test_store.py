@@ -196,7 +196,9 @@ class TestUpkeep:
         kept = [one is not None for one in store.get(model.identity, spans(400, length=50, context=0))]
         assert kept == [True] * 100 + [False] * 300
         assert store.prune(max_bytes=10**12) == (0, 0)
-        assert store.prune(max_bytes=0)[0] == 1200 - rows
+        b = sum(one.rows for one in store.info() if one.name == "fake:b")
+        assert store.prune(max_bytes=0, model="fake:b")[0] == b
+        assert store.prune(max_bytes=0)[0] == 1200 - rows - b
 
     def test_reading_writes_at_most_once_a_day(self, store: LogprobStore, clock: list[float]) -> None:
         self.fill(store, clock)
