@@ -37,19 +37,19 @@ class ModelSpec(_Section):
 
     model: str = Field(min_length=1)
     """A hub id (`hf:org/name` or `org/name`), a folder, a `.gguf` file, or `scheme:rest` of another backend."""
-    adapter: str | None = None
+    adapter: str | None = Field(default=None, examples=["./adapter"])
     """PEFT adapter on top of `model`: a folder or a hub id. Models that share `model` share one set of weights."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: float32 on CPU; on CUDA what the checkpoint says."""
     device: str = "auto"
     """`auto` (CUDA when there is one), `cpu`, `cuda`, `cuda:1`."""
-    device_map: str | dict[str, int | str] | None = None
+    device_map: str | dict[str, int | str] | None = Field(default=None, examples=["auto"])
     """Sharding through accelerate, as in transformers' `from_pretrained` (`auto`, `balanced`, a mapping)."""
-    revision: str | None = None
+    revision: str | None = Field(default=None, examples=["main"])
     """Branch, tag or commit of a hub model."""
-    tokenizer: str | None = None
+    tokenizer: str | None = Field(default=None, examples=["org/name"])
     """Folder or hub id of the tokenizer where it does not come with the model."""
-    chat_template: str | None = None
+    chat_template: str | None = Field(default=None, examples=["plain"])
     """`plain` for our plain-text template (base models), or the path of a Jinja file. Default: the tokenizer's own."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run."""
@@ -139,21 +139,21 @@ class RewardSection(_Section):
 class StoreSection(_Section):
     """Where log-probs are kept."""
 
-    path: str
+    path: str = Field(min_length=1, examples=[".gdr/store.sqlite"])
     """SQLite file; made when missing."""
 
 
 class Limits(_Section):
     """What fits, and what happens to what does not."""
 
-    max_length: int | None = Field(default=None, ge=8)
+    max_length: int | None = Field(default=None, ge=8, examples=[4096])
     """Tokens of context and response together; default: the model's own limit."""
     max_response: int = Field(default=2048, ge=1)
     """Tokens kept free for the response when a prompt is cut; at most half of `max_length` is kept."""
     long_input: LongInput = "error"
     """`error`: the sample is not scored, with the reason. `keep_end`: the start of the prompt (never the guidance) is
     left out until it fits, and the score says so."""
-    token_budget: int | None = Field(default=None, ge=1)
+    token_budget: int | None = Field(default=None, ge=1, examples=[2048])
     """Tokens in one forward pass; default: 2,048 on CPU, 16,384 on CUDA."""
     kv_cache_mb: int = Field(default=512, ge=0)
     """Memory for guidance kept between calls (keys and values), per model, in MiB."""
@@ -165,12 +165,12 @@ class Config(_Section):
     strong: SpecField
     """The better-aligned model."""
     weak: SpecField
-    """The less-aligned model."""
+    """The less-aligned model; takes the same keys as `strong`."""
     guidance: GuidanceSection = GuidanceSection()
     routing: RoutingSection = RoutingSection()
     reward: RewardSection = RewardSection()
     store: StoreSection | None = None
-    """None: nothing is kept between runs."""
+    """Where log-probs are kept. Without it nothing is kept between runs."""
     limits: Limits = Limits()
     load: Load = "together"
     """`sequential`: one model in memory at a time."""

@@ -111,14 +111,15 @@ def _section(schema: type[BaseModel], path: Sequence[int | str]) -> type[BaseMod
     for step in path:
         field = here.model_fields.get(step) if here and isinstance(step, str) else None
         if field is not None:
-            here = _model_in(field.annotation)
+            here = model_in(field.annotation)
     return here
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model in a field's type, looking into unions, tuples and `Annotated`; None without one."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+    return next((found for part in get_args(annotation) if (found := model_in(part))), None)
 
 
 def locate(config: Config, base: Path) -> tuple[Config, list[str]]:

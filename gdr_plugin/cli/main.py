@@ -1,18 +1,48 @@
-"""The `gdr` application: global options, and errors turned into one line and exit code 2."""
+"""The `gdr` application: global options, and errors turned into one line and an exit code.
+
+Exit codes: 0 done, 1 a defect of ours, 2 wrong input or usage, 130 interrupted, 141 the reader of the output went away.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
+from gdr_plugin import __version__
 from gdr_plugin.errors import GDRError
-from gdr_plugin.plugins import Plugins
 
-app = typer.Typer(name="gdr", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+if TYPE_CHECKING:
+    from gdr_plugin.plugins import Plugins
+
+COMMANDS = ("init", "check", "score", "annotate", "store", "plugins")
+"""The modules of this package that hold one command each, in the order of `gdr --help`."""
+
+
+class _ReaderGoneError(Exception):
+    """The reader of our output went away, as `head` does."""
+
+
+class _Commands(TyperGroup):
+    """Typer's group, but a broken pipe stays apart from errors."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGoneError from error
+
+
+app = typer.Typer(name="gdr", cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @dataclass
@@ -20,28 +50,91 @@ class Settings:
     """What the global options say; every command gets it as `ctx.obj`."""
 
     plugin_files: list[Path] = field(default_factory=list)
+    debug: bool = False
 
     def plugins(self) -> Plugins:
         """Load the plugins: built-in, installed, and those given with `--plugin`."""
+        from gdr_plugin.plugins import Plugins
+
         return Plugins(*self.plugin_files)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gdr-plugin {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def _global(
     ctx: typer.Context,
-    plugin: Annotated[list[Path] | None, typer.Option(help="A Python file with gdr hooks; may be repeated.")] = None,
+    plugin: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A Python file with gdr hooks; may be repeated.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", envvar="GDR_DEBUG", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Rewards for language models from the guided density ratio of two models."""
-    ctx.obj = Settings(plugin or [])
+    ctx.obj = Settings(plugin or [], debug)
 
 
-def main() -> None:
-    """Run the command line; a `GDRError` becomes one line on standard error and exit code 2."""
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit.
+
+    A `GDRError` becomes one line on standard error and exit code 2, a defect one line and exit code 1; `--debug` or
+    `GDR_DEBUG=1` adds the traceback.
+
+    Args:
+        arguments: What follows `gdr`; default: the process's arguments.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     # Commands register themselves on import; each imports what is heavy only when it runs.
-    from gdr_plugin.cli import annotate, check, init, plugins, score, store  # noqa: F401
+    for command in COMMANDS:
+        if find_spec(f"gdr_plugin.cli.{command}"):
+            import_module(f"gdr_plugin.cli.{command}")
+    sys.exit(_run(arguments))
 
+
+def _run(arguments: Sequence[str]) -> int:
     try:
-        app()
+        app(args=arguments, prog_name="gdr")
+    except SystemExit as done:  # typer's way to return; it has reported wrong usage
+        return _exit_code(done.code)
+    except KeyboardInterrupt:
+        return _exit_code(130)
+    except _ReaderGoneError:
+        return _quiet()
     except GDRError as error:
-        print(f"gdr: {error}", file=sys.stderr)
-        sys.exit(2)
+        _report(" ".join(str(error).splitlines()), error, arguments)
+        return 2
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".splitlines())
+        _report(f"internal error: {text} (--debug shows where; please report it)", error, arguments)
+        return 1
+    return 0
+
+
+def _exit_code(code: str | int | None) -> int:
+    """The code to exit with, after what was printed has reached its reader."""
+    if code == 130:
+        print("gdr: interrupted", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _quiet()
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def _quiet() -> int:
+    """Nobody reads on: say nothing, not even at the interpreter's exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+
+
+def _report(line: str, error: Exception, arguments: Sequence[str]) -> None:
+    # The error may come from before the options were read, so they are looked up here once more.
+    if "--debug" in arguments or os.environ.get("GDR_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    print(f"gdr: {line}", file=sys.stderr)

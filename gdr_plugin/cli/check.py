@@ -1,0 +1,188 @@
+"""`gdr check`: validate a gdr.yaml and say what it would load, before hours are spent on it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gdr_plugin.cli.main import app
+
+if TYPE_CHECKING:
+    from gdr_plugin.config import Config, ModelSpec
+    from gdr_plugin.models.base import LogprobModel
+    from gdr_plugin.reward import GuidedDensityRatio
+
+_QUESTION = "How many days are there in a leap year?"
+_ANSWERS = ("A leap year has 366 days.", "purple monday the of seventeen")
+"""A probe: any language model finds the first likelier; what the ratio says of them depends on the pair."""
+
+
+@app.command()
+def check(
+    ctx: typer.Context,
+    config: Annotated[Path, typer.Argument(help="The gdr.yaml.")] = Path("gdr.yaml"),
+    load: Annotated[bool, typer.Option("--load", help="Also load the weights and score a probe pair.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Validate a gdr.yaml and say what it would load."""
+    from gdr_plugin.cli.show import print_json
+    from gdr_plugin.config import fingerprint, load_config
+    from gdr_plugin.resolve import resolve_names
+    from gdr_plugin.reward import GuidedDensityRatio
+
+    checked = load_config(config)
+    plugins = ctx.obj.plugins()
+    resolved = resolve_names(checked, plugins, origin=str(config))
+    # A probe has no place in the store, and a check should not make the file.
+    ratio = GuidedDensityRatio.from_config(checked.model_copy(update={"store": None}), plugins=plugins)
+    probe = _probe(ratio) if load else None
+    facts: dict[str, Any] = {
+        "config": str(config),
+        "fingerprint": fingerprint(checked),
+        "strong": _model(checked.strong, ratio.strong),
+        "weak": _model(checked.weak, ratio.weak),
+        "shared_weights": _weights(checked.strong) == _weights(checked.weak),
+        "guidance": _guidance(checked, ratio),
+        "routing": {
+            "routers": [router.name for router in resolved.routers],
+            "default_domain": checked.routing.default_domain,
+        },
+        "reward": checked.reward.model_dump(mode="json"),
+        "store": _store(checked),
+        "limits": checked.limits.model_dump(mode="json"),
+        "load": checked.load,
+    }
+    if probe is not None:
+        facts["probe"] = probe
+    if as_json:
+        print_json(facts)
+    else:
+        _print(facts)
+
+
+def _model(spec: ModelSpec, model: LogprobModel) -> dict[str, Any]:
+    """What would be loaded; what the backend says of itself comes last and wins."""
+    return {
+        "model": spec.model,
+        "identity": model.identity,
+        "adapter": spec.adapter,
+        "dtype": spec.dtype,
+        "device": spec.device,
+        "template": spec.chat_template or "the tokenizer's own",
+        **model.describe(),
+    }
+
+
+def _weights(spec: ModelSpec) -> object:
+    """What two models have to agree on to share one set of weights."""
+    return spec.scheme, spec.target, spec.revision, spec.dtype, spec.device, str(spec.device_map)
+
+
+def _guidance(config: Config, ratio: GuidedDensityRatio) -> dict[str, Any]:
+    """Each domain's guidance, and how many tokens it puts in front of every prompt of the domain."""
+    placement = config.guidance.placement
+    sides = {"strong": ratio.strong, "weak": ratio.weak}
+    guided = {"both": ("strong", "weak"), "strong": ("strong",), "none": ()}[placement]
+    domains = {}
+    for domain, name in config.guidance.domains.items():
+        rendered = ratio.rendered[domain]
+        tokens = {side: _extra_tokens(side, model, ratio, domain) for side, model in sides.items() if side in guided}
+        domains[domain] = {
+            "guidance": name,
+            "id": rendered.id,
+            "exemplars": list(rendered.exemplars),
+            "tokens": {
+                side: _extra_tokens(side, sides[side], ratio, domain) if side in guided else 0 for side in sides
+            },
+        }
+    switches = config.guidance.model_dump(mode="json", exclude={"domains", "files"})
+    return {**switches, "files": list(config.guidance.files), "domains": domains}
+
+
+def _extra_tokens(side: str, model: LogprobModel, ratio: GuidedDensityRatio, domain: str) -> int:
+    """Tokens of context with the domain's guidance, less those without."""
+    from gdr_plugin.errors import ChatError
+    from gdr_plugin.guidance import apply
+    from gdr_plugin.types import Message
+
+    question = (Message("user", _QUESTION),)
+    try:
+        plain, guided = (
+            len(model.chat.span(conversation, _ANSWERS[0], end=True).context)
+            for conversation in (question, apply(ratio.rendered[domain], question))
+        )
+    except ChatError as error:
+        raise ChatError(f"{side} model, domain {domain!r}: {error}") from error
+    return guided - plain
+
+
+def _store(config: Config) -> dict[str, Any] | None:
+    if config.store is None:
+        return None
+    path = Path(config.store.path)
+    return {"path": str(path), "bytes": path.stat().st_size if path.exists() else None}
+
+
+def _probe(ratio: GuidedDensityRatio) -> dict[str, Any]:
+    """Load both models and score two answers."""
+    from gdr_plugin.errors import ModelError
+    from gdr_plugin.types import Message, Sample
+
+    start = time.perf_counter()
+    question = (Message("user", _QUESTION),)
+    scores = ratio.score([Sample(question, answer) for answer in _ANSWERS])
+    for score in scores:
+        if score.reward is None:
+            raise ModelError(f"the probe could not be scored: {score.reason}")
+    answers = [
+        {
+            "response": answer,
+            "reward": score.reward,
+            "strong_logprob": score.strong_logprob,
+            "weak_logprob": score.weak_logprob,
+            "domain": score.domain,
+        }
+        for answer, score in zip(_ANSWERS, scores, strict=True)
+    ]
+    return {"seconds": round(time.perf_counter() - start, 2), "prompt": _QUESTION, "answers": answers}
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from gdr_plugin.cli.show import print_facts, print_table
+
+    shared = "shares the strong model's weights" if facts["shared_weights"] else "of its own"
+    for side in ("strong", "weak"):
+        known = {name: value for name, value in facts[side].items() if value is not None}
+        print_facts(side, known if side == "strong" else {**known, "weights": known.get("weights", shared)})
+    guidance = facts["guidance"]
+    print_facts("guidance", {key: guidance[key] for key in ("placement", "instruction", "exemplars", "seed")})
+    print_table(
+        "",
+        ("  domain", "guidance", "exemplars", "tokens strong", "tokens weak", "id"),
+        [
+            (
+                f"  {domain}",
+                one["guidance"],
+                ", ".join(one["exemplars"]) or "-",
+                f"{one['tokens']['strong']:,}",
+                f"{one['tokens']['weak']:,}",
+                one["id"],
+            )
+            for domain, one in guidance["domains"].items()
+        ],
+    )
+    routing = facts["routing"]
+    print_facts("routing", {"chain": " -> ".join([*routing["routers"], f"default {routing['default_domain']}"])})
+    print_facts("reward", facts["reward"])
+    store = facts["store"]
+    size = "" if store is None else "new" if store["bytes"] is None else f"{store['bytes'] / 2**20:,.1f} MiB"
+    print_facts("store", {"path": f"{store['path']} ({size})" if store else "none: nothing is kept between runs"})
+    print_facts("limits", {key: "default" if value is None else value for key, value in facts["limits"].items()})
+    print_facts("run", {"load": facts["load"], "fingerprint": facts["fingerprint"]})
+    if "probe" in facts:
+        answers = {one["response"]: f"{one['reward']:+.3f} ({one['domain']})" for one in facts["probe"]["answers"]}
+        print_facts(f"probe ({facts['probe']['seconds']} s): {facts['probe']['prompt']}", answers)
+    print(f"{facts['config']} is fine")

@@ -1,0 +1,46 @@
+"""Tables on standard output for commands that report something."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_PIPED_WIDTH = 160
+"""Columns where there is no terminal: enough that file names and digests stay on one line."""
+
+
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; texts are shown as they are, without markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title, style="bold"), title_justify="left", show_edge=False, pad_edge=False)
+    for name in header:
+        table.add_column(Text(name), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table, end="\n\n")
+
+
+def print_facts(title: str, facts: Mapping[str, object]) -> None:
+    """Print names and values under a title, one a line; texts are shown as they are."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(Text(f"  {name}"), Text(str(value)))
+    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    console.print(Text(title, style="bold"))
+    console.print(table)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON that ends with a newline."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
