@@ -1,0 +1,161 @@
+"""`gdr annotate`: prompts in, a preference data set out."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gdr_plugin.cli.main import app
+
+if TYPE_CHECKING:
+    from gdr_plugin.preferences.annotate import Annotated as Result
+    from gdr_plugin.preferences.annotate import Progress
+
+
+@app.command()
+def annotate(
+    ctx: typer.Context,
+    prompts: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROMPTS",
+            help="JSONL, JSON, CSV or Parquet file, a folder of them, or hf:ORG/NAME. Rows: prompt (text or messages), "
+            "and optionally id, domain, responses.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the data set; a run that stopped goes on there.")],
+    config: Annotated[Path, typer.Option("-c", "--config", help="The gdr.yaml.")] = Path("gdr.yaml"),
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Draw the responses from this model (hub id, folder, .gguf, or strong or weak for those of gdr.yaml); "
+            "responses in the rows are then not used.",
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Responses drawn for each prompt.")] = 8,
+    temperature: Annotated[float, typer.Option(help="Of the policy.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Of the policy.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Length limit of a drawn response.")] = 512,
+    seed: Annotated[int, typer.Option(help="Of the policy and of selectors that draw.")] = 0,
+    policy_batch: Annotated[
+        int | None, typer.Option(help="Responses drawn together; default: 32 on CPU, 64 on CUDA.")
+    ] = None,
+    select: Annotated[
+        str, typer.Option(help="How pairs are picked: max-min, max-random, top-k, top-k:K, or a plugin's selector.")
+    ] = "max-min",
+    min_margin: Annotated[float, typer.Option(help="Least difference of the rewards of a pair.")] = 0.0,
+    length_balance: Annotated[
+        float | None, typer.Option(help="Greatest ratio of longer to shorter response, in tokens.")
+    ] = None,
+    map_: Annotated[
+        list[str] | None, typer.Option("--map", metavar="NEW=OLD", help="Rename a column: --map prompt=instruction.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first rows.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first response that cannot be scored.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Put bad rows into rejects.jsonl instead of stopping before the start.")
+    ] = False,
+) -> None:
+    """Make a preference data set from prompts: draw or take responses, score them, pick chosen and rejected."""
+    from gdr_plugin.preferences.annotate import annotate as run
+    from gdr_plugin.preferences.filters import Filters
+    from gdr_plugin.preferences.options import AnnotateOptions
+    from gdr_plugin.preferences.read import parse_columns
+    from gdr_plugin.preferences.sample import Sampling
+
+    options = AnnotateOptions(
+        select=select,
+        filters=Filters(min_margin=min_margin, length_balance=length_balance),
+        policy=policy,
+        sampling=Sampling(
+            samples=samples, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
+        ),
+        policy_batch=policy_batch,
+        columns=parse_columns(map_),
+        limit=limit,
+        strict=strict,
+        skip_bad=skip_bad,
+    )
+    with _progress() as progress:
+        result = run(prompts, config, out, options, plugins=ctx.obj.plugins(), progress=progress)
+    _print(result)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """A bar a stage on standard error, with rate and time left; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, tuple[TaskID, int, float]] = {}
+    with Progress(*columns, console=console) as bar:
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = (bar.add_task(stage, total=total, completed=done, rate=""), done, time.monotonic())
+            task, begun, started = tasks[stage]
+            spent = time.monotonic() - started
+            rate = f"{(done - begun) / spent:.1f} prompts/s" if done > begun and spent else ""
+            bar.update(task, completed=done, rate=rate)
+
+        yield show
+
+
+def _print(result: Result) -> None:
+    """What came out, and where it is."""
+    from gdr_plugin.cli.show import print_facts, print_table
+
+    summary, out = result.summary, result.out
+    if result.already_complete:
+        print(f"already complete: {out}")
+    print_table(
+        "",
+        ("domain", "prompts", "with pair", "pairs", "margin mean", "median", "p10", "p90"),
+        [_domain(name, one) for name, one in summary["domains"].items()],
+    )
+    print_facts("prompts", _counts(summary))
+    print_facts(
+        "files",
+        {
+            "pairs": out / "preferences.parquet",
+            "KTO": out / "kto.parquet",
+            "all responses": out / "candidates.parquet",
+            "without a pair": out / "rejects.jsonl",
+            "card": out / "README.md",
+        },
+    )
+    print(f'load with: datasets.load_dataset("{out}", split="train")')
+
+
+def _domain(name: str, one: Mapping[str, Any]) -> list[str]:
+    spread = one["margin"]
+    margins = ["-"] * 4 if spread is None else [f"{spread[key]:.3g}" for key in ("mean", "median", "p10", "p90")]
+    return [name, *(f"{one[key]:,}" for key in ("prompts", "with_pair", "pairs")), *margins]
+
+
+def _counts(summary: Mapping[str, Any]) -> dict[str, str]:
+    facts = {"rows": f"{summary['rows']:,}", "pairs": f"{summary['pairs']:,}"}
+    for reason, count in summary["rejects"].items():
+        facts[f"without a pair: {reason}"] = f"{count:,}"
+    facts["responses"] = f"{summary['candidates']:,} ({summary['candidates_unfinished']:,} cut at a length limit)"
+    for reason, count in summary["candidates_not_scored"].items():
+        facts[f"not scored: {reason}"] = f"{count:,}"
+    facts["domains by"] = ", ".join(f"{name} {count:,}" for name, count in summary["routers"].items()) or "-"
+    return facts
