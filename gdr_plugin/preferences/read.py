@@ -178,11 +178,13 @@ class SeenIds:
 
     Ids are told apart by a 64-bit hash: among ten million ids, two different ones share it with a chance of 3 in a
     million.
+
+    Args:
+        recent: How many ids are kept in a dictionary before they are packed.
     """
 
-    _RECENT = 1 << 16
-
-    def __init__(self) -> None:
+    def __init__(self, recent: int = 1 << 16) -> None:
+        self._limit = recent
         self._hashes = np.empty(0, dtype=np.uint64)
         self._rows = np.empty(0, dtype=np.int64)
         self._recent: dict[int, int] = {}
@@ -205,7 +207,7 @@ class SeenIds:
         if at < len(self._hashes) and int(self._hashes[at]) == value:
             return int(self._rows[at])
         self._recent[value] = row
-        if len(self._recent) >= self._RECENT:
+        if len(self._recent) >= self._limit:
             self._merge()
         return None
 

@@ -220,7 +220,8 @@ def _hugging_face(source: str) -> Iterator[Located]:
         if split is None and len(opened) == 1:
             split = next(iter(opened))
         if split is None:
-            raise DataError(f"{source} has several splits: name one of {', '.join(opened)}, as in {source}:{split}")
+            first = next(iter(opened))
+            raise DataError(f"{source} has several splits: name one of {', '.join(opened)}, as in {source}:{first}")
         if split not in opened:
             raise DataError(f"{source}: {unknown('split', split, opened)}")
         opened = opened[split]
