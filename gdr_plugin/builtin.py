@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from gdr_plugin.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from fastapi import APIRouter
+
     from gdr_plugin.config import Limits, ModelSpec
     from gdr_plugin.guidance import Guidance
     from gdr_plugin.models.base import LogprobModel
     from gdr_plugin.preferences.select import Selector
     from gdr_plugin.routing import Router
+    from gdr_plugin.serve import ScoringService
 
+INTEGRATIONS = ("gdr_openrlhf",)
+"""Our packages whose module `routes` has `routes(service) -> list[APIRouter]`, where they are installed."""
 SCHEMES = ("fake", "hf")
 """The model schemes that `gdr_open_model` below takes."""
 
@@ -54,3 +61,15 @@ def gdr_open_model(spec: ModelSpec, limits: Limits) -> LogprobModel | None:
 
         return open_local(spec, limits)
     return None
+
+
+@hookimpl
+def gdr_serve_routes(service: ScoringService) -> Iterable[APIRouter]:
+    """Our own dialects: rows as in `gdr score`, vLLM's shapes, and those of the framework integrations."""
+    from gdr_plugin.serve import native, vllm
+
+    routers = [native.router(service), vllm.router(service)]
+    for integration in INTEGRATIONS:
+        if find_spec(integration) and find_spec(f"{integration}.routes"):
+            routers += import_module(f"{integration}.routes").routes(service)
+    return routers

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from fastapi import APIRouter
+
     from gdr_plugin.config import Limits, ModelSpec
     from gdr_plugin.guidance import Guidance
     from gdr_plugin.models.base import LogprobModel
     from gdr_plugin.preferences.select import Selector
     from gdr_plugin.routing import Router
+    from gdr_plugin.serve import ScoringService
 
 PROJECT = "gdr_plugin"
 
@@ -59,6 +62,18 @@ def gdr_open_model(spec: ModelSpec, limits: Limits) -> LogprobModel | None:
 
     Called once for each model of a reward. The first result that is not None wins; the built-in backends come last, so
     a plugin may take over a scheme. Do not load weights here: a model loads at its first `score`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def gdr_serve_routes(service: ScoringService) -> Iterable[APIRouter]:
+    """Routes that `gdr serve` offers beside its own: how an integration speaks its framework's HTTP dialect.
+
+    Called once when the server starts, before the models are loaded. All results are collected; the same method and
+    path twice is a `PluginError` that names both plugins. Routes await `service.score(samples)`, which batches samples
+    of all requests, and raise `DataError` for wrong input: the server answers 422 with the message. Return an empty
+    iterable for none.
     """
     raise NotImplementedError
 

@@ -1,0 +1,6 @@
+"""`gdr serve`: rewards over HTTP. Routes are dialects of one `ScoringService`; plugins add theirs with a hook."""
+
+from gdr_plugin.serve.service import ScoringService, squash
+from gdr_plugin.serve.settings import RequestError, ServeSettings
+
+__all__ = ["RequestError", "ScoringService", "ServeSettings", "squash"]

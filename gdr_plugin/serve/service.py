@@ -1,0 +1,140 @@
+"""The scoring service, which every HTTP dialect holds: it checks sizes, owns the batcher and says how it is doing.
+
+Knows nothing of HTTP but the status that a refused request should get. A route author needs `score`, `settings` and
+`squash`; `DataError`, `ConfigError` and `RequestError` raised in a route become clear JSON answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gdr_plugin.errors import ModelError
+from gdr_plugin.serve.batcher import Batcher
+from gdr_plugin.serve.settings import RequestError, ServeSettings
+from gdr_plugin.types import Message, Sample, Score
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from gdr_plugin.reward import GuidedDensityRatio
+    from gdr_plugin.serve.metrics import Metrics
+
+PROBE = Sample((Message("user", "How many days are there in a leap year?"),), "A leap year has 366 days.")
+"""What both models score before the service is ready."""
+
+
+class ScoringService:
+    """Scores samples for many requests at once; use it as an async context manager, or `start` and `stop` it.
+
+    Args:
+        ratio: The reward. From `start` on only the service's worker thread uses it.
+        settings: Batching, limits, and what dialects read.
+    """
+
+    def __init__(self, ratio: GuidedDensityRatio, settings: ServeSettings | None = None) -> None:
+        from gdr_plugin.serve.metrics import Metrics
+
+        self.ratio = ratio
+        self.settings = settings or ServeSettings()
+        self.metrics: Metrics = Metrics(self)
+        self.batcher = Batcher(self._score_batch, self.settings, self.metrics)
+        self._unready: str | None = "the models are not loaded yet"
+
+    @property
+    def ready(self) -> bool:
+        """Whether both models have scored a probe and the worker lives."""
+        return self.unready_reason is None
+
+    @property
+    def unready_reason(self) -> str | None:
+        """Why the service is not ready; None when it is."""
+        return self.batcher.stopped_reason or self._unready
+
+    async def start(self) -> None:
+        """Start the worker thread in the running event loop; requests are taken (and wait) from now on."""
+        self.batcher.start(asyncio.get_running_loop())
+
+    async def probe(self) -> Score:
+        """Load both models by scoring a probe; the service is ready afterwards.
+
+        Returns:
+            The probe's score.
+
+        Raises:
+            ModelError: A model cannot be loaded, or cannot score the probe.
+        """
+        score = (await self.batcher.score([PROBE]))[0]
+        if score.reward is None:
+            raise ModelError(f"the probe could not be scored: {score.reason}")
+        self._unready = None
+        return score
+
+    async def stop(self, timeout_s: float = 60.0) -> int:
+        """Finish what is queued, then end the worker.
+
+        Args:
+            timeout_s: How long that may take, in seconds.
+
+        Returns:
+            Samples that were left unscored.
+        """
+        return await self.batcher.stop(timeout_s)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        await self.probe()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
+        """Score one request's samples, batched with those of other requests.
+
+        A sample that is being scored, or was scored lately, for another request is not scored again. Cancelling the
+        call is safe.
+
+        Args:
+            samples: What to score; may be empty.
+            tokens: Whether the scores carry token log-probs (these are not kept in memory).
+
+        Returns:
+            One score a sample, in order; `reward` is None with a reason where a sample cannot be scored.
+
+        Raises:
+            RequestError: The request is too large (413), or the service is overloaded, stopping or broken (503).
+            ModelError: A model failed on one of these samples, twice.
+        """
+        limit = self.settings
+        if len(samples) > limit.max_items:
+            raise RequestError(f"{len(samples):,} items in one request: send at most {limit.max_items:,}")
+        for number, sample in enumerate(samples):
+            size = len(sample.response) + sum(len(message.content) for message in sample.prompt)
+            if size > limit.max_chars:
+                raise RequestError(f"item {number} has {size:,} characters: send at most {limit.max_chars:,}")
+        scores = await self.batcher.score(samples, tokens=tokens)
+        self.metrics.answered(scores)
+        return scores
+
+    def squash(self, reward: float) -> float:
+        """The reward in 0..1, by the settings' temperature."""
+        return squash(reward, self.settings.temperature)
+
+    def _score_batch(self, samples: Sequence[Sample], tokens: bool) -> list[Score]:
+        return self.ratio.score(samples, tokens=tokens)
+
+
+def squash(reward: float, temperature: float = 1.0) -> float:
+    """The logistic function of `reward / temperature`: 0.5 where both models agree; never overflows.
+
+    Args:
+        reward: Any finite number.
+        temperature: Above 0; the larger, the nearer to 0.5.
+
+    Returns:
+        A number in 0..1.
+    """
+    return 0.5 * (1.0 + math.tanh(0.5 * reward / temperature))

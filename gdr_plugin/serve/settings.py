@@ -1,0 +1,68 @@
+"""How the service batches, what it refuses, and what the HTTP dialects read. Plain values; nothing here runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gdr_plugin.errors import ConfigError, GDRError
+
+
+class RequestError(GDRError):
+    """The server refuses a request.
+
+    Args:
+        message: One line: what is wrong and what to do.
+        status: The HTTP status: 413 too large, 503 cannot take it now.
+    """
+
+    def __init__(self, message: str, *, status: int = 413) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """Settings of `gdr serve`.
+
+    Raises:
+        ConfigError: A value is out of its range.
+    """
+
+    max_wait_ms: float = 10.0
+    """How long the first sample of a batch waits for others, in milliseconds."""
+    max_batch: int = 64
+    """Samples scored in one batch."""
+    queue: int = 4096
+    """Samples waiting for the models; requests beyond it wait until there is room."""
+    cache: int = 65_536
+    """Finished scores kept in memory, so that a repeated request costs nothing; 0: none."""
+    max_items: int = 8192
+    """Samples in one request."""
+    max_chars: int = 1_000_000
+    """Characters of one sample: prompt and response together."""
+    max_body_mb: float = 64
+    """Size of a request's body, in MiB."""
+    token: str | None = field(default=None, repr=False)
+    """Bearer token that requests must carry; None: anybody who reaches the port may ask."""
+    temperature: float = 1.0
+    """Divides a reward before it is squashed into 0..1 (`ScoringService.squash`)."""
+    scale: float = 1.0
+    """Dialects for trainers: factor on the reward."""
+    clip: float | None = None
+    """Dialects for trainers: bound on the scaled reward's absolute value."""
+    policy_tokenizer: str | None = None
+    """Dialects that receive templated text: the tokenizer whose template it was rendered with."""
+    plain: bool = False
+    """Dialects that receive templated text: score it as it is, without guidance."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "queue", "max_items", "max_chars", "max_body_mb", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("max_wait_ms", "cache"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if self.clip is not None and not self.clip > 0:
+            raise ConfigError(f"clip must be above 0, not {self.clip}")
+        if self.token is not None and not (self.token and self.token.isascii() and self.token.isprintable()):
+            raise ConfigError("the token must be printable ASCII text and not empty")
