@@ -43,7 +43,8 @@ class Chat:
         model generates it. An empty response has none.
       - Other text there belongs to the context: the empty reasoning block of Qwen3 is written by the template, not by
         the model, and without it a plain answer would be scored as one that forgot to reason. A response that brings
-        its own block is scored right after the generation prompt.
+        its own block is scored right after the generation prompt. Reasoning that was cut off before its closing mark
+        cannot be told from an answer unless it starts with the opening one.
       - The end of turn is what the template puts after an answer, up to the first control token; where it puts none,
         the tokenizer's EOS.
 
@@ -129,14 +130,15 @@ class Chat:
         }
         if template.block.strip():
             facts["before an answer"] = repr(template.block)
+        if template.opened:
+            facts["reasoning"] = f"the prompt opens {template.opened}: answers without reasoning are scored inside it"
         if "strftime_now" in template.text:
             facts["date"] = "the template writes today's date: scores of another day are not comparable"
         return facts
 
     def _learn_end(self, eos: int | None) -> tuple[int, ...]:
-        after = self._template.after
-        # White space around the answer is trimmed by some templates; it is the answer's own business, not the end's.
-        ids = self._codec.continuation(after, self._codec.encode("a").ids[-1])
+        answer = self._codec.encode("a").ids
+        ids = self._codec.continuation(self._template.after, answer[-1])
         stop = next((i for i, id in enumerate(ids) if id in self._codec.control_ids), None)
         if stop is not None:
             return ids[: stop + 1]
@@ -190,8 +192,9 @@ class Chat:
         if kept is None:
             return _Context(
                 (),
-                problem=f"system turn (guidance included) and template alone exceed the {room} tokens that max_length "
-                f"{self.max_length} leaves to a prompt: shorten the guidance or raise limits.max_length",
+                problem="system turn (guidance included), template and what follows the last user turn alone exceed "
+                f"the {room} tokens that max_length {self.max_length} leaves to a prompt: shorten the guidance or "
+                "raise limits.max_length",
             )
         return _Context(kept, dropped=len(ids) - len(kept))
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _MARKER: Final = re.compile(r"[^\w\s].*[^\w\s]", re.DOTALL)
+_LONGEST_CHARACTER: Final = 16  # code points that make up one visible character, such as a family of emoji
 # Anchors stand in front of a text whose beginning must not be treated as the beginning of all text. Which of them
 # cannot merge with the text depends on the text's first character.
 _BEFORE_SPACE: Final = ("a", "]", "0")
@@ -171,7 +172,8 @@ class Codec:
         while first < len(offsets) and offsets[first][0] < offsets[first - 1][1]:
             first += 1  # several byte tokens make up one character
         cut = start + offsets[first][0] if first < len(offsets) else len(text)
-        while cut < len(text) and _joins_previous(text, cut):
+        end = min(cut + _LONGEST_CHARACTER, len(text))
+        while cut < end and _joins_previous(text, cut):
             cut += 1
         return cut, len(offsets) - first
 

@@ -68,7 +68,8 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
         self._tokenizer = tokenizer
         self.text, self.source = _resolve(tokenizer, template)
-        self.scaffold = self.render((Message("user", _USER),))
+        self._parts = False
+        self.scaffold = self._probe_prompt()
         guided = self._probe_system()
         self.takes_system = _SYSTEM in guided
         self.block, self.lead, self.after = self._probe_answer()
@@ -88,7 +89,10 @@ class ChatTemplate:
         Raises:
             ChatError: The template refuses the turns; the message holds the template's own.
         """
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        messages = [
+            {"role": turn.role, "content": [{"type": "text", "text": turn.content}] if self._parts else turn.content}
+            for turn in turns
+        ]
         try:
             text = self._tokenizer.apply_chat_template(
                 messages, chat_template=self.text, tokenize=False, add_generation_prompt=ask
@@ -129,6 +133,28 @@ class ChatTemplate:
         if self.source == "plain":
             return "plain text"
         return next((name for mark, name in _FAMILIES.items() if mark in self.scaffold), "own format")
+
+    @property
+    def opened(self) -> str:
+        """The reasoning mark that the generation prompt opens and history does not close, or nothing.
+
+        An answer without reasoning then stands inside the reasoning: no rendering tells how the model would leave it.
+        """
+        mark = re.search(r"<\w+>\s*$", self.scaffold)
+        return mark[0].strip() if mark and not self.block else ""
+
+    def _probe_prompt(self) -> str:
+        """Render a user turn; templates of vision models want its text as a list of parts."""
+        problem = None
+        for self._parts in (False, True):
+            try:
+                text = self.render((Message("user", _USER),))
+            except ChatError as error:
+                problem = problem or error
+                continue
+            if _USER in text:
+                return text
+        raise problem or ChatError("the chat template leaves out the user's text: set another `chat_template`")
 
     def _probe_system(self) -> str:
         try:

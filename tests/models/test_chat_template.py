@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ Family = Callable[[str], Any]
 
 
 def chat_of(tokenizer: Any, template: str | None = None) -> Chat:
-    return Chat(tokenizer, template=template, max_length=512, max_response=100, long_input="error")
+    return Chat(tokenizer, template=template, max_length=4096, max_response=100, long_input="error")
 
 
 def said(*texts: str) -> Conversation:
@@ -73,6 +75,7 @@ def test_template_from_a_file_and_as_text(family: Family, tmp_path: Path) -> Non
         ("{% for m in messages %}", "the chat template refuses these turns"),
         ("{{ messages[0].text.strip() }}", "the chat template refuses these turns"),
         ("{{ raise_exception('never') }}", r"refuses these turns \(user\): never"),
+        ("{{ 'Assistant:' }}", "leaves out the user's text"),
     ],
 )
 def test_bad_templates_are_named_at_once(family: Family, template: str, message: str) -> None:
@@ -121,6 +124,52 @@ def test_template_that_loses_the_system_turn_gets_it_folded(family: Family) -> N
     two = (Message("system", "One."), Message("system", "Two."), *said("Hi"))
     assert text_of(family("base-bytes"), chat.span(two, "x", end=True).context).startswith("user:One.\n\nTwo.\n\nHi\n")
     assert chat.describe()["system role"].startswith("no")
+
+
+def test_template_that_wants_lists_of_parts(family: Family) -> None:
+    jinja = (
+        "{% for m in messages %}{{ m.role }}:"
+        "{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}"
+        "{{ '\\n' }}{% endfor %}"
+    )
+    chat = chat_of(family("base-bytes"), jinja)
+    conversation = (Message("system", "Be short."), *said("Hi"))
+    text = text_of(family("base-bytes"), chat.span(conversation, "x", end=True).context)
+    assert text == "system:Be short.\nuser:Hi\nassistant:"
+
+
+def _installed_templates() -> list[Path]:
+    spec = importlib.util.find_spec("trl")
+    folders = (spec.submodule_search_locations or []) if spec else []
+    return [file for folder in folders for file in sorted(Path(folder, "chat_templates").glob("*.jinja"))]
+
+
+@pytest.mark.parametrize("file", _installed_templates(), ids=lambda file: file.stem)
+def test_real_templates(fresh_family: Family, file: Path) -> None:
+    """Templates of some thirty released models, as TRL ships them: what is learned of each fits its own rendering."""
+    jinja = file.read_text(encoding="utf-8")
+    tokenizer = fresh_family("base-bytes")
+    marks = set(
+        re.findall(r"<[|\uff5c][^<>'\"]{1,40}[|\uff5c]>|<(?:start|end)_of_\w+>|<turn\|>|<\|turn>|</?think>", jinja)
+    )
+    tokenizer.add_special_tokens({"bos_token": "<bos>", "additional_special_tokens": sorted(marks)})
+    chat = chat_of(tokenizer, jinja)
+    assert chat.end_of_turn
+    prompt = said("What is 17 + 25?")
+    span = chat.span(prompt, "It is 42.", end=True)
+    context = text_of(tokenizer, span.context)
+    assert context.count("What is 17 + 25?") == 1
+    assert context.count("<bos>") == int("bos_token" in jinja)
+    answer = chat._template.lead + "It is 42."
+    assert text_of(tokenizer, span.response) == answer + text_of(tokenizer, chat.end_of_turn)
+    if chat._template.opened:
+        assert "It is 42." in chat._template.render((*prompt, Message("assistant", "It is 42.")), ask=False)
+    else:
+        full = chat._template.render((*prompt, Message("assistant", "It is 42.")), ask=False)
+        assert full.startswith(context + answer)
+        assert chat.end_of_turn == (tokenizer.eos_token_id,) or full.startswith(
+            text_of(tokenizer, span.context + span.response)
+        )
 
 
 def test_describe(family: Family) -> None:
