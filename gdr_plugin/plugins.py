@@ -22,11 +22,14 @@ from gdr_plugin.hookspecs import PROJECT
 from gdr_plugin.pluginsource import Source, check_hooks, import_file, one_line
 
 if TYPE_CHECKING:
+    from fastapi import APIRouter
+
     from gdr_plugin.config import Limits, ModelSpec
     from gdr_plugin.guidance import Guidance
     from gdr_plugin.models.base import LogprobModel
     from gdr_plugin.preferences.select import Selector
     from gdr_plugin.routing import Router
+    from gdr_plugin.serve import ScoringService
 
 BUILT_IN = "built-in"
 NO_GUIDANCE_NAME = "none"
@@ -109,6 +112,22 @@ class Plugins:
         asked = f"; {', '.join(others)} did not take it either" if others else "; a plugin may bring others"
         raise ConfigError(f"model {spec.model!r}: {unknown('scheme', spec.scheme, SCHEMES)}{asked}")
 
+    def serve_routes(self, service: ScoringService) -> list[tuple[str, APIRouter]]:
+        """Routers of `gdr serve` with the names of the plugins that bring them, the built-in ones first.
+
+        Raises:
+            PluginError: A plugin failed, or returned something that is no APIRouter.
+        """
+        from fastapi import APIRouter
+
+        found: list[tuple[str, APIRouter]] = []
+        for plugin, call in self._calls("gdr_serve_routes", service=service):
+            for router in self._guarded(plugin, "gdr_serve_routes", partial(_listed, call), passing=GDRError):
+                if not isinstance(router, APIRouter):
+                    raise PluginError(f"plugin {plugin!r}: gdr_serve_routes returned {_described(router)}")
+                found.append((plugin, router))
+        return found
+
     def owners(self) -> list[tuple[str, str, str]]:
         """Who registered what: `(kind, name, plugin)`, kinds being guidance, router and selector, in that order."""
         return [(kind, name, plugin) for kind in _KINDS for name, (_, plugin) in self._collect(kind).items()]
@@ -136,20 +155,24 @@ class Plugins:
             self._register(import_file(path), Source(str(plugin), "file"))
         elif isinstance(plugin, ModuleType):
             self._register(plugin, Source(plugin.__name__, "module"))
+        elif inspect.isclass(plugin):
+            raise PluginError(f"plugin {plugin.__name__!r} is a class: give an instance of it")
         else:
-            self._register(plugin, Source(type(plugin).__name__, "object"))
+            kind = type(plugin).__name__
+            same = sum(source.kind == "object" and source.name.split()[0] == kind for source in self._sources.values())
+            self._register(plugin, Source(f"{kind} {same + 1}" if same else kind, "object"))
 
     def _register(self, plugin: object, source: Source) -> None:
         if (other := self._sources.get(source.name)) is not None:
             raise PluginError(f"two plugins are called {source.name!r}: {other.origin()} and {source.origin()}")
         if inspect.isclass(plugin):
-            raise PluginError(f"plugin {source.name!r} is the class {plugin.__name__}: give an instance of it")
+            raise PluginError(f"plugin {source.name!r} is the class {plugin.__name__}: point it at an instance")
         check_hooks(plugin, source.name)
         try:
             self._manager.register(plugin, name=source.name)
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
-            raise PluginError(f"plugin {source.name!r}: {one_line(error)}") from error
+            raise PluginError(f"plugin {source.name!r}: {' '.join(str(error).split())}") from error
         except ValueError:
             raise PluginError(f"plugin {source.name!r} is loaded twice: name it once") from None
         hooks = tuple(sorted(caller.name for caller in self._manager.get_hookcallers(plugin) or []))

@@ -35,8 +35,8 @@ class Source:
     """The hooks it implements, sorted."""
 
     def origin(self) -> str:
-        """Where it comes from, for messages: `gdr-plugin-finance 0.1.0`, or its kind."""
-        return f"{self.distribution} {self.version or ''}".strip() if self.distribution else f"a {self.kind}"
+        """Where it comes from, for messages: `gdr-plugin-finance 0.1.0`, or "given as a file"."""
+        return f"{self.distribution} {self.version or ''}".strip() if self.distribution else f"given as a {self.kind}"
 
     def with_hooks(self, hooks: tuple[str, ...]) -> Source:
         """The same plugin with the hooks that it was found to implement."""

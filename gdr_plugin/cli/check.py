@@ -31,11 +31,12 @@ def check(
     from gdr_plugin.cli.show import print_json
     from gdr_plugin.config import fingerprint, load_config
     from gdr_plugin.resolve import resolve_names
-    from gdr_plugin.reward import GuidedDensityRatio
 
     checked = load_config(config)
     plugins = ctx.obj.plugins()
     resolved = resolve_names(checked, plugins, origin=str(config))
+    from gdr_plugin.reward import GuidedDensityRatio  # after the quick checks, since it takes longer to import
+
     # A probe has no place in the store, and a check should not make the file.
     ratio = GuidedDensityRatio.from_config(checked.model_copy(update={"store": None}), plugins=plugins)
     probe = _probe(ratio) if load else None
@@ -94,9 +95,7 @@ def _guidance(config: Config, ratio: GuidedDensityRatio) -> dict[str, Any]:
             "guidance": name,
             "id": rendered.id,
             "exemplars": list(rendered.exemplars),
-            "tokens": {
-                side: _extra_tokens(side, sides[side], ratio, domain) if side in guided else 0 for side in sides
-            },
+            "tokens": {"strong": 0, "weak": 0, **tokens},
         }
     switches = config.guidance.model_dump(mode="json", exclude={"domains", "files"})
     return {**switches, "files": list(config.guidance.files), "domains": domains}
