@@ -5,7 +5,6 @@ Opens no model. Own guidance files win over plugins: a user's file may replace a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
