@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gdr_plugin.errors import ChatError
 from gdr_plugin.types import Conversation, Message
@@ -89,7 +89,7 @@ class ChatTemplate:
         Raises:
             ChatError: The template refuses the turns; the message holds the template's own.
         """
-        messages = [
+        messages: list[dict[str, Any]] = [
             {"role": turn.role, "content": [{"type": "text", "text": turn.content}] if self._parts else turn.content}
             for turn in turns
         ]
