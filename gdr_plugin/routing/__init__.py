@@ -1,0 +1,27 @@
+"""Routing: which domain a prompt belongs to. Routers decide or pass; the chain asks them in turn and counts."""
+
+from collections.abc import Sequence
+
+from gdr_plugin.routing.base import Router, RoutingContext
+from gdr_plugin.routing.chain import Routed, RouterChain
+from gdr_plugin.routing.field import FieldRouter
+from gdr_plugin.routing.fixed import FixedRouter
+from gdr_plugin.routing.keyword import KeywordRouter
+from gdr_plugin.routing.likelihood import LikelihoodRouter
+
+__all__ = [
+    "FieldRouter",
+    "FixedRouter",
+    "KeywordRouter",
+    "LikelihoodRouter",
+    "Routed",
+    "Router",
+    "RouterChain",
+    "RoutingContext",
+    "builtin_routers",
+]
+
+
+def builtin_routers() -> Sequence[Router]:
+    """The routers that come with the package: `field`, `keyword`, `likelihood` and `fixed` (which needs its `domain`)."""
+    return [FieldRouter(), KeywordRouter(), LikelihoodRouter(), FixedRouter()]
