@@ -65,8 +65,10 @@ class Batcher:
         self._metrics = metrics
         self.stopped_reason: str | None = None
         """Why no request is taken any more; None while they are."""
-        self.on_death: Callable[[], None] = lambda: None
-        """Called in the event loop when the worker dies."""
+        self.on_death: Callable[[str], None] = lambda reason: None
+        """Called in the event loop, with the reason, when the worker dies."""
+        self.died = False
+        """Whether the worker ended by a defect rather than by `stop`."""
         self.busy_since: float | None = None
         """When the running batch began (`time.monotonic`); None between batches."""
         self.waiting = 0
@@ -300,8 +302,9 @@ class Batcher:
 
     def _die(self, error: BaseException) -> None:
         self.stopped_reason = f"the worker died ({type(error).__name__}: {error}): restart the server"
+        self.died = True
         self._abandon_all()
-        self.on_death()
+        self.on_death(self.stopped_reason)
 
     def _abandon_all(self) -> None:
         """Fail whatever is unfinished, and let those in who wait for room: they find the door closed."""

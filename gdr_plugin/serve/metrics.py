@@ -54,6 +54,8 @@ class Metrics:
         self.samples = Counter("gdr_samples", "Samples answered with a reward", ["domain"], registry=registry)
         self.not_scored = Counter("gdr_not_scored", "Samples answered without a reward", ["reason"], registry=registry)
         self.rewards = Histogram("gdr_reward", "Rewards", ["domain"], buckets=_REWARDS, registry=registry)
+        # Prometheus keeps no sum of a histogram with negative buckets.
+        self.reward_sum = Gauge("gdr_reward_sum_of", "Sum of the rewards", ["domain"], registry=registry)
         self.hits = Counter(
             "gdr_cache_hits", "Samples that had a score already (finished) or soon (in_flight)", ["kind"],
             registry=registry,
@@ -101,6 +103,7 @@ class Metrics:
             else:
                 self.samples.labels(score.domain).inc()
                 self.rewards.labels(score.domain).observe(score.reward)
+                self.reward_sum.labels(score.domain).inc(score.reward)
 
     def _reason(self, reason: str) -> str:
         """A reason as a label: numbers and quoted names differ from sample to sample, and labels are kept for ever."""

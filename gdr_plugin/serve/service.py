@@ -1,14 +1,15 @@
 """The scoring service, which every HTTP dialect holds: it checks sizes, owns the batcher and says how it is doing.
 
 Knows nothing of HTTP but the status that a refused request should get. A route author needs `score`, `settings` and
-`squash`; `DataError`, `ConfigError` and `RequestError` raised in a route become clear JSON answers.
+`squash`; `DataError` (422), `RequestError` and every other `GDRError` (500) raised in a route become JSON answers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from gdr_plugin.errors import ModelError
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from gdr_plugin.reward import GuidedDensityRatio
     from gdr_plugin.serve.metrics import Metrics
+
+log = logging.getLogger("gdr_plugin.serve")
 
 PROBE = Sample((Message("user", "How many days are there in a leap year?"),), "A leap year has 366 days.")
 """What both models score before the service is ready."""
@@ -41,6 +44,13 @@ class ScoringService:
         self.settings = settings or ServeSettings()
         self.metrics: Metrics = Metrics(self)
         self.batcher = Batcher(self._score_batch, self.settings, self.metrics)
+        self.batcher.on_death = self._fail
+        self.failure: str | None = None
+        """Why the service will never be ready (again); None while there is hope."""
+        self.on_ready: Callable[[], None] = lambda: None
+        """Called in the event loop when the service becomes ready."""
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called in the event loop when `failure` is set."""
         self._unready: str | None = "the models are not loaded yet"
 
     @property
@@ -51,7 +61,7 @@ class ScoringService:
     @property
     def unready_reason(self) -> str | None:
         """Why the service is not ready; None when it is."""
-        return self.batcher.stopped_reason or self._unready
+        return self.failure or self.batcher.stopped_reason or self._unready
 
     async def start(self) -> None:
         """Start the worker thread in the running event loop; requests are taken (and wait) from now on."""
@@ -70,7 +80,17 @@ class ScoringService:
         if score.reward is None:
             raise ModelError(f"the probe could not be scored: {score.reason}")
         self._unready = None
+        self.on_ready()
         return score
+
+    async def load(self) -> None:
+        """`probe`, but an error becomes the service's `failure`."""
+        try:
+            await self.probe()
+        except Exception as error:
+            if self.failure is None:
+                log.debug("the models could not be loaded", exc_info=error)
+                self._fail(" ".join(str(error).split()) or type(error).__name__)
 
     async def stop(self, timeout_s: float = 60.0) -> int:
         """Finish what is queued, then end the worker.
@@ -122,6 +142,10 @@ class ScoringService:
     def squash(self, reward: float) -> float:
         """The reward in 0..1, by the settings' temperature."""
         return squash(reward, self.settings.temperature)
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
+        self.on_failure()
 
     def _score_batch(self, samples: Sequence[Sample], tokens: bool) -> list[Score]:
         return self.ratio.score(samples, tokens=tokens)

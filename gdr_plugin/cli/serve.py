@@ -1,0 +1,72 @@
+"""`gdr serve`: rewards over HTTP."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gdr_plugin.cli.main import app
+
+
+@app.command()
+def serve(
+    ctx: typer.Context,
+    config: Annotated[Path, typer.Argument(help="The gdr.yaml.")] = Path("gdr.yaml"),
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine only.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Port; 0 for any free one.", min=0, max=65535)] = 5000,
+    token: Annotated[
+        str | None, typer.Option(envvar="GDR_TOKEN", help="Bearer token that requests must carry.", show_envvar=True)
+    ] = None,
+    max_wait_ms: Annotated[float, typer.Option(help="How long a batch's first sample waits for others.")] = 10.0,
+    max_batch: Annotated[int, typer.Option(help="Samples in a batch.")] = 64,
+    queue: Annotated[int, typer.Option(help="Samples that may wait for the models; more are held back.")] = 4096,
+    policy_tokenizer: Annotated[
+        str | None, typer.Option(help="Hub id or folder of the tokenizer that templated text was rendered with.")
+    ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Score templated text as it is, without guidance.")] = False,
+    scale: Annotated[float, typer.Option(help="Factor on the rewards that trainers get.")] = 1.0,
+    clip: Annotated[float | None, typer.Option(help="Bound on the scaled rewards that trainers get.")] = None,
+    temperature: Annotated[float, typer.Option(help="Divides a reward before it is squashed into 0..1.")] = 1.0,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log every request on standard error.")] = False,
+) -> None:
+    """Serve rewards over HTTP until SIGTERM."""
+    from gdr_plugin.config import load_config
+    from gdr_plugin.errors import ConfigError
+    from gdr_plugin.reward import GuidedDensityRatio
+    from gdr_plugin.serve import ScoringService, ServeSettings
+    from gdr_plugin.serve.app import create_app
+    from gdr_plugin.serve.run import is_loopback, listen
+    from gdr_plugin.serve.run import serve as run
+
+    settings = ServeSettings(
+        max_wait_ms=max_wait_ms,
+        max_batch=max_batch,
+        queue=queue,
+        token=token or None,
+        policy_tokenizer=policy_tokenizer,
+        plain=plain,
+        scale=scale,
+        clip=clip,
+        temperature=temperature,
+    )
+    checked = load_config(config)
+    if checked.load == "sequential":
+        raise ConfigError(f"{config}: a server keeps both models in memory: set load to together")
+    plugins = ctx.obj.plugins()
+    service = ScoringService(GuidedDensityRatio.from_config(checked, plugins=plugins), settings)
+    served = create_app(service, plugins)
+    bound = listen(host, port)
+    if not is_loopback(host) and settings.token is None:
+        print(f"gdr: warning: {host} is reachable from elsewhere and there is no --token", file=sys.stderr)
+    name = f"[{host}]" if ":" in host else host
+    url = f"http://{name}:{bound.getsockname()[1]}"
+
+    def announce() -> None:
+        print(f"gdr: serving {config} on {url} (routes: {url}/docs)", flush=True)
+
+    raise typer.Exit(run(served, service, bound, on_ready=announce, access_log=access_log))

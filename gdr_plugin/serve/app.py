@@ -1,0 +1,104 @@
+"""The FastAPI application: routes of all dialects around one service, and errors as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from gdr_plugin import __version__
+from gdr_plugin.errors import DataError, GDRError, MissingDependencyError, PluginError
+from gdr_plugin.serve.settings import RequestError
+
+try:
+    from fastapi import APIRouter, FastAPI, Request
+    from fastapi.exceptions import RequestValidationError
+    from starlette.exceptions import HTTPException
+except ImportError as error:
+    raise MissingDependencyError("fastapi", "serve", "to serve rewards") from error
+
+if TYPE_CHECKING:
+    from gdr_plugin.plugins import Plugins
+    from gdr_plugin.serve.answers import Answer
+    from gdr_plugin.serve.service import ScoringService
+
+log = logging.getLogger("gdr_plugin.serve")
+
+
+def create_app(service: ScoringService, plugins: Plugins) -> FastAPI:
+    """Build the application.
+
+    Its lifespan starts the service, loads the models beside it (requests wait meanwhile) and drains it at the end.
+
+    Args:
+        service: Not yet started.
+        plugins: Whose `gdr_serve_routes` are asked.
+
+    Raises:
+        PluginError: A plugin failed, or two bring the same method and path.
+    """
+    from gdr_plugin.serve import status
+    from gdr_plugin.serve.guard import Guard
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        loading = asyncio.create_task(service.load())
+        yield
+        loading.cancel()
+        with suppress(asyncio.CancelledError):
+            await loading
+        await service.stop()
+
+    app = FastAPI(
+        title="gdr serve",
+        summary="Rewards from the guided log-density ratio of two language models",
+        version=__version__,
+        lifespan=lifespan,
+    )
+    owners: dict[tuple[str, str], str] = {}
+    for plugin, router in [("built-in", status.router(service)), *plugins.serve_routes(service)]:
+        _claim(owners, plugin, router)
+        app.include_router(router)
+    _add_error_handlers(app)
+    app.add_middleware(Guard, service=service)
+    return app
+
+
+def _claim(owners: dict[tuple[str, str], str], plugin: str, router: APIRouter) -> None:
+    for route in router.routes:
+        path: str = getattr(route, "path", "")
+        for method in sorted(getattr(route, "methods", None) or ()):
+            first = owners.setdefault((method, path), plugin)
+            if first != plugin:
+                raise PluginError(f"the route {method} {path} comes from {first!r} and from {plugin!r}; remove one")
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    from gdr_plugin.serve.answers import problem
+
+    @app.exception_handler(GDRError)
+    async def ours(_: Request, error: GDRError) -> Answer:
+        message, kind = " ".join(str(error).split()), type(error).__name__
+        if isinstance(error, RequestError):
+            return problem(error.status, message, kind, {"Retry-After": "1"} if error.status == 503 else None)
+        return problem(422 if isinstance(error, DataError) else 500, message, kind)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, error: RequestValidationError) -> Answer:
+        # The input is not repeated: it may be huge, secret, or hold what JSON cannot.
+        return problem(422, "; ".join(_place(one) for one in error.errors()[:3]), "RequestValidationError")
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> Answer:
+        return problem(error.status_code, str(error.detail), "HTTPException", dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def defect(_: Request, error: Exception) -> Answer:
+        return problem(500, f"internal error ({type(error).__name__}): see the server's log", "InternalError")
+
+
+def _place(error: Any) -> str:
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}"

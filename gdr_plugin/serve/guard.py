@@ -1,0 +1,135 @@
+"""What happens to every request before a route sees it: token, body size, counting, and a client that hangs up.
+
+Plain ASGI, outermost. It reads the whole body (routes need it whole anyway), so that afterwards the only thing the
+client can still say is that it is gone; then the route is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlencode
+
+from gdr_plugin.serve.answers import problem
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from gdr_plugin.serve.service import ScoringService
+
+OPEN_PATHS = frozenset({"/health", "/ready"})
+"""What answers without the token: a supervisor's probes."""
+
+
+class Guard:
+    """ASGI middleware in front of the application.
+
+    Args:
+        app: The application.
+        service: Its settings and metrics are used.
+    """
+
+    def __init__(self, app: ASGIApp, service: ScoringService) -> None:
+        self._app = app
+        self._metrics = service.metrics
+        self._token = service.settings.token
+        self._limit = int(service.settings.max_body_mb * 2**20)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        status = "disconnected"
+
+        async def watched_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+            await send(message)
+
+        try:
+            await self._handle(scope, receive, watched_send)
+        except Exception:
+            status = "500"
+            raise
+        finally:
+            # Only paths of known routes are labels: what strangers ask for is without end.
+            route = getattr(scope.get("route"), "path", "(none)")
+            self._metrics.requests.labels(route, status).inc()
+            self._metrics.latency.labels(route).observe(time.perf_counter() - start)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._allowed(scope, take_token(scope)):
+            answer = problem(
+                401,
+                "the token is missing or wrong: send `Authorization: Bearer TOKEN`, or `?token=TOKEN` in the URL",
+                "Unauthorized",
+                {"WWW-Authenticate": "Bearer"},
+            )
+            await answer(scope, receive, send)
+            return
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if max(len(body), _announced(scope)) > self._limit:
+                text = f"the body is larger than {self._limit:,} bytes: send fewer items at once"
+                await problem(413, text, "RequestError", {"Connection": "close"})(scope, receive, send)
+                return
+        await self._run(scope, bytes(body), receive, send)
+
+    def _allowed(self, scope: Scope, given: str | None) -> bool:
+        if self._token is None or scope["path"] in OPEN_PATHS:
+            return True
+        for name, value in scope["headers"]:
+            if name == b"authorization" and value[:7].lower() == b"bearer ":
+                given = value[7:].strip().decode("latin-1")
+        return given is not None and hmac.compare_digest(given.encode(), self._token.encode())
+
+    async def _run(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Run the application; cancel it when the client hangs up."""
+        gone = asyncio.ensure_future(receive())
+        unread = True
+
+        async def replay() -> Message:
+            nonlocal unread
+            if unread:
+                unread = False
+                return {"type": "http.request", "body": body, "more_body": False}
+            return await asyncio.shield(gone)
+
+        work = asyncio.ensure_future(self._app(scope, replay, send))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            cancelled = work.cancel()  # False when it is done
+            gone.cancel()
+            await asyncio.wait({work, gone})
+        if not (cancelled and work.cancelled()):
+            work.result()
+
+
+def take_token(scope: Scope) -> str | None:
+    """Take the parameter `token` out of the request's URL, so that no log or route sees it."""
+    query: bytes = scope["query_string"]
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    rest = [(name, value) for name, value in pairs if name != "token"]
+    if len(rest) == len(pairs):
+        return None
+    scope["query_string"] = urlencode(rest).encode("ascii")
+    return next(value for name, value in pairs if name == "token")
+
+
+def _announced(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0

@@ -1,0 +1,91 @@
+"""Our own dialect: rows in and scores out, as `gdr score` reads and writes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from gdr_plugin.errors import DataError
+from gdr_plugin.preferences.rows import ScoreRow, parse_score_row
+from gdr_plugin.preferences.sources import Row
+from gdr_plugin.serve.answers import Answer
+from gdr_plugin.types import Score
+
+if TYPE_CHECKING:
+    from gdr_plugin.serve.service import ScoringService
+
+_ROW: dict[str, Any] = {
+    "prompt": "How many days are there in a leap year?",
+    "response": "366.",
+    "finished": True,
+    "domain": "chat",
+}
+_DETAIL = ("strong_token_logprobs", "weak_token_logprobs", "token_ratios")
+
+
+class ScoreRows(BaseModel):
+    """Rows to score."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"rows": [_ROW]}]})
+    rows: list[dict[str, Any]]
+    """Each with `prompt` (text, or messages), `response`, and where known `id`, `finished`, `domain`."""
+    tokens: bool = False
+    """Whether the scores carry token log-probs."""
+
+
+class RowScore(BaseModel):
+    """One row's score; rewards and log-probs in nats."""
+
+    id: str
+    reward: Annotated[float | None, Field(description="null when the row was not scored")]
+    reason: Annotated[str | None, Field(description="why `reward` is null")]
+    strong_logprob: float | None
+    weak_logprob: float | None
+    strong_tokens: int
+    weak_tokens: int
+    domain: str
+    router: str
+    guidance: str
+    exemplars: list[str]
+    truncated: bool
+    strong_token_logprobs: Annotated[list[float] | None, Field(description="only with `tokens`")] = None
+    weak_token_logprobs: Annotated[list[float] | None, Field(description="only with `tokens`")] = None
+    token_ratios: Annotated[list[float] | None, Field(description="only with `tokens`")] = None
+
+
+class RowScores(BaseModel):
+    """The rows' scores, in order."""
+
+    scores: list[RowScore]
+
+
+def router(service: ScoringService) -> APIRouter:
+    """The routes of this dialect.
+
+    Args:
+        service: Scores the samples.
+    """
+    routes = APIRouter(tags=["gdr"])
+
+    @routes.post("/v1/gdr/score", response_model=RowScores, summary="Score rows")
+    async def score(body: ScoreRows) -> Answer:
+        rows = [_row(number, content) for number, content in enumerate(body.rows)]
+        scores = await service.score([row.sample for row in rows], tokens=body.tokens)
+        return Answer({"scores": [_as_json(row, one) for row, one in zip(rows, scores, strict=True)]})
+
+    return routes
+
+
+def _row(number: int, content: dict[str, Any]) -> ScoreRow:
+    for name in ("prompt", "response"):
+        if name not in content:
+            raise DataError(f"rows[{number}] has no `{name}`")
+    return parse_score_row(Row(number + 1, f"rows[{number}]", content))
+
+
+def _as_json(row: ScoreRow, score: Score) -> dict[str, Any]:
+    values = {field.name: getattr(score, field.name) for field in dataclasses.fields(Score)}
+    return {"id": row.id, **{name: one for name, one in values.items() if one is not None or name not in _DETAIL}}

@@ -1,0 +1,133 @@
+"""Run the application under uvicorn: the socket, signals, the ready line and the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from gdr_plugin.errors import ConfigError, MissingDependencyError, ModelError
+
+try:
+    import uvicorn
+except ImportError as error:
+    raise MissingDependencyError("uvicorn", "serve", "to serve rewards") from error
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from gdr_plugin.serve.service import ScoringService
+
+DRAIN_S = 30
+"""How long requests may take to finish after SIGTERM, in seconds: what container platforms grant by default."""
+_BACKLOG = 4096
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind the port before any model is loaded.
+
+    Args:
+        host: Name or address.
+        port: 0 for any free one.
+
+    Raises:
+        ConfigError: It cannot be bound.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {reason.lower()}; choose another --port or --host"
+        ) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve(
+    app: FastAPI,
+    service: ScoringService,
+    bound: socket.socket,
+    *,
+    on_ready: Callable[[], None],
+    access_log: bool = False,
+) -> int:
+    """Serve until SIGTERM, SIGINT or the worker's death.
+
+    Args:
+        app: From `create_app`.
+        service: The app's service.
+        bound: From `listen`.
+        on_ready: Called once both models have scored a probe.
+        access_log: Whether every request is logged on stderr.
+
+    Returns:
+        The exit code: 0 after a signal, 1 after the worker's death.
+
+    Raises:
+        ModelError: The models could not be loaded.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn.access").setLevel(logging.INFO)
+    _raise_file_limit()
+    config = uvicorn.Config(
+        app,
+        lifespan="on",
+        log_config=None,
+        access_log=access_log,
+        backlog=_BACKLOG,
+        timeout_keep_alive=65,
+        timeout_graceful_shutdown=DRAIN_S,
+        server_header=False,
+    )
+    server = _Server(config)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    service.on_ready, service.on_failure = on_ready, stop
+    asyncio.run(server.serve(sockets=[bound]))
+    if service.failure is None:
+        return 0
+    if service.batcher.died:
+        print(f"gdr: {service.failure}", file=sys.stderr)
+        return 1
+    raise ModelError(service.failure)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, but a signal that was obeyed is not raised again afterwards: a drained server exits with 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for one in signals:
+            loop.add_signal_handler(one, self.handle_exit, one, None)
+        try:
+            yield
+        finally:
+            for one in signals:
+                loop.remove_signal_handler(one)
+
+
+def _raise_file_limit() -> None:
+    """Thousands of clients, one connection each, need more open files than many shells allow."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

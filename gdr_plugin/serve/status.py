@@ -1,0 +1,78 @@
+"""How the server is: `/health`, `/ready`, `/metrics`, `/info`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Response
+
+from gdr_plugin import __version__
+from gdr_plugin.serve.answers import Answer
+
+if TYPE_CHECKING:
+    from gdr_plugin.models.base import LogprobModel
+    from gdr_plugin.serve.service import ScoringService
+
+
+def router(service: ScoringService) -> APIRouter:
+    """The routes.
+
+    Args:
+        service: What is reported on.
+    """
+    routes = APIRouter(tags=["status"])
+
+    @routes.get("/health", summary="Whether the server lives: 503 when its worker died")
+    async def health() -> Answer:
+        if service.failure is not None:
+            return Answer({"status": "dead", "reason": service.failure}, 503)
+        since = service.batcher.busy_since
+        busy = None if since is None else round(time.monotonic() - since, 3)
+        return Answer({"status": "alive", "batch_running_s": busy})
+
+    @routes.get("/ready", summary="Whether both models have scored a probe: 503 until then")
+    async def ready() -> Answer:
+        reason = service.unready_reason
+        return Answer({"ready": reason is None, "reason": reason}, 200 if reason is None else 503)
+
+    @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    async def metrics() -> Response:
+        from gdr_plugin.serve.metrics import CONTENT_TYPE
+
+        return Response(service.metrics.render(), media_type=CONTENT_TYPE)
+
+    @routes.get("/info", summary="Which reward is served")
+    async def info() -> Answer:
+        return Answer(facts(service))
+
+    return routes
+
+
+def facts(service: ScoringService) -> dict[str, Any]:
+    """What makes the served rewards what they are; never the token."""
+    ratio = service.ratio
+    settings = dataclasses.asdict(service.settings)
+    settings["token"] = None if service.settings.token is None else "set"
+    config: dict[str, Any] | None = None
+    digest = None
+    if ratio.config is not None:
+        from gdr_plugin.config import fingerprint
+
+        config, digest = ratio.config.model_dump(mode="json"), fingerprint(ratio.config)
+    return {
+        "version": __version__,
+        "ready": service.ready,
+        "fingerprint": digest,
+        "strong": _model(ratio.strong),
+        "weak": _model(ratio.weak),
+        "domains": {domain: rendered.id for domain, rendered in ratio.rendered.items()},
+        "routing_counts": ratio.routing_counts,
+        "config": config,
+        "settings": settings,
+    }
+
+
+def _model(model: LogprobModel) -> dict[str, str]:
+    return {"name": model.name, "identity": model.identity, **model.describe()}

@@ -1,0 +1,173 @@
+"""The shapes of vLLM's scoring and classification servers, for clients that speak them already.
+
+`/score`: `text_1` is the prompt and `text_2` the response; the score is the reward. `/classify`: one class, whose
+probability is the squashed reward, or the reward itself with `use_activation: false`. Knows shapes, nothing of models.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from uuid import uuid4
+
+from fastapi import APIRouter
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from gdr_plugin.errors import DataError
+from gdr_plugin.preferences.rows import parse_prompt
+from gdr_plugin.serve.answers import Answer
+from gdr_plugin.types import Sample, Score
+
+if TYPE_CHECKING:
+    from gdr_plugin.serve.service import ScoringService
+
+MODEL = "gdr"
+"""The name that `/v1/models` lists. Requests may name any model: there is one."""
+
+_Messages: TypeAlias = list[dict[str, Any]]
+_STARTED = int(time.time())
+
+
+class ScoreRequest(BaseModel):
+    """Prompts and responses: one to one, one to many, or many to as many."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": MODEL, "text_1": "What is 2 + 2?", "text_2": ["4.", "Five."]}]}
+    )
+    model: str | None = None
+    text_1: Annotated[
+        str | list[str] | _Messages | list[_Messages],
+        Field(
+            validation_alias=AliasChoices("text_1", "queries", "data_1"),
+            description="The prompt or prompts: texts, or conversations of messages. Also called queries.",
+        ),
+    ]
+    text_2: Annotated[
+        str | list[str],
+        Field(
+            validation_alias=AliasChoices("text_2", "documents", "items", "data_2"),
+            description="The response or responses. Also called documents.",
+        ),
+    ]
+    use_activation: Annotated[bool | None, Field(description="true: scores squashed into 0..1")] = None
+
+
+class ClassifyRequest(BaseModel):
+    """Conversations that end with the assistant's turn, which is scored."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": MODEL,
+                    "messages": [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4."}],
+                }
+            ]
+        }
+    )
+    model: str | None = None
+    messages: _Messages | list[_Messages] | None = None
+    input: Annotated[Any, Field(description="not supported: a text does not say where its response begins")] = None
+    use_activation: Annotated[
+        bool | None,
+        Field(
+            validation_alias=AliasChoices("use_activation", "activation", "softmax"),
+            description="false: `probs` holds the reward itself",
+        ),
+    ] = None
+
+
+def router(service: ScoringService) -> APIRouter:
+    """The routes of this dialect.
+
+    Args:
+        service: Scores the samples.
+    """
+    routes = APIRouter(tags=["vLLM"])
+
+    async def score(body: ScoreRequest) -> Answer:
+        scores = await service.score(pairs(body.text_1, body.text_2))
+        data = [
+            {"index": index, "object": "score", "score": _value(service, one, bool(body.use_activation)), **_why(one)}
+            for index, one in enumerate(scores)
+        ]
+        return _answer("score", data, scores)
+
+    async def classify(body: ClassifyRequest) -> Answer:
+        scores = await service.score(conversations(body))
+        data = [
+            {
+                "index": index,
+                "label": "reward",
+                "probs": [_value(service, one, body.use_activation is not False)],
+                "num_classes": 1,
+                **_why(one),
+            }
+            for index, one in enumerate(scores)
+        ]
+        return _answer("classify", data, scores)
+
+    for path in ("/score", "/v1/score"):
+        routes.add_api_route(path, score, methods=["POST"], summary="Score responses to prompts")
+    for path in ("/classify", "/v1/classify"):
+        routes.add_api_route(path, classify, methods=["POST"], summary="Score conversations")
+
+    @routes.get("/v1/models", summary="The one model: the reward")
+    async def models() -> Answer:
+        ratio = service.ratio
+        one = {"id": MODEL, "object": "model", "created": _STARTED, "owned_by": "gdr-plugin"}
+        return Answer({"object": "list", "data": [{**one, "strong": ratio.strong.name, "weak": ratio.weak.name}]})
+
+    return routes
+
+
+def pairs(prompts: Any, responses: str | list[str]) -> list[Sample]:
+    """Samples of a request's two sides; one prompt is paired with every response.
+
+    Raises:
+        DataError: The numbers do not fit, or a prompt is malformed.
+    """
+    one_prompt = isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], dict))
+    left = [parse_prompt(one) for one in ([prompts] if one_prompt else prompts)]
+    right = [responses] if isinstance(responses, str) else responses
+    if len(left) == 1:
+        left *= len(right)
+    if len(left) != len(right):
+        raise DataError(f"{len(left)} prompts for {len(right)} responses: send one prompt, or as many as responses")
+    return [Sample(prompt, response) for prompt, response in zip(left, right, strict=True)]
+
+
+def conversations(body: ClassifyRequest) -> list[Sample]:
+    """Samples of conversations that end with the turn to score.
+
+    Raises:
+        DataError: There is none, or one ends with another turn.
+    """
+    if body.messages is None or body.input is not None:
+        raise DataError(
+            "send `messages`, a conversation that ends with the assistant's turn: a text as `input` does not say where "
+            "its response begins (or use /score, with the prompt as text_1 and the response as text_2)"
+        )
+    given: list[Any] = body.messages
+    samples = []
+    for number, messages in enumerate([given] if given and isinstance(given[0], dict) else given):
+        last = messages[-1] if messages else {}
+        if last.get("role") != "assistant" or not isinstance(last.get("content"), str):
+            raise DataError(f"conversation {number} must end with an assistant turn of text, which is scored")
+        samples.append(Sample(parse_prompt(messages[:-1]), last["content"]))
+    return samples
+
+
+def _value(service: ScoringService, score: Score, squashed: bool) -> float | None:
+    return service.squash(score.reward) if squashed and score.reward is not None else score.reward
+
+
+def _why(score: Score) -> dict[str, str]:
+    return {} if score.reason is None else {"reason": score.reason}
+
+
+def _answer(kind: str, data: list[dict[str, Any]], scores: list[Score]) -> Answer:
+    tokens = sum(score.strong_tokens for score in scores)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
+    head = {"id": f"{kind}-{uuid4().hex}", "object": "list", "created": int(time.time()), "model": MODEL}
+    return Answer({**head, "data": data, "usage": usage})
