@@ -39,8 +39,8 @@ def resolve_names(config: Config, plugins: Plugins, *, origin: str = "configurat
         The guidance of every domain and the routers of the chain.
 
     Raises:
-        ConfigError: Names are not known (all of them in one line, each with the nearest), a router refuses its options,
-            or a guidance file is wrong.
+        ConfigError: Names are not known (all of them in one line, each with the nearest), a router refuses its options
+            or the domains, or a guidance file is wrong.
         PluginError: A plugin cannot say what it registers.
     """
     known = {**plugins.guidances(), **_own_guidances(config)}
@@ -56,7 +56,11 @@ def resolve_names(config: Config, plugins: Plugins, *, origin: str = "configurat
             complaints.append(f"routing.routers[{index}]: {unknown('router', entry.name, registered)}")
     if complaints:
         raise ConfigError(f"{origin}: {'; '.join(complaints)}")
-    return Resolved(guidances, [_router(entry, registered[entry.name]) for entry in config.routing.routers])
+    routers = [_router(entry, registered[entry.name]) for entry in config.routing.routers]
+    for router in routers:
+        if (check := getattr(router, "check", None)) is not None:
+            check(tuple(guidances))
+    return Resolved(guidances, routers)
 
 
 def _own_guidances(config: Config) -> dict[str, Guidance]:

@@ -13,9 +13,10 @@ import pytest
 from gdr_plugin import Guidance, hookimpl
 from gdr_plugin.config import Limits, ModelSpec
 from gdr_plugin.errors import ConfigError, ModelError, PluginError
+from gdr_plugin.hookspecs import HOOKS
 from gdr_plugin.models.fake import FakeModel
 from gdr_plugin.plugins import Plugins
-from gdr_plugin.routing.base import RoutingContext
+from gdr_plugin.routing import RoutingContext
 from gdr_plugin.types import Sample
 
 LIMITS = Limits()
@@ -57,7 +58,7 @@ def test_the_built_ins_come_through_hooks() -> None:
     assert {"max-min", "max-random", "top-k"} <= set(plugins.selectors())
     assert {owner for _, _, owner in plugins.owners()} == {"built-in"}
     (source,) = plugins.sources()
-    assert (source.name, source.distribution, len(source.hooks)) == ("built-in", "gdr-plugin", 4)
+    assert (source.name, source.distribution, source.hooks) == ("built-in", "gdr-plugin", HOOKS)
 
 
 def test_what_a_plugin_registers_comes_after_the_built_ins() -> None:
@@ -313,7 +314,7 @@ def test_errors_of_a_backend_keep_their_kind_defects_name_the_plugin() -> None:
 
 # Files
 
-HOOKS = """
+HOOKS_FILE = """
 from gdr_plugin import Guidance, hookimpl
 
 class Extra(Guidance):
@@ -327,7 +328,7 @@ def gdr_register_guidance():
 
 def test_a_file_is_a_plugin(tmp_path: Path) -> None:
     path = tmp_path / "my hooks.py"
-    path.write_text(HOOKS.format(name="from-file"))
+    path.write_text(HOOKS_FILE.format(name="from-file"))
     plugins = Plugins(path, entry_points=False)
     assert "from-file" in plugins.guidances()
     assert ("guidance", "from-file", str(path)) in plugins.owners()
@@ -336,7 +337,7 @@ def test_a_file_is_a_plugin(tmp_path: Path) -> None:
 
 def test_objects_of_a_files_classes_can_be_pickled(tmp_path: Path) -> None:
     path = tmp_path / "hooks.py"
-    path.write_text(HOOKS.format(name="pickled"))
+    path.write_text(HOOKS_FILE.format(name="pickled"))
     guidance = Plugins(path, entry_points=False).guidances()["pickled"]
     Plugins(path, entry_points=False)
     assert pickle.loads(pickle.dumps(guidance)) == guidance
@@ -346,9 +347,9 @@ def test_two_files_of_one_name_are_two_modules_and_a_changed_file_is_read_again(
     paths = [tmp_path / name / "hooks.py" for name in ("one", "two")]
     for path in paths:
         path.parent.mkdir()
-        path.write_text(HOOKS.format(name=path.parent.name))
+        path.write_text(HOOKS_FILE.format(name=path.parent.name))
     assert {"one", "two"} <= set(Plugins(*paths, entry_points=False).guidances())
-    paths[0].write_text(HOOKS.format(name="changed"))
+    paths[0].write_text(HOOKS_FILE.format(name="changed"))
     assert "changed" in Plugins(paths[0], entry_points=False).guidances()
 
 
@@ -384,7 +385,7 @@ def install(folder: Path, name: str, module: str, source: str, *, entry: str = "
 
 
 def test_an_installed_plugin_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, "gdr-plugin-mine", "gdr_test_installed", HOOKS.format(name="installed"))
+    install(tmp_path, "gdr-plugin-mine", "gdr_test_installed", HOOKS_FILE.format(name="installed"))
     monkeypatch.syspath_prepend(tmp_path)
     plugins = Plugins()
     assert ("guidance", "installed", "mine") in plugins.owners()
@@ -404,8 +405,8 @@ def test_an_installed_plugin_that_fails_names_its_package(tmp_path: Path, monkey
 
 
 def test_two_installed_plugins_of_one_name_name_both_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, "gdr-plugin-one", "gdr_test_one", HOOKS.format(name="one"))
-    install(tmp_path, "gdr-plugin-two", "gdr_test_two", HOOKS.format(name="two"))
+    install(tmp_path, "gdr-plugin-one", "gdr_test_one", HOOKS_FILE.format(name="one"))
+    install(tmp_path, "gdr-plugin-two", "gdr_test_two", HOOKS_FILE.format(name="two"))
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(PluginError) as caught:
         Plugins()

@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -24,7 +23,7 @@ from gdr_plugin.errors import GDRError
 if TYPE_CHECKING:
     from gdr_plugin.plugins import Plugins
 
-COMMANDS = ("init", "check", "score", "annotate", "store", "plugins")
+COMMANDS = ("init", "check", "score", "annotate", "serve", "store", "plugins")
 """The modules of this package that hold one command each, in the order of `gdr --help`."""
 
 
@@ -33,7 +32,10 @@ class _ReaderGoneError(Exception):
 
 
 class _Commands(TyperGroup):
-    """Typer's group, but a broken pipe stays apart from errors."""
+    """Typer's group, but commands are listed in our order, and a broken pipe stays apart from errors."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: (*COMMANDS, name).index(name))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -92,8 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     # Commands register themselves on import; each imports what is heavy only when it runs.
     for command in COMMANDS:
-        if find_spec(f"gdr_plugin.cli.{command}"):
-            import_module(f"gdr_plugin.cli.{command}")
+        import_module(f"gdr_plugin.cli.{command}")
     sys.exit(_run(arguments))
 
 

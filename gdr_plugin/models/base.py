@@ -41,13 +41,26 @@ class LogprobModel(Protocol):
     Making one is cheap: tokenizer and configuration only. Weights load at the first `score` and go at `unload`.
     """
 
-    name: str
-    """How the user named it, for messages."""
-    identity: str
-    """What makes two results comparable, as a hex digest: weights' content or revision, adapter, dtype, tokenizer,
-    template, numerics version. Known without loading the weights."""
-    chat: ChatFormat
-    """The model's own template and tokenizer."""
+    # Properties, since nobody sets them: a backend may have plain attributes or properties of its own.
+
+    @property
+    def name(self) -> str:
+        """How the user named it, for messages."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What makes two results comparable, as a hex digest.
+
+        Weights' content or revision, adapter, dtype, tokenizer, template, numerics version. Known without loading the
+        weights.
+        """
+        ...
+
+    @property
+    def chat(self) -> ChatFormat:
+        """The model's own template and tokenizer."""
+        ...
 
     def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
         """Log-probs of every span's response tokens given its context.

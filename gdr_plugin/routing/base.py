@@ -25,7 +25,8 @@ class Router(Protocol):
     """Decides the domain of prompts.
 
     A router may also have `with_options(**options) -> Router`: called when gdr.yaml gives the router options beside its
-    name. It raises `ConfigError` for options that it does not know.
+    name. It raises `ConfigError` for options that it does not know. And it may have `check(domains: Sequence[str])`:
+    called with the configured domains before anything is loaded; it raises `ConfigError` when it needs others.
     """
 
     name: str

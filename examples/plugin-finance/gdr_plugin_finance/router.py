@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import yaml
 
-from gdr_plugin.errors import ConfigError, DomainError, unknown
+from gdr_plugin.errors import ConfigError, unknown
 from gdr_plugin.routing.base import RoutingContext, options_error
 from gdr_plugin.types import Sample
 
@@ -68,11 +68,14 @@ class FinanceRouter:
             raise ConfigError(options_error(self.name, options, ("advice", "analysis")))
         return FinanceRouter(**{"advice": self.advice, "analysis": self.analysis, **options})
 
+    def check(self, domains: Sequence[str]) -> None:
+        """Refuse a configuration that lacks one of the router's domains."""
+        for domain in (self.advice, self.analysis):
+            if domain not in domains:
+                raise ConfigError(f"the router 'finance': {unknown('domain', domain, domains)}")
+
     def route(self, samples: Sequence[Sample], context: RoutingContext) -> list[str | None]:
         """The domain of each prompt, None for what is not finance."""
-        for domain in (self.advice, self.analysis):
-            if domain not in context.domains:
-                raise DomainError(f"the router 'finance': {unknown('domain', domain, context.domains)}")
         return [self._domain(sample) for sample in samples]
 
     def _domain(self, sample: Sample) -> str | None:
