@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -79,15 +79,18 @@ class ScanReport(Generic[Parsed]):
     fingerprint: str
     """Hex digest of all rows' contents in order; equal rows in another file format have the same one."""
 
-    def raise_first(self) -> None:
+    def raise_first(self, hint: str = "") -> None:
         """Stop on bad rows.
+
+        Args:
+            hint: What the message ends with: how to go on nevertheless.
 
         Raises:
             DataError: There are bad rows; names the first and says how many more there are.
         """
         if self.errors:
-            more = f" (and {self.bad - 1:,} more bad rows)" if self.bad > 1 else ""
-            raise DataError(self.errors[0].reason + more)
+            more = f" (and {self.bad - 1:,} more bad {'row' if self.bad == 2 else 'rows'})" if self.bad > 1 else ""
+            raise DataError(self.errors[0].reason + more + hint)
 
 
 def check_rows(
@@ -96,7 +99,7 @@ def check_rows(
     *,
     columns: Mapping[str, str] | None = None,
     domains: Collection[str] | None = None,
-    domain_column: str = "domain",
+    domain_columns: Sequence[str] = ("domain",),
 ) -> Iterator[tuple[Row, Parsed | BadRow]]:
     """Stream an input's rows, each parsed or found bad: malformed, of a wrong type, of an unknown domain, a used id.
 
@@ -105,7 +108,7 @@ def check_rows(
         parse: `parse_score_row` or `parse_prompt_row`.
         columns: As for `read_rows`.
         domains: The configured domains; None: any value will do.
-        domain_column: The column that holds a row's domain, if any.
+        domain_columns: Columns that may hold a row's domain: the first with a value counts, as it does for routers.
 
     Yields:
         Each row with what became of it.
@@ -119,7 +122,7 @@ def check_rows(
         try:
             parsed = parse(row)
             if domains is not None:
-                _check_domain(row, domain_column, domains)
+                _check_domain(row, domain_columns, domains)
         except DataError as error:
             return BadRow(row.number, row.where, id_of(row), str(error))
         _, unit, place = row.where.rsplit(" ", 2)
@@ -139,7 +142,7 @@ def scan(
     *,
     columns: Mapping[str, str] | None = None,
     domains: Collection[str] | None = None,
-    domain_column: str = "domain",
+    domain_columns: Sequence[str] = ("domain",),
     keep: int = 5,
 ) -> ScanReport[Parsed]:
     """Read a whole input once, to know what is wrong with it before work starts. Not for standard input.
@@ -149,7 +152,7 @@ def scan(
         parse: `parse_score_row` or `parse_prompt_row`.
         columns: As for `read_rows`.
         domains: The configured domains; None: any value will do.
-        domain_column: The column that holds a row's domain, if any.
+        domain_columns: Columns that may hold a row's domain: the first with a value counts, as it does for routers.
         keep: How many bad rows the report lists.
 
     Returns:
@@ -161,7 +164,7 @@ def scan(
     digest = hashlib.blake2b(digest_size=16)
     errors: list[BadRow] = []
     rows = bad = 0
-    checked = check_rows(source, parse, columns=columns, domains=domains, domain_column=domain_column)
+    checked = check_rows(source, parse, columns=columns, domains=domains, domain_columns=domain_columns)
     for row, result in checked:
         rows += 1
         content = {name: value for name, value in (row.content or {}).items() if value is not None}
@@ -219,11 +222,13 @@ class SeenIds:
         self._recent.clear()
 
 
-def _check_domain(row: Row, column: str, domains: Collection[str]) -> None:
-    value = row.data.get(column)
-    if value is None or value != value:  # table readers say NaN for "no value"
-        return
-    if not isinstance(value, str):
-        raise DataError(f"{row.where}: `{column}` must be a string, not {type_name(value)}")
-    if value.strip() and value.strip() not in domains:
+def _check_domain(row: Row, columns: Sequence[str], domains: Collection[str]) -> None:
+    for column in columns:
+        value = row.data.get(column)
+        if value is None or value != value or value == "":  # table readers say NaN for "no value"
+            continue
+        if not isinstance(value, str):
+            raise DataError(f"{row.where}: `{column}` must be a string, not {type_name(value)}")
+        if value.strip() in domains:
+            return
         raise DomainError(f"{row.where}: {unknown('domain', value, domains)}; guidance.domains in gdr.yaml lists them")

@@ -402,7 +402,7 @@ class TestScan:
 
     def test_the_domains_column(self, tmp_path: Path) -> None:
         path = lines(tmp_path / "in.jsonl", [{"prompt": "p", "response": "r", "topic": "x", "domain": "y"}])
-        [(_, bad)] = check_rows(path, parse_score_row, domains=["y"], domain_column="topic")
+        [(_, bad)] = check_rows(path, parse_score_row, domains=["y"], domain_columns=["topic", "domain"])
         assert isinstance(bad, BadRow)
         assert scan(path, parse_score_row, domains=["y"]).bad == 0
         assert issubclass(DomainError, DataError)

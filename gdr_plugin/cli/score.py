@@ -1,0 +1,89 @@
+"""`gdr score`: prompt/response rows in, rewards out, line by line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gdr_plugin.cli.main import app
+
+
+@app.command()
+def score(
+    ctx: typer.Context,
+    rows: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="JSONL, JSON, CSV or Parquet file, a folder of them, hf:ORG/NAME:SPLIT, or - for JSON lines on "
+            "standard input. Rows: prompt (text or messages), response, and optionally id, finished, domain.",
+        ),
+    ] = "-",
+    config: Annotated[Path, typer.Option("-c", "--config", help="The gdr.yaml.")] = Path("gdr.yaml"),
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="JSONL file; it appears when it is complete. Default: standard output."),
+    ] = None,
+    map_: Annotated[
+        list[str] | None, typer.Option("--map", metavar="NEW=OLD", help="Rename a column: --map prompt=instruction.")
+    ] = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Also write log-probs and ratios by token.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Write bad rows with reward null and the reason instead of stopping.")
+    ] = False,
+) -> None:
+    """Reward given responses. Writes one JSON line for each row, in order; reward is null where there is a reason."""
+    from gdr_plugin.cli.progress import progress_bars
+    from gdr_plugin.errors import DataError
+    from gdr_plugin.preferences.read import STDIN, parse_columns
+    from gdr_plugin.preferences.score import score_rows
+
+    if rows == STDIN and sys.stdin.isatty():
+        raise DataError("name an input file, or pipe JSON lines into standard input")
+    with _writer(out, rows) as write, progress_bars("rows") as progress:
+        summary = score_rows(
+            rows,
+            config,
+            write,
+            plugins=ctx.obj.plugins(),
+            columns=parse_columns(map_),
+            tokens=tokens,
+            strict=strict,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
+    print(f"gdr: {summary}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _writer(out: Path | None, source: str) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """Where output rows go: standard output, or a file that appears when the block ends well."""
+    from gdr_plugin.errors import OutputError
+    from gdr_plugin.preferences.work import atomic
+
+    if out is None:
+        yield lambda rows: _write(sys.stdout, rows)
+        return
+    if not out.parent.is_dir():
+        raise OutputError(f"{out}: there is no folder {out.parent}: make it first")
+    if out.exists() and Path(source).exists() and out.samefile(source):
+        raise OutputError(f"{out} is the input: name another output file")
+    if out.exists() and not out.is_file():  # a device or a named pipe cannot be replaced
+        with out.open("w", encoding="utf-8") as file:
+            yield lambda rows: _write(file, rows)
+        return
+    with atomic(out) as file:
+        yield lambda rows: _write(file, rows)
+
+
+def _write(file: Any, rows: list[dict[str, Any]]) -> None:
+    # ASCII only, so that the encoding of standard output does not matter.
+    file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    file.flush()

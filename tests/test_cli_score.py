@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gdr_plugin.cli import main
+from gdr_plugin.preferences.score import PIPE_WINDOW
+from gdr_plugin.reward import GuidedDensityRatio
+from gdr_plugin.types import Message, Sample
+
+CONFIG = """
+strong: "fake:a"
+weak: "fake:b"
+guidance: {domains: {chat: none, safety: safety}}
+routing: {routers: [field], default_domain: chat}
+"""
+KEYS = [
+    *("id", "reward", "strong_logprob", "weak_logprob", "strong_tokens", "weak_tokens"),
+    *("domain", "router", "guidance", "exemplars", "truncated", "reason"),
+]
+
+Gdr = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def gdr(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gdr:
+    """Run `gdr` in a folder with a gdr.yaml: arguments to (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    Path("gdr.yaml").write_text(CONFIG)
+
+    def run(*arguments: object, stdin: str | None = None) -> tuple[int, str, str]:
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        with pytest.raises(SystemExit) as done:
+            main([str(argument) for argument in arguments])
+        assert isinstance(done.value.code, int)
+        return done.value.code, *capsys.readouterr()
+
+    return run
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    """Two responses to each prompt; every third row names a domain, every fifth was cut."""
+    return [
+        {
+            "id": f"r{n}",
+            "prompt": [{"role": "user", "content": f"Frage {n // 2}: wie geht's?"}],
+            "response": f"Antwort {n} — gut. 好",
+            **({"domain": "safety"} if n % 3 == 0 else {}),
+            **({"finished": False} if n % 5 == 0 else {}),
+        }
+        for n in range(count)
+    ]
+
+
+def lines(some: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in some)
+
+
+def parsed(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def expected(some: list[dict[str, Any]]) -> list[float | None]:
+    """The library's rewards."""
+    samples = [
+        Sample(
+            prompt=tuple(Message(**turn) for turn in row["prompt"]),
+            response=row["response"],
+            finished=row.get("finished", True),
+            fields={"domain": row["domain"]} if "domain" in row else {},
+        )
+        for row in some
+    ]
+    return [score.reward for score in GuidedDensityRatio.from_config("gdr.yaml").score(samples)]
+
+
+def test_a_file_to_standard_output(gdr: Gdr) -> None:
+    Path("in.jsonl").write_text(lines(rows(600)))
+    code, out, err = gdr("score", "in.jsonl")
+    got = parsed(out)
+    assert code == 0
+    assert [list(row) for row in got] == [KEYS] * 600
+    assert [row["id"] for row in got] == [f"r{n}" for n in range(600)]
+    assert [row["reward"] for row in got] == expected(rows(600))
+    for n, row in enumerate(got):
+        assert row["reward"] == pytest.approx(row["strong_logprob"] - row["weak_logprob"], abs=1e-9)
+        assert (row["domain"], row["router"]) == (("safety", "field") if n % 3 == 0 else ("chat", "default"))
+        assert (row["guidance"] == "none") == (n % 3 != 0)
+        assert (row["truncated"], row["reason"]) == (False, None)
+        assert row["strong_tokens"] == row["weak_tokens"] == len(rows(600)[n]["response"].encode()) + (n % 5 != 0)
+    assert err.startswith("gdr: 600 rows, 600 scored; domains by default 400, field 200; ")
+    assert err.count("\n") == 1
+
+
+def test_every_way_in_gives_the_same_numbers(gdr: Gdr) -> None:
+    some = rows(150)
+    Path("in.jsonl").write_text(lines(some))
+    _, from_file, _ = gdr("score", "in.jsonl")
+    assert gdr("score", "-", stdin=lines(some))[1] == from_file
+    assert gdr("score", stdin=lines(some))[1] == from_file
+    renamed = lines([{("q" if key == "prompt" else key): value for key, value in row.items()} for row in some])
+    assert gdr("score", "--map", "prompt=q", stdin=renamed)[1] == from_file
+    code, out, _ = gdr("score", "in.jsonl", "-o", "out.jsonl")
+    assert (code, out) == (0, "")
+    assert Path("out.jsonl").read_text() == from_file
+    for store in ("", "store: {path: store.sqlite}\n"):
+        Path("gdr.yaml").write_text(CONFIG + "load: sequential\n" + store)
+        assert gdr("score", "in.jsonl")[1] == from_file
+        assert gdr("score", "-", stdin=lines(some))[1] == from_file
+    assert sorted(path.name for path in Path().iterdir() if "store" not in path.name) == [
+        "gdr.yaml",
+        "in.jsonl",
+        "out.jsonl",
+    ]
+
+
+def test_a_second_run_comes_from_the_store(gdr: Gdr) -> None:
+    Path("gdr.yaml").write_text(CONFIG + "store: {path: kept/store.sqlite}\n")
+    Path("in.jsonl").write_text(lines(rows(100)))
+    _, first, err = gdr("score", "in.jsonl")
+    assert err.endswith("store: 0 hits, 200 misses\n")
+    _, second, err = gdr("score", "in.jsonl")
+    assert err.endswith("store: 200 hits, 0 misses\n")
+    assert first == second
+    Path("gdr.yaml").write_text(CONFIG.replace("fake:b", "fake:c") + "store: {path: kept/store.sqlite}\n")
+    assert gdr("score", "in.jsonl")[2].endswith("store: 100 hits, 100 misses\n")
+
+
+def test_tokens(gdr: Gdr) -> None:
+    _, out, _ = gdr("score", "--tokens", stdin=lines(rows(3)))
+    for row in parsed(out):
+        assert len(row["strong_token_logprobs"]) == row["strong_tokens"]
+        assert sum(row["strong_token_logprobs"]) == pytest.approx(row["strong_logprob"])
+        assert sum(row["token_ratios"]) == pytest.approx(row["reward"])
+
+
+def test_what_does_not_fit_has_a_reason(gdr: Gdr) -> None:
+    Path("gdr.yaml").write_text(CONFIG + "limits: {max_length: 200}\n")
+    some = [{"prompt": "p", "response": "r" * n} for n in (10, 300, 20, 400)]
+    code, out, err = gdr("score", stdin=lines(some))
+    got = parsed(out)
+    assert code == 0
+    assert [row["reward"] is None for row in got] == [False, True, False, True]
+    assert [row["id"] for row in got] == [f"row-00000{n}" for n in (1, 2, 3, 4)]
+    assert "exceed 200 tokens" in got[1]["reason"]
+    assert "4 rows, 2 scored, 2 not (2 x strong model: the prompt (N tokens)" in err
+    code, out, err = gdr("score", "--strict", "-o", "out.jsonl", stdin=lines(some))
+    assert code == 2
+    assert err.startswith("gdr: standard input line 2: not scored: strong model: ")
+    assert not list(Path().glob("out.jsonl*"))
+
+
+BAD = {
+    "malformed": ('{"prompt": \n', "line 3: malformed JSON"),
+    "no response": ('{"prompt": "p"}\n', "line 3: there is no column 'response' among prompt"),
+    "empty prompt": ('{"prompt": "", "response": "r"}\n', "line 3: `prompt` is empty"),
+    "duplicate": ('{"prompt": "p", "response": "r", "id": "r1"}\n', "line 3: duplicate id 'r1', first used in line 2"),
+    "domain": ('{"prompt": "p", "response": "r", "domain": "saftey"}\n', "line 3: unknown domain 'saftey'"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_row_stops_before_anything_is_written(gdr: Gdr, kind: str) -> None:
+    bad, message = BAD[kind]
+    Path("in.jsonl").write_text(lines(rows(2)) + bad + lines(rows(4)[2:]))
+    # A folder that holds no model: the rows are looked at first.
+    Path("hollow").mkdir()
+    Path("gdr.yaml").write_text(CONFIG.replace("fake:a", "hf:./hollow"))
+    for out in ([], ["-o", "out.jsonl"]):
+        code, text, err = gdr("score", "in.jsonl", *out)
+        assert (code, text) == (2, "")
+        assert err.startswith(f"gdr: in.jsonl {message}")
+        assert err.count("\n") == 1
+    assert sorted(path.name for path in Path().iterdir()) == ["gdr.yaml", "hollow", "in.jsonl"]
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_row_may_be_skipped(gdr: Gdr, kind: str) -> None:
+    bad, message = BAD[kind]
+    text = lines(rows(2)) + bad + lines(rows(4)[2:])
+    Path("in.jsonl").write_text(text)
+    for got in (gdr("score", "in.jsonl", "--skip-bad"), gdr("score", "--skip-bad", stdin=text)):
+        code, out, err = got
+        assert code == 0
+        written = parsed(out)
+        assert [row["reward"] for row in written if row["id"] in ("r0", "r1", "r2", "r3")][:2] == expected(rows(2))
+        assert list(written[2]) == KEYS
+        assert written[2]["reward"] is None
+        assert message in written[2]["reason"]
+        assert "5 rows, 4 scored, 1 not (1 x bad row)" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.jsonl"], "absent.jsonl does not exist"),
+        (["in.jsonl", "-c", "absent.yaml"], "absent.yaml"),
+        (["in.jsonl", "-o", "no/such/folder.jsonl"], "there is no folder no/such: make it first"),
+        (["in.jsonl", "-o", "in.jsonl"], "in.jsonl is the input: name another output file"),
+        (["in.jsonl", "--map", "prompt=qestion"], "unknown column 'qestion': known are id, prompt, response"),
+        (["in.jsonl", "--map", "prompt"], "--map 'prompt': write NEW=OLD"),
+        (["empty.jsonl"], "empty.jsonl has no rows"),
+    ],
+)
+def test_what_is_refused(gdr: Gdr, arguments: list[str], message: str) -> None:
+    Path("in.jsonl").write_text(lines(rows(2)[1:]))
+    Path("empty.jsonl").touch()
+    before = sorted(Path().iterdir()), Path("in.jsonl").read_text()
+    code, out, err = gdr("score", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert (sorted(Path().iterdir()), Path("in.jsonl").read_text()) == before
+
+
+def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "gdr_plugin", *arguments],
+        cwd=folder,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_lines_leave_while_others_still_come(tmp_path: Path) -> None:
+    (tmp_path / "gdr.yaml").write_text(CONFIG)
+    some = rows(PIPE_WINDOW + 3)
+    with start("score", folder=tmp_path) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(lines(some[:PIPE_WINDOW]))
+        process.stdin.flush()
+        first = [json.loads(process.stdout.readline())["id"] for _ in range(PIPE_WINDOW)]
+        assert first == [row["id"] for row in some[:PIPE_WINDOW]]
+        process.stdin.write(lines(some[PIPE_WINDOW:]))
+        process.stdin.close()
+        assert len(process.stdout.readlines()) == 3
+        assert process.stderr.read().startswith(f"gdr: {PIPE_WINDOW + 3} rows")
+    assert process.returncode == 0
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
+    (tmp_path / "gdr.yaml").write_text(CONFIG)
+    (tmp_path / "in.jsonl").write_text(lines(rows(5000)))
+    with start("score", "in.jsonl", folder=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["id"] == "r0"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "gdr.yaml").write_text(CONFIG)
+    (tmp_path / "in.jsonl").write_text(lines(rows(3)))
+    os.mkfifo(tmp_path / "pipe")
+    with start("score", "in.jsonl", "-o", "pipe", folder=tmp_path) as process:
+        assert len((tmp_path / "pipe").read_text().splitlines()) == 3
+    assert process.returncode == 0
+    assert (tmp_path / "pipe").is_fifo()
