@@ -1,1 +1,5 @@
 """Models in this process, through transformers: files, weights, planner, forward and head apart."""
+
+from gdr_plugin.models.local.model import LocalModel, open_local
+
+__all__ = ["LocalModel", "open_local"]

@@ -148,8 +148,8 @@ def set_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
         return
     warnings.warn(
-        f"{path.name}: the tokenizer's splitting rule {pre!r} (tokenizer.ggml.pre) is not known here, so text may be cut "
-        "into other tokens than the model was trained on; set `tokenizer:` to the original model's folder or hub id",
+        f"{path.name}: the tokenizer's splitting rule {pre!r} (tokenizer.ggml.pre) is not known here, so text may be "
+        "cut into other tokens than in training; set `tokenizer:` to the original model's folder or hub id",
         EngineWarning,
         stacklevel=2,
     )

@@ -1,0 +1,249 @@
+"""Scores spans on a loaded network: plans, runs, checks itself, and steps down where a faster way is not right.
+
+The ladder: (1) packed tree, not built yet; (2) shared prefixes computed once; (3) padded whole sequences; (4) one
+sequence at a time. Knows nothing of files, adapters or templates.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+from gdr_plugin.errors import EngineWarning, ModelError
+from gdr_plugin.models.local.forward import Network, run_cached, run_padded, run_plain
+from gdr_plugin.models.local.kvcache import PrefixCache
+from gdr_plugin.models.local.planner import Budget, Ids, Job, Pack, distinct, plan_cached, plan_padded
+from gdr_plugin.types import Logprobs, TokenSpan
+
+TOKEN_BUDGET = {"cpu": 2048}
+TOKEN_BUDGET_ACCELERATOR = 16384
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1.5e-1}
+"""Mean difference from the plain way, in nats a token, that is still rounding. A wrong way is off by whole nats."""
+_LOGITS_BYTES = 256 << 20
+_SEEN = 16
+
+
+class Rung(IntEnum):
+    """How a network is run; higher is simpler and slower."""
+
+    CACHED = 2
+    PADDED = 3
+    PLAIN = 4
+
+    @property
+    def words(self) -> str:
+        """What it means, for a person."""
+        return {
+            Rung.CACHED: "shared prefixes computed once",
+            Rung.PADDED: "padded whole sequences",
+            Rung.PLAIN: "one sequence at a time",
+        }[self]
+
+
+class Engine:
+    """Scores spans on one network.
+
+    Args:
+        network: Loaded, in evaluation mode.
+        tokens: Token budget of a forward; None: by device.
+        kept_bytes: Bytes of keys and values of prefixes that are kept between calls.
+    """
+
+    def __init__(self, network: Network, *, tokens: int | None = None, kept_bytes: int = 0) -> None:
+        self._net = network
+        device = network.device.type
+        self._tokens = tokens or TOKEN_BUDGET.get(device, TOKEN_BUDGET_ACCELERATOR)
+        self._merge = device != "cpu" and network.takes_positions
+        self.kept = PrefixCache(kept_bytes)
+        self._seen: deque[Ids] = deque(maxlen=_SEEN)
+        self.rung, self.window, self.why = first_rung(network)
+        self._checked: set[tuple[Rung, bool]] = set()
+        self._probed = False
+
+    def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
+        """Log-probs of every span's response tokens; see `LogprobModel.score`."""
+        results = [np.empty(0, dtype=np.float32) for _ in spans]
+        todo = distinct(spans)
+        self._refuse_foreign_ids(todo)
+        if todo and not self._probed:
+            self._probe(todo[0].context)
+        try:
+            while todo:
+                done: set[int] = set()
+                for rung, pack in self._plan(todo):
+                    rows = self._run_checked(rung, pack)
+                    if rows is None:  # the budget or the rung has changed: plan the rest anew
+                        break
+                    for row, logprobs in zip(pack.rows, rows, strict=True):
+                        done.add(row.spans[0])
+                        usable = np.isfinite(logprobs).all()
+                        for place in row.spans:
+                            results[place] = logprobs.copy() if usable else np.full_like(logprobs, np.nan)
+                todo = [job for job in todo if job.spans[0] not in done]
+        finally:
+            self.kept.trim()
+        return results
+
+    def _plan(self, jobs: Sequence[Job]) -> list[tuple[Rung, Pack]]:
+        budget = Budget(self._tokens, self._merge)
+        limit = (self.window or sys.maxsize) if self.rung is Rung.CACHED else 0
+        cached = [job for job in jobs if job.length <= limit]
+        whole = [job for job in jobs if job.length > limit]
+        plan = [(Rung.CACHED, pack) for pack in plan_cached(cached, budget, self.kept.known, tuple(self._seen))]
+        self._remember([pack for _, pack in plan])
+        if self._net.head is None:  # the model's own head makes logits of all of a batch's response rows at once
+            most = _LOGITS_BYTES // (4 * int(self._net.config.vocab_size))
+            budget = Budget(max(1, min(budget.tokens, most)))
+        rung = Rung.PLAIN if self.rung is Rung.PLAIN else Rung.PADDED
+        return plan + [(rung, pack) for pack in plan_padded(whole, budget)]
+
+    def _remember(self, packs: Sequence[Pack]) -> None:
+        """Keep one context of each prefix: a later call that shares it alone is then worth keeping a prefix for."""
+        for pack in {pack.prefix: pack for pack in packs}.values():
+            context = pack.prefix + pack.tails[0]
+            if context not in self._seen:
+                self._seen.append(context)
+
+    def _run_checked(self, rung: Rung, pack: Pack) -> list[Logprobs] | None:
+        """Run a pack, the first of its kind against the plain way too. None: changed something, plan anew."""
+        rows = self._run(rung, pack)
+        kind = (rung, len(pack.tails) > 1)
+        if rows is None or rung is Rung.PLAIN or kind in self._checked:
+            return rows
+        places = _witnesses(pack)
+        few = Pack(pack.prefix, pack.tails, tuple(pack.rows[place] for place in places), ())
+        expected = self._run(Rung.PLAIN, few)
+        if expected is None:
+            return None
+        off = deviation([rows[place] for place in places], expected)
+        if off > TOLERANCE.get(self._net.dtype, 1e-1):
+            self._step_down(rung, f"the self-check found {off:.2g} nats a token against one sequence at a time")
+            return None
+        self._checked.add(kind)
+        return rows
+
+    def _step_down(self, rung: Rung, why: str) -> None:
+        self.rung, self.why = Rung(rung + 1), why
+        self.kept.clear()
+        warnings.warn(
+            f"{type(self._net.model).__name__}: {why}; scoring goes on by a slower way: {self.rung.words}",
+            EngineWarning,
+            stacklevel=2,
+        )
+
+    def _run(self, rung: Rung, pack: Pack) -> list[Logprobs] | None:
+        """Run a pack. None: out of memory, and the budget is smaller now."""
+        try:
+            return self._forward(rung, pack)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            message = str(error).splitlines()[0] if str(error) else "out of memory"
+        # Outside of the except block: the traceback held the failed forward's tensors.
+        self.kept.clear()
+        gc.collect()
+        if self._net.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._tokens == 1:
+            raise ModelError(f"not enough memory for a single sequence: {message}; lower limits.max_length")
+        self._tokens = max(1, min(self._tokens, _largest(pack)) // 2)
+        warnings.warn(
+            f"out of memory: going on with {self._tokens} tokens a forward (limits.token_budget)",
+            EngineWarning,
+            stacklevel=2,
+        )
+        return None
+
+    def _forward(self, rung: Rung, pack: Pack) -> list[Logprobs]:
+        if rung is Rung.CACHED:
+            return run_cached(self._net, pack, self.kept)
+        return run_padded(self._net, pack) if rung is Rung.PADDED else run_plain(self._net, pack)
+
+    def _probe(self, context: Ids) -> None:
+        self._net.find_head(context)
+        self._probed = True
+        if self._net.head is None and self.rung is Rung.CACHED:
+            self.rung, self.why = Rung.PADDED, "the architecture's head cannot be taken apart from its body"
+
+    def _refuse_foreign_ids(self, jobs: Sequence[Job]) -> None:
+        size = int(self._net.config.vocab_size)
+        for job in jobs:
+            if not job.context:
+                raise ModelError("a span without context cannot be scored: give at least one context token")
+            if max(max(job.context), max(job.response)) >= size or min(min(job.context), min(job.response)) < 0:
+                raise ModelError(f"token ids beyond the model's vocabulary of {size}: the tokenizer is another model's")
+
+
+def first_rung(network: Network) -> tuple[Rung, int | None, str]:
+    """The fastest way that an architecture allows.
+
+    Args:
+        network: What will be run.
+
+    Returns:
+        The rung; the longest sequence that it holds for (None: any); why, for a person.
+    """
+    config = network.config
+    kinds = set(getattr(config, "layer_types", None) or ())
+    foreign = sorted(kinds - {"full_attention", "sliding_attention", "chunked_attention"})
+    if foreign:
+        return Rung.PADDED, None, f"layers without plain keys and values: {', '.join(foreign)}"
+    if getattr(network.model, "_is_stateful", False):
+        return Rung.PADDED, None, "a recurrent architecture"
+    if getattr(config, "num_kv_shared_layers", 0):
+        return Rung.PADDED, None, "layers that share keys and values"
+    if getattr(config, "use_bidirectional_attention", False):
+        return Rung.PLAIN, None, "an architecture that also looks ahead"
+    windows = [
+        int(size)
+        for name, kind in (("sliding_window", "sliding_attention"), ("attention_chunk_size", "chunked_attention"))
+        if (size := getattr(config, name, None)) and (not kinds or kind in kinds)
+    ]
+    if windows and getattr(config, "use_sliding_window", True):
+        return Rung.CACHED, min(windows), f"sequences beyond the attention window of {min(windows)} run whole"
+    return Rung.CACHED, None, "full attention in every layer"
+
+
+def deviation(got: Sequence[Logprobs], expected: Sequence[Logprobs]) -> float:
+    """How far two results are apart: the largest mean difference of a row, in nats a token.
+
+    Args:
+        got: One array a row.
+        expected: Likewise.
+
+    Returns:
+        The mean over a row's tokens, of the row where it is largest. Rows that overflowed both ways do not count.
+    """
+    worst = 0.0
+    for a, b in zip(got, expected, strict=True):
+        if np.isfinite(b).all():
+            mean = float(np.abs(a.astype(np.float64) - b).mean())
+            worst = max(worst, mean if np.isfinite(mean) else np.inf)
+    return worst
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, on CPU or on an accelerator."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return any(sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory"))
+
+
+def _witnesses(pack: Pack) -> list[int]:
+    """Two rows that a wrong way would show in: the longest, and the most padded one of the same batch."""
+    batch = pack.batches[0] if pack.batches else tuple(range(len(pack.rows)))
+    return sorted({batch[0], batch[-1]})
+
+
+def _largest(pack: Pack) -> int:
+    """Tokens of the pack's largest forward, near enough to know where halving begins to matter."""
+    whole = len(pack.tails) * max(map(len, pack.tails))
+    return max([whole, *(len(batch) * len(pack.rows[batch[0]].response) for batch in pack.batches)])

@@ -1,0 +1,214 @@
+"""Runs packs on a loaded model: with kept prefixes, as padded batches, or one sequence at a time.
+
+Three ways to the same numbers. What runs together was decided in `planner`; what a state becomes, in `head`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gdr_plugin.models.local.head import Head, select
+from gdr_plugin.models.local.kvcache import Path, PrefixCache, Segment, Step
+from gdr_plugin.models.local.planner import Ids, Pack, Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from gdr_plugin.types import Logprobs
+
+
+class Network:
+    """A causal language model as the engine sees it: token ids to states, states to log-probs.
+
+    Args:
+        model: In evaluation mode, with its weights where they will stay.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.config = model.config.get_text_config(decoder=True)
+        self.decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+        self.device: torch.device = next(model.get_input_embeddings().parameters()).device
+        self.dtype: torch.dtype = model.dtype
+        self.layers: int = self.config.num_hidden_layers
+        self.takes_positions = "position_ids" in inspect.signature(self.decoder.forward).parameters
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.head: Head | None = None
+
+    def find_head(self, ids: Ids) -> None:
+        """Find out whether states and projection can be taken apart; `head` stays None where they cannot."""
+        self.head = Head.of(self.model, self.decoder, self.tensor([ids[:8]]))
+
+    def tensor(self, rows: Sequence[Ids]) -> Tensor:
+        """Right-padded ids on the input device, `(rows, longest)`; padding never reaches a real token's state."""
+        filled = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+        for row, ids in zip(filled, rows, strict=True):
+            row[: len(ids)] = ids
+        return torch.from_numpy(filled).to(self.device, non_blocking=True)
+
+    def states(
+        self, ids: Tensor, *, path: Path | None = None, positions: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Final states of a batch.
+
+        Args:
+            ids: `(batch, tokens)`.
+            path: What stands in front of the tokens.
+            positions: Position of each token, `(batch or 1, tokens)`; default: counted on from the path.
+            mask: Which keys of path and tokens are real, `(batch, keys)`; default: all.
+
+        Returns:
+            `(batch, tokens, width)`.
+        """
+        options = {"position_ids": positions} if positions is not None and self.takes_positions else {}
+        out = self.decoder(
+            input_ids=ids, attention_mask=mask, past_key_values=path, use_cache=path is not None, **options
+        )
+        states: Tensor = out.last_hidden_state
+        return states
+
+    def logits(self, ids: Tensor, keep: int) -> Tensor:
+        """The model's own logits of the last `keep` tokens, `(batch, keep, vocabulary)`."""
+        options = {"logits_to_keep": keep} if self._keeps_logits else {}
+        logits: Tensor = self.model(input_ids=ids, use_cache=False, **options).logits
+        return logits[:, -keep:]
+
+
+def run_cached(net: Network, pack: Pack, kept: PrefixCache) -> list[Logprobs]:
+    """Prefix once per model, each context once, responses on top of them.
+
+    Args:
+        net: A network with a head.
+        pack: From `plan_cached`.
+        kept: Where prefixes are found and left.
+
+    Returns:
+        Log-probs of each of the pack's rows.
+    """
+    start = len(pack.prefix)
+    front = [Step(_prefix(net, pack.prefix, kept))] if start else []
+    tails = [len(tail) for tail in pack.tails]
+    own = Segment() if pack.batches else None
+    positions = torch.arange(start, start + max(tails), device=net.device)[None]
+    states = net.states(net.tensor(pack.tails), path=Path(front, net.layers, own), positions=positions)
+    last = torch.tensor(tails, device=states.device) - 1
+    found = [states[torch.arange(len(tails), device=states.device), last]]
+    places: list[list[int]] = [[row.tail] for row in pack.rows]
+    filled = len(tails)
+    del states
+    for batch in pack.batches:
+        rows = [pack.rows[place] for place in batch]
+        states = _responses(net, rows, front, own, start, tails)
+        lengths = [len(row.response) - 1 for row in rows]
+        found.append(_valid(states, lengths))
+        for place, length in zip(batch, lengths, strict=True):
+            places[place].extend(range(filled, filled + length))
+            filled += length
+    return _finish(net, torch.cat(found), places, pack.rows)
+
+
+def _prefix(net: Network, ids: Ids, kept: PrefixCache) -> Segment:
+    """The kept segment of exactly `ids`; what is missing of it is computed on top of what is there."""
+    length, segment = kept.longest(ids)
+    if segment is None or length < len(ids):
+        new = Segment()
+        front = [Step(segment)] if segment is not None else []
+        positions = torch.arange(length, len(ids), device=net.device)[None]
+        net.states(net.tensor([ids[length:]]), path=Path(front, net.layers, new), positions=positions)
+        segment = segment.followed_by(new) if segment is not None else new
+        kept.put(ids, segment)
+    return segment
+
+
+def _responses(
+    net: Network, rows: Sequence[Row], front: list[Step], own: Segment | None, start: int, tails: list[int]
+) -> Tensor:
+    """States of responses (all but their last tokens) behind their contexts."""
+    assert own is not None
+    single = len(tails) == 1
+    of = [row.tail for row in rows]
+    steps = [*front, Step(own, None if single else torch.tensor(of, device=net.device))]
+    ids = net.tensor([row.response[:-1] for row in rows])
+    lengths = torch.tensor([tails[tail] for tail in of], device=net.device)[:, None]
+    width = ids.shape[1]
+    positions = start + lengths + torch.arange(width, device=net.device)
+    mask = None
+    if any(tails[tail] != max(tails) for tail in of):  # padding between a context and its responses must not be seen
+        place = torch.arange(start + max(tails) + width, device=net.device)[None]
+        mask = ((place < start + lengths) | (place >= start + max(tails))).long()
+    return net.states(ids, path=Path(steps, net.layers), positions=positions, mask=mask)
+
+
+def run_padded(net: Network, pack: Pack) -> list[Logprobs]:
+    """Whole sequences, right-padded, head on response tokens only. Exact for every causal architecture.
+
+    Args:
+        net: Any network; without a head the model's own makes the logits.
+        pack: From `plan_padded`.
+
+    Returns:
+        Log-probs of each of the pack's rows.
+    """
+    contexts = [pack.context(row) for row in pack.rows]
+    ids = net.tensor([context + row.response[:-1] for context, row in zip(contexts, pack.rows, strict=True)])
+    starts = [len(context) - 1 for context in contexts]
+    places, filled = [], 0
+    for row in pack.rows:
+        places.append(list(range(filled, filled + len(row.response))))
+        filled += len(row.response)
+    lengths = [len(row.response) for row in pack.rows]
+    if net.head is not None:
+        return _finish(net, _valid(net.states(ids), lengths, starts), places, pack.rows)
+    keep = ids.shape[1] - min(starts)
+    logits = _valid(net.logits(ids, keep), lengths, [start - min(starts) for start in starts]).float()
+    targets = torch.tensor([token for row in pack.rows for token in row.response], device=logits.device)
+    return _cut(select(logits, torch.arange(len(targets), device=logits.device), targets), pack.rows)
+
+
+def run_plain(net: Network, pack: Pack) -> list[Logprobs]:
+    """One sequence at a time through the model's own forward and head: slow, and what the other ways are held to.
+
+    Args:
+        net: Any network.
+        pack: Any pack.
+
+    Returns:
+        Log-probs of each of the pack's rows.
+    """
+    results: list[Logprobs] = []
+    for row in pack.rows:
+        count = len(row.response)
+        logits = net.logits(net.tensor([pack.context(row) + row.response[:-1]]), count)[0].float()
+        targets = torch.tensor(row.response, device=logits.device)
+        results += _cut(select(logits, torch.arange(count, device=logits.device), targets), [row])
+    return results
+
+
+def _valid(states: Tensor, lengths: Sequence[int], starts: Sequence[int] | None = None) -> Tensor:
+    """The rows' real entries one after the other, `(sum of lengths, width)`, from `(rows, tokens, width)`."""
+    width = states.shape[1]
+    offsets = starts if starts is not None else [0] * len(lengths)
+    flat = np.concatenate(
+        [np.arange(n) + place * width + start for place, (n, start) in enumerate(zip(lengths, offsets, strict=True))]
+    )
+    return states.flatten(0, 1)[torch.from_numpy(flat).to(states.device, non_blocking=True)]
+
+
+def _finish(net: Network, states: Tensor, places: Sequence[Sequence[int]], rows: Sequence[Row]) -> list[Logprobs]:
+    assert net.head is not None
+    which = np.fromiter((place for found in places for place in found), dtype=np.int64)
+    targets = np.fromiter((token for row in rows for token in row.response), dtype=np.int64)
+    result = net.head.logprobs(states, torch.from_numpy(which), torch.from_numpy(targets))
+    return _cut(result, rows)
+
+
+def _cut(logprobs: Tensor, rows: Sequence[Row]) -> list[Logprobs]:
+    """One array a row; the only transfer from the device in a pack."""
+    ends = np.cumsum([len(row.response) for row in rows])[:-1]
+    return [np.ascontiguousarray(part) for part in np.split(logprobs.cpu().numpy(), ends)]

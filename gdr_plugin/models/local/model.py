@@ -1,0 +1,258 @@
+"""A model in this process: opened cheaply, loaded at the first use, gone at `unload`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from gdr_plugin.config import Limits, ModelSpec
+from gdr_plugin.errors import ModelError
+from gdr_plugin.models.chat import Chat
+from gdr_plugin.models.local.adapters import Adapter, open_adapter
+from gdr_plugin.models.local.engine import Engine
+from gdr_plugin.models.local.forward import Network
+from gdr_plugin.models.local.identity import NUMERICS, combine, parameters_digest
+from gdr_plugin.models.local.source import Source, load_tokenizer, locate
+from gdr_plugin.models.local.weights import Weights, open_weights, release
+from gdr_plugin.types import Logprobs, TokenSpan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class LocalModel:
+    """A language model computed here with transformers: a `LogprobModel`.
+
+    Make one with `open_local` or `from_objects`. Safe to use from several threads, one forward at a time.
+
+    Args:
+        spec: What the user asked for.
+        limits: What fits, and what happens to what does not.
+        source: The located base model.
+        adapter: What is put on it.
+        chat: Template and tokenizer.
+    """
+
+    name: str
+    """How the user named it."""
+    chat: Chat
+    """Template and tokenizer."""
+
+    def __init__(self, spec: ModelSpec, limits: Limits, source: Source, adapter: Adapter | None, chat: Chat) -> None:
+        self.name = f"{spec.model} + {spec.adapter}" if spec.adapter else spec.model
+        self.chat = chat
+        self._spec = spec
+        self._limits = limits
+        self._source = source
+        self._adapter = adapter
+        self._lock = threading.RLock()
+        self._weights: Weights | None = None
+        self._attached: str | None = None
+        self._engine: Engine | None = None
+
+    @classmethod
+    def from_objects(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        limits: Limits | None = None,
+        name: str | None = None,
+        chat_template: str | None = None,
+    ) -> LocalModel:
+        """Score with a model that is loaded already, as in a notebook. Its weights may change between calls.
+
+        Args:
+            model: A causal language model, PEFT-wrapped or not; used as it stands, never changed.
+            tokenizer: Its tokenizer.
+            limits: What fits, and what happens to what does not.
+            name: For messages; default: the class and the configuration's name.
+            chat_template: As in `ModelSpec`.
+
+        Returns:
+            The model. `unload` only drops what the engine keeps: the weights are yours.
+
+        Raises:
+            ModelError: It is not a causal language model.
+        """
+        return LoadedModel(model, tokenizer, limits or Limits(), name, chat_template)
+
+    @property
+    def identity(self) -> str:
+        """Hex digest of weights, adapter, dtype, tokenizer and template, and the engine's numerics."""
+        adapter = self._adapter.digest if self._adapter else None
+        return combine(NUMERICS, self._source.digest, adapter, self._source.dtype, self.chat.fingerprint)
+
+    def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
+        """Log-probs of every span's response tokens; see `LogprobModel.score`.
+
+        Raises:
+            ModelError: The weights cannot be loaded, a span is empty or foreign, or memory runs out for a single one.
+        """
+        if not spans:
+            return []
+        with self.running() as model:
+            return self._scoring(model).score(spans)
+
+    @contextmanager
+    def running(self) -> Iterator[PreTrainedModel]:
+        """The transformers model with its adapter on, for this thread alone, without autograd; loads it if need be.
+
+        Yields:
+            The model. Do not keep it beyond the block: `unload` could not give its memory back.
+        """
+        with self._lock:
+            if self._weights is None:
+                self._load()
+            weights, attached = self._weights, self._attached
+        assert weights is not None
+        with weights.running(attached) as model:
+            yield model
+
+    def describe(self) -> dict[str, str]:
+        """Facts for a person: device, dtype, and how it is computed and why once it is loaded."""
+        facts = {
+            "model": self._spec.model,
+            "adapter": self._spec.adapter or "none",
+            "device": str(self._spec.device_map or self._source.device),
+            "dtype": str(self._source.dtype).removeprefix("torch."),
+            "length": f"{self.chat.max_length} tokens",
+        }
+        return facts | self._path()
+
+    def unload(self) -> None:
+        """Give the weights' memory back, unless another model shares them. Scoring again loads them again."""
+        with self._lock:
+            weights, self._weights, self._engine = self._weights, None, None
+            if weights is not None and self._attached is not None:
+                weights.detach(self._attached)
+            self._attached = None
+            del weights
+        release()
+
+    def _load(self) -> None:
+        weights = open_weights(self._spec, self._source)
+        if self._adapter is not None:
+            self._attached = weights.attach(self._adapter.folder, self._adapter.digest)
+        self._weights = weights
+
+    def _scoring(self, model: PreTrainedModel) -> Engine:
+        if self._engine is None:
+            kept = self._limits.kv_cache_mb << 20
+            self._engine = Engine(Network(model), tokens=self._limits.token_budget, kept_bytes=kept)
+        return self._engine
+
+    def _path(self) -> dict[str, str]:
+        engine = self._engine
+        if engine is None:
+            return {"path": "chosen when the weights are loaded"}
+        return {"path": f"rung {int(engine.rung)}: {engine.rung.words}", "why": engine.why}
+
+
+class LoadedModel(LocalModel):
+    """A `LocalModel` around objects that somebody else made and may change."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        limits: Limits,
+        name: str | None,
+        chat_template: str | None,
+    ) -> None:
+        if any(getattr(config, "is_prompt_learning", False) for config in getattr(model, "peft_config", {}).values()):
+            raise ModelError("prompt-learning adapters cannot be scored: use a LoRA adapter or a merged model")
+        wrapper: Any = model
+        inner: Any = wrapper.get_base_model() if hasattr(wrapper, "get_base_model") else wrapper
+        if not hasattr(inner, "get_output_embeddings") or inner.get_output_embeddings() is None:
+            raise ModelError(f"{type(inner).__name__} has no language-model head: load it with AutoModelForCausalLM")
+        self.name = name or getattr(inner.config, "name_or_path", "") or type(inner).__name__
+        self.chat = open_chat(tokenizer, chat_template, inner.config, limits)
+        self._limits = limits
+        self._lock = threading.RLock()
+        self._weights = Weights(inner, owned=False)
+        self._attached = None
+        self._engine = None
+        self._state: tuple[object, ...] = ()
+        self._digest = ""
+
+    @property
+    def identity(self) -> str:
+        """Hex digest of the parameters as they are now (read again only when one has changed)."""
+        model = self._model
+        state = self._versions()
+        if state != self._state or not self._digest:
+            self._state, self._digest = state, parameters_digest(model)
+        return combine(NUMERICS, "loaded", type(model).__name__, self._digest, model.config, self.chat.fingerprint)
+
+    def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
+        """As `LocalModel.score`; nothing is kept between calls, since the weights may change."""
+        try:
+            return super().score(spans)
+        finally:
+            if self._engine is not None:
+                self._engine.kept.clear()
+
+    def describe(self) -> dict[str, str]:
+        """Facts for a person."""
+        model = self._model
+        dtype = str(model.dtype).removeprefix("torch.")
+        facts = {"model": self.name, "device": str(model.device), "dtype": dtype}
+        return facts | {"length": f"{self.chat.max_length} tokens"} | self._path()
+
+    def unload(self) -> None:
+        """Drop what the engine keeps; the model itself is its maker's."""
+        self._engine = None
+
+    @property
+    def _model(self) -> PreTrainedModel:
+        assert self._weights is not None
+        return self._weights.model
+
+    def _versions(self) -> tuple[object, ...]:
+        """Something that changes when a parameter is written to in place, as optimizers do, or replaced."""
+        parameters = self._model.parameters()
+        return tuple((p.data_ptr(), -1 if p.is_inference() else p._version) for p in parameters)
+
+
+def open_local(spec: ModelSpec, limits: Limits | None = None) -> LocalModel:
+    """Open a local model: hub id, folder or `.gguf`, with or without an adapter.
+
+    Reads configuration, tokenizer and digests; a GGUF is converted the first time. Weights load at the first `score`.
+
+    Args:
+        spec: What the user asked for.
+        limits: What fits, and what happens to what does not.
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelError: The model or adapter does not exist, cannot be used, or they do not belong together.
+        ChatError: The tokenizer has no usable chat template and the spec names none.
+        MissingDependencyError: An optional package is needed.
+    """
+    limits = limits or Limits()
+    source = locate(spec)
+    adapter = None
+    if spec.adapter:
+        adapter = open_adapter(spec.adapter, source, trust_remote_code=spec.trust_remote_code)
+    chat = open_chat(load_tokenizer(spec, source), spec.chat_template, source.config, limits)
+    return LocalModel(spec, limits, source, adapter, chat)
+
+
+def open_chat(
+    tokenizer: PreTrainedTokenizerBase, template: str | None, config: PreTrainedConfig, limits: Limits
+) -> Chat:
+    """The chat format of a model under limits; a limit beyond what the model was built for is lowered to that."""
+    longest = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    lengths = [length for length in (limits.max_length, longest) if isinstance(length, int) and length > 0]
+    return Chat(
+        tokenizer,
+        template=template,
+        max_length=min(lengths, default=1 << 20),
+        max_response=limits.max_response,
+        long_input=limits.long_input,
+    )

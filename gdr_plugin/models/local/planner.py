@@ -1,0 +1,273 @@
+"""What is computed together, decided from token ids alone: no tensor, no model.
+
+Equal work is found once: identical (context, response) pairs, responses of one context, and the prefix that contexts
+share (a domain's guidance). The result is data: packs, each of which can be run, split or repeated on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from gdr_plugin.types import TokenSpan
+
+Ids: TypeAlias = tuple[int, ...]
+
+SHORTEST_PREFIX = 16
+"""A shared prefix of fewer tokens is not worth a pass of its own."""
+_KEYS_PER_TOKEN = 8
+"""Bound on attended keys in one forward, in multiples of the token budget: the expanded context costs memory too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One response to one of a pack's contexts."""
+
+    tail: int
+    """Which of the pack's contexts, by its place in `Pack.tails`."""
+    response: Ids
+    """The ids to score; at least one."""
+    spans: tuple[int, ...]
+    """Places of the asked spans that this row answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Responses that are computed together. Every context is `prefix` followed by one of `tails`."""
+
+    prefix: Ids
+    """Ids that all contexts share and whose keys and values are kept; may be empty."""
+    tails: tuple[Ids, ...]
+    """The rest of each context; at least one id each, since its last state scores the first response token."""
+    rows: tuple[Row, ...]
+    """All responses."""
+    batches: tuple[tuple[int, ...], ...]
+    """Which rows run together, longest first. Together they hold every row that needs its own forward."""
+
+    def context(self, row: Row) -> Ids:
+        """The whole context of one of the rows."""
+        return self.prefix + self.tails[row.tail]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The pack's work in the form that it was planned from."""
+        return [Job(self.context(row), row.response, row.spans) for row in self.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A distinct (context, response) pair."""
+
+    context: Ids
+    response: Ids
+    spans: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens that a forward of the whole sequence takes: the last response token is scored, never read."""
+        return len(self.context) + len(self.response) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much runs at once."""
+
+    tokens: int
+    """Tokens in one forward, padding included. A single sequence that is longer runs alone."""
+    merge: bool = False
+    """Whether several contexts share a forward. Worth it where small forwards are slow (CUDA)."""
+
+    @property
+    def slack(self) -> int:
+        """Padding that is cheaper than one more forward, in tokens."""
+        return max(1, self.tokens // 32)
+
+
+def distinct(spans: Sequence[TokenSpan]) -> list[Job]:
+    """Unite spans that ask the same; those with an empty response ask nothing and are left out.
+
+    Args:
+        spans: What was asked.
+
+    Returns:
+        Distinct pairs, in the order of their first appearance.
+    """
+    places: dict[tuple[Ids, Ids], list[int]] = {}
+    for place, span in enumerate(spans):
+        if span.response:
+            places.setdefault((span.context, span.response), []).append(place)
+    return [Job(context, response, tuple(found)) for (context, response), found in places.items()]
+
+
+def plan_cached(jobs: Sequence[Job], budget: Budget, known: Sequence[Ids] = (), seen: Sequence[Ids] = ()) -> list[Pack]:
+    """Plan forwards that compute each shared prefix once and each context once.
+
+    Args:
+        jobs: Distinct pairs.
+        budget: How much runs at once.
+        known: Prefixes whose keys and values are kept already; they are used where they fit.
+        seen: Contexts of earlier calls: a prefix shared with one of them is worth keeping too.
+
+    Returns:
+        Packs that together score every job once; those with one prefix follow each other.
+    """
+    groups: dict[Ids, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.context, []).append(job)
+    order = sorted({*groups, *seen})
+    packs: list[Pack] = []
+    for start, stop, depth in _clusters(order):
+        contexts = [context for context in order[start:stop] if context in groups]
+        if contexts:
+            prefix = contexts[0][: _boundary(contexts, depth, known)]
+            packs.extend(_packs(prefix, contexts, groups, budget))
+    return packs
+
+
+def plan_padded(jobs: Sequence[Job], budget: Budget) -> list[Pack]:
+    """Plan forwards of whole sequences, right-padded to similar lengths; nothing is shared but the batch.
+
+    Args:
+        jobs: Distinct pairs.
+        budget: How much runs at once.
+
+    Returns:
+        Packs of one batch each, without prefix.
+    """
+    order = sorted(jobs, key=lambda job: -job.length)
+    packs = []
+    for batch in _fill([job.length for job in order], budget, keys=0):
+        tails: dict[Ids, int] = {}
+        rows = tuple(
+            Row(tails.setdefault(order[i].context, len(tails)), order[i].response, order[i].spans) for i in batch
+        )
+        packs.append(Pack((), tuple(tails), rows, (tuple(range(len(rows))),)))
+    return packs
+
+
+def _boundary(contexts: Sequence[Ids], depth: int, known: Sequence[Ids]) -> int:
+    """How many leading ids of a cluster's contexts are its kept prefix."""
+    limit = min(depth or len(contexts[0]), *(len(context) - 1 for context in contexts))
+    shared = contexts[0][:limit]
+    kept = max((len(ids) for ids in known if len(ids) <= limit and shared[: len(ids)] == ids), default=0)
+    # Prompts that happen to begin alike must not bring a new prefix next to the one that is kept.
+    return kept if depth == 0 or (kept > 0 and limit - kept < SHORTEST_PREFIX) else limit
+
+
+def _packs(prefix: Ids, contexts: Sequence[Ids], groups: dict[Ids, list[Job]], budget: Budget) -> Iterator[Pack]:
+    """Packs of one prefix: one context each, or several of similar length where the budget merges them."""
+    start = len(prefix)
+    order = sorted(contexts, key=lambda context: -len(context)) if budget.merge else list(contexts)
+    tails = [len(context) - start for context in order]
+    together: Iterator[Sequence[int]] = (
+        _fill(tails, budget, keys=start) if budget.merge else ([i] for i in range(len(order)))
+    )
+    for batch in together:
+        members: list[Ids] = []
+        tokens = 0
+        for i in batch:  # many responses to one context fill a pack alone: states of a whole pack are held at once
+            mine = sum(len(job.response) for job in groups[order[i]])
+            if members and tokens + mine > budget.tokens:
+                yield _pack(prefix, members, groups, budget)
+                members, tokens = [], 0
+            members.append(order[i])
+            tokens += mine
+        yield _pack(prefix, members, groups, budget)
+
+
+def _pack(prefix: Ids, contexts: Sequence[Ids], groups: dict[Ids, list[Job]], budget: Budget) -> Pack:
+    rows = [Row(tail, job.response, job.spans) for tail, context in enumerate(contexts) for job in groups[context]]
+    rows.sort(key=lambda row: -len(row.response))
+    # The first response token is scored by the context's last state: a one-token response needs no forward.
+    inputs = [len(row.response) - 1 for row in rows if len(row.response) > 1]
+    batches = tuple(tuple(batch) for batch in _fill(inputs, budget, keys=max(map(len, contexts))))
+    return Pack(prefix, tuple(context[len(prefix) :] for context in contexts), tuple(rows), batches)
+
+
+def _fill(lengths: Sequence[int], budget: Budget, keys: int) -> Iterator[list[int]]:
+    """Cut lengths, longest first, into batches that respect the budget and waste little on padding.
+
+    Args:
+        lengths: In falling order.
+        budget: How much runs at once.
+        keys: Tokens that every row sees in front of its own.
+
+    Yields:
+        Places in `lengths`; every place once.
+    """
+    batch: list[int] = []
+    padding = 0
+    for place, length in enumerate(lengths):
+        if batch:
+            longest, count = lengths[batch[0]], len(batch) + 1
+            padding += longest - length
+            full = longest * count > budget.tokens or (keys + longest) * count > _KEYS_PER_TOKEN * budget.tokens
+            if full or padding > budget.slack:
+                yield batch
+                batch, padding = [], 0
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def _clusters(order: Sequence[Ids]) -> list[tuple[int, int, int]]:
+    """Cut sorted contexts into runs that share a prefix, so that the tokens saved are the most possible.
+
+    A context has one prefix at most, so a run that shares a long prefix competes with the wider run around it that
+    shares a shorter one: saved are `(contexts - 1) * depth` tokens each way. The tree of common prefixes is walked
+    bottom-up with the stack of its open nodes.
+
+    Args:
+        order: Distinct contexts in lexicographic order.
+
+    Returns:
+        `(start, stop, depth)`: contexts `start` to `stop` share their first `depth` ids; 0 where nothing is shared.
+    """
+    stack: list[_Open] = []
+    saved, parts = 0, [(0, 1, 0)] if order else []
+    for place in range(1, len(order) + 1):
+        shared = _common(order[place - 1], order[place]) if place < len(order) else -1
+        while stack and stack[-1].depth > shared:
+            node = stack.pop()
+            node.add(saved, parts)
+            saved, parts = node.close(place)
+        if place == len(order):
+            break
+        if not stack or stack[-1].depth < shared:
+            stack.append(_Open(shared, parts[0][0]))
+        stack[-1].add(saved, parts)
+        saved, parts = 0, [(place, place + 1, 0)]
+    return parts
+
+
+@dataclass
+class _Open:
+    """A run of sorted contexts whose end is not reached yet, with the best cut of what it holds so far."""
+
+    depth: int
+    start: int
+    saved: int = 0
+    parts: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def add(self, saved: int, parts: list[tuple[int, int, int]]) -> None:
+        self.saved += saved
+        self.parts += parts
+
+    def close(self, stop: int) -> tuple[int, list[tuple[int, int, int]]]:
+        whole = self.depth * (stop - self.start - 1)
+        if self.depth >= SHORTEST_PREFIX and whole >= self.saved:
+            return whole, [(self.start, stop, self.depth)]
+        return self.saved, self.parts
+
+
+def _common(a: Ids, b: Ids) -> int:
+    """Length of the longest common prefix, by bisection (slices compare faster than a loop)."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[:middle] == b[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

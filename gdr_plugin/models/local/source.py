@@ -1,0 +1,208 @@
+"""Where a model's files are, and what can be known of it before its weights are loaded.
+
+Resolves hub ids, folders and GGUF files to something that transformers loads, refuses what is not safetensors, and
+settles device and dtype. Loads configurations and tokenizers, never weights.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gdr_plugin.errors import ModelError
+from gdr_plugin.models.local.gguf import converted, first_line
+from gdr_plugin.models.local.identity import combine, file_digest, folder_digest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from gdr_plugin.config import ModelSpec
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A base model that exists."""
+
+    path: str
+    """Folder or hub id, as `from_pretrained` takes it."""
+    revision: str | None
+    """The hub's commit; None for local files."""
+    config: PreTrainedConfig
+    digest: str
+    """Hex digest of the weights' content or, on the hub, of id and commit."""
+    device: torch.device
+    """Where inputs go; with `device_map`, where the first layer is expected."""
+    dtype: torch.dtype
+    """What the weights are loaded as."""
+
+
+def locate(spec: ModelSpec) -> Source:
+    """Find a model's files and read its configuration.
+
+    Args:
+        spec: What the user asked for.
+
+    Returns:
+        The model, ready to be loaded.
+
+    Raises:
+        ModelError: It does not exist, is not a causal language model in safetensors or GGUF, or wants to run its own
+            code. One line that says what to change.
+    """
+    from transformers import AutoConfig
+
+    device = resolve_device(spec)
+    target = Path(spec.target).expanduser()
+    gguf = _gguf(spec, target)
+    folder = converted(gguf, dtype_name(spec, device, None)) if gguf else target
+    local = folder.is_dir()
+    if local:
+        _check_folder(folder, spec)
+    elif not _HUB_ID.fullmatch(spec.target) or target.is_file():
+        raise ModelError(
+            f"model {spec.target!r} does not exist: give a folder with safetensors, a .gguf file or a hub id"
+        )
+    path = str(folder) if local else spec.target
+    try:
+        config = AutoConfig.from_pretrained(path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise _unreadable(spec, local, error) from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"model {spec.target!r} is an encoder-decoder; a causal (decoder-only) language model is needed"
+        )
+    commit = None if local else getattr(config, "_commit_hash", None) or spec.revision
+    if gguf:
+        digest = combine("gguf", file_digest(gguf))
+    elif local:
+        digest = folder_digest(folder, ["config.json", *(file.name for file in folder.glob("*.safetensors"))])
+    else:
+        digest = combine("hub", path, commit)
+    return Source(path, commit, config, digest, device, getattr_dtype(dtype_name(spec, device, config)))
+
+
+def load_tokenizer(spec: ModelSpec, source: Source) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, or the one that the spec names.
+
+    Args:
+        spec: What the user asked for.
+        source: The located model.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ModelError: There is none, or it needs a package that is missing.
+    """
+    from transformers import AutoTokenizer
+
+    path, revision = (spec.tokenizer, None) if spec.tokenizer else (source.path, source.revision)
+    try:
+        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=spec.trust_remote_code)
+    except (
+        Exception
+    ) as error:  # a missing file, an optional package, a parser's complaint: transformers raises all kinds
+        raise ModelError(
+            f"no tokenizer could be opened in {path!r} ({first_line(error)}): set `tokenizer:` to a folder or hub id"
+        ) from error
+
+
+def resolve_device(spec: ModelSpec) -> torch.device:
+    """The device that a spec means.
+
+    Args:
+        spec: What the user asked for.
+
+    Returns:
+        CUDA for `auto` where there is one, else the CPU; what is named otherwise.
+
+    Raises:
+        ModelError: The named device does not exist here.
+    """
+    import torch
+
+    if spec.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(spec.device)
+    except RuntimeError as error:
+        raise ModelError(f"device {spec.device!r} is not one: use auto, cpu, cuda or cuda:N") from error
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ModelError(
+            f"device {spec.device!r} is not here ({count} CUDA devices): set `device: auto` or `device: cpu`"
+        )
+    return device
+
+
+def dtype_name(spec: ModelSpec, device: torch.device, config: PreTrainedConfig | None) -> str:
+    """The name of the dtype that weights are loaded as; without a configuration (GGUF), CUDA means bfloat16."""
+    if spec.dtype != "auto":
+        return spec.dtype
+    if device.type == "cpu":
+        return "float32"
+    if config is None:
+        return "bfloat16"
+    return str(config.get_text_config(decoder=True).dtype or config.dtype or "float32").removeprefix("torch.")
+
+
+def getattr_dtype(name: str) -> torch.dtype:
+    """The torch dtype of that name."""
+    import torch
+
+    dtype: Any = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def _gguf(spec: ModelSpec, target: Path) -> Path | None:
+    """The GGUF file that a spec names, local or as `org/name/file.gguf` on the hub; None when it names none."""
+    if target.suffix != ".gguf":
+        return None
+    if target.is_file():
+        return target
+    parts = spec.target.split("/")
+    if len(parts) == 3 and not target.is_absolute() and not spec.target.startswith((".", "~")):
+        from transformers.utils.hub import cached_file
+
+        try:
+            found = cached_file("/".join(parts[:2]), parts[2], revision=spec.revision)
+        except OSError as error:
+            raise _unreadable(spec, False, error) from error
+        return Path(str(found))
+    raise ModelError(f"model {spec.target!r} does not exist")
+
+
+def _check_folder(folder: Path, spec: ModelSpec) -> None:
+    if (folder / "adapter_config.json").is_file():  # transformers would put it on its base unasked
+        raise ModelError(
+            f"{folder} is an adapter, not a model: set `model:` to its base and `adapter: {spec.target}` beside it"
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no model (no config.json): give a folder written by save_pretrained")
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
+        if pickled:
+            raise ModelError(
+                f"{folder} holds pickled weights ({pickled[0]}), which could run code when loaded: save it again with "
+                "save_pretrained, which writes safetensors"
+            )
+        raise ModelError(f"{folder} holds no weights (*.safetensors)")
+
+
+def _unreadable(spec: ModelSpec, local: bool, error: Exception) -> ModelError:
+    text = str(error)
+    if "trust_remote_code" in text:
+        return ModelError(
+            f"model {spec.target!r} comes with code of its own: set `trust_remote_code: true` to let it run"
+        )
+    if local:
+        return ModelError(f"the configuration of model {spec.target!r} cannot be read: {first_line(error)}")
+    return ModelError(
+        f"model {spec.target!r} does not exist: no such folder here, and the hub does not have it or cannot be reached"
+    )

@@ -1,0 +1,181 @@
+"""Weights in memory: one set for all models that share a base, with adapters that are switched on and off around use.
+
+Knows transformers' and peft's loading; nothing of tokens or log-probs. Torch's global state is left alone.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import torch
+
+from gdr_plugin.errors import ModelError
+from gdr_plugin.models.local.gguf import first_line
+from gdr_plugin.models.local.source import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from gdr_plugin.config import ModelSpec
+
+_shared: WeakValueDictionary[str, Weights] = WeakValueDictionary()
+_opening = threading.Lock()
+
+
+class Weights:
+    """A loaded base model that several users may hold; it leaves memory with its last user.
+
+    Args:
+        model: In evaluation mode.
+        owned: Whether nobody else uses the model: only then may forwards run in inference mode.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, owned: bool = True) -> None:
+        self.model = model
+        self._owned = owned
+        self._lock = threading.RLock()
+        self._peft: Any = None
+        self._users: dict[str, int] = {}
+        self._active: str | None = None
+
+    def attach(self, folder: Path, digest: str) -> str:
+        """Load an adapter beside those that are there; each is loaded once.
+
+        Args:
+            folder: A checked adapter.
+            digest: Of its content.
+
+        Returns:
+            Its name, for `running` and `detach`.
+
+        Raises:
+            ModelError: peft cannot load it.
+        """
+        name = f"gdr_{digest}"
+        with self._lock:
+            if name not in self._users:
+                try:
+                    self._add(folder, name)
+                except (RuntimeError, ValueError, KeyError) as error:
+                    raise ModelError(f"adapter {str(folder)!r} cannot be loaded: {first_line(error)}") from error
+                self.model.train(False)
+                self._peft.base_model.disable_adapter_layers()
+                self._active = None
+            self._users[name] = self._users.get(name, 0) + 1
+        return name
+
+    def _add(self, folder: Path, name: str) -> None:
+        from peft import PeftModel
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft and transformers about each other
+            if self._peft is None:
+                self._peft = PeftModel.from_pretrained(self.model, folder, adapter_name=name, low_cpu_mem_usage=True)
+            else:
+                self._peft.load_adapter(folder, adapter_name=name, low_cpu_mem_usage=True)
+
+    def detach(self, name: str) -> None:
+        """Let go of an adapter; its memory is given back with its last user."""
+        with self._lock:
+            self._users[name] -= 1
+            if not self._users[name]:
+                del self._users[name]
+                self._peft.delete_adapter(name)
+                self._peft.base_model.disable_adapter_layers()
+                self._active = None
+
+    @contextmanager
+    def running(self, adapter: str | None = None) -> Iterator[PreTrainedModel]:
+        """The model, to this thread alone, with one adapter or none, ready for a forward.
+
+        Args:
+            adapter: Name from `attach`; None: the base as it is.
+
+        Yields:
+            The causal language model, in evaluation mode, without autograd.
+        """
+        device = next(self.model.parameters()).device.type
+        # Inference tensors must not get into buffers of a model that somebody trains.
+        gradless = torch.inference_mode() if self._owned else torch.no_grad()
+        with self._lock, gradless, torch.autocast(device, enabled=False):
+            if adapter != self._active:
+                self._switch(adapter)
+            training = [module for module in self.model.modules() if module.training]
+            for module in training:
+                module.training = False
+            try:
+                yield self.model
+            finally:
+                for module in training:
+                    module.training = True
+
+    def _switch(self, adapter: str | None) -> None:
+        tuner = self._peft.base_model
+        if adapter is None:
+            tuner.disable_adapter_layers()
+        else:
+            tuner.enable_adapter_layers()
+            tuner.set_adapter(adapter)
+        self._active = adapter
+
+
+def open_weights(spec: ModelSpec, source: Source) -> Weights:
+    """Load a base model, or hand out the set that is in memory already.
+
+    Args:
+        spec: How it is loaded.
+        source: Where it is.
+
+    Returns:
+        Weights that live as long as somebody holds them.
+
+    Raises:
+        ModelError: They cannot be loaded.
+    """
+    key = repr((source.digest, source.path, source.revision, source.dtype, source.device, spec.device_map))
+    with _opening:
+        weights = _shared.get(key)
+        if weights is None:
+            weights = Weights(_load(spec, source))
+            _shared[key] = weights
+        return weights
+
+
+def _load(spec: ModelSpec, source: Source) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    place: Any = spec.device_map
+    if place is None and source.device.type != "cpu":
+        place = {"": source.device}
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            revision=source.revision,
+            dtype=source.dtype,
+            device_map=place,
+            use_safetensors=True,
+            trust_remote_code=spec.trust_remote_code,
+        )
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"model {spec.target!r} does not fit on {source.device}: try `dtype: bfloat16`, `device_map: auto`, or "
+            "`load: sequential`"
+        ) from error
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(f"model {spec.target!r} cannot be loaded: {first_line(error)}") from error
+    model.train(False)
+    return model
+
+
+def release() -> None:
+    """Give back memory of weights that nobody holds any more: adapters and hooks leave reference cycles behind."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
