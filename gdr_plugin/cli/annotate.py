@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +12,6 @@ from gdr_plugin.cli.main import app
 
 if TYPE_CHECKING:
     from gdr_plugin.preferences.annotate import Annotated as Result
-    from gdr_plugin.preferences.annotate import Progress
 
 
 @app.command()
@@ -63,6 +60,7 @@ def annotate(
     ] = False,
 ) -> None:
     """Make a preference data set from prompts: draw or take responses, score them, pick chosen and rejected."""
+    from gdr_plugin.cli.progress import progress_bars
     from gdr_plugin.preferences.annotate import annotate as run
     from gdr_plugin.preferences.filters import Filters
     from gdr_plugin.preferences.options import AnnotateOptions
@@ -82,40 +80,9 @@ def annotate(
         strict=strict,
         skip_bad=skip_bad,
     )
-    with _progress() as progress:
+    with progress_bars("prompts") as progress:
         result = run(prompts, config, out, options, plugins=ctx.obj.plugins(), progress=progress)
     _print(result)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress | None]:
-    """A bar a stage on standard error, with rate and time left; nothing where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    tasks: dict[str, tuple[TaskID, int, float]] = {}
-    with Progress(*columns, console=console) as bar:
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = (bar.add_task(stage, total=total, completed=done, rate=""), done, time.monotonic())
-            task, begun, started = tasks[stage]
-            spent = time.monotonic() - started
-            rate = f"{(done - begun) / spent:.1f} prompts/s" if done > begun and spent else ""
-            bar.update(task, completed=done, rate=rate)
-
-        yield show
 
 
 def _print(result: Result) -> None:

@@ -1,0 +1,70 @@
+"""The folder of a run: one holder, one run, nothing half-written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gdr_plugin.errors import OutputError
+from gdr_plugin.preferences.work import RunFolder, atomic
+
+
+def test_shards_come_back_as_they_were(tmp_path: Path) -> None:
+    records = [{"text": "ü\u2028 \n x", "value": 0.1 + 0.2}, {"text": "", "value": None}]
+    with RunFolder(tmp_path / "out") as folder:
+        assert folder.claim({}, compare={"a": 1}) is None
+        assert not folder.has("candidates", 3)
+        folder.write("candidates", 3, {"seconds": 1.5}, records)
+        assert folder.has("candidates", 3)
+        assert folder.read("candidates", 3) == ({"seconds": 1.5, "records": 2}, records)
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "out") as folder:
+        folder.claim({}, compare={})
+        folder.write("candidates", 0, {}, [{"a": 1}, {"a": 2}])
+        shard = folder.work / "candidates-000000.jsonl"
+        lines = shard.read_text().splitlines(keepends=True)
+        shard.write_text("".join(lines[:-1]))
+        with pytest.raises(OutputError, match=r"candidates-000000\.jsonl.*delete that file"):
+            folder.read("candidates", 0)
+
+
+def test_another_run_is_refused_and_told_what_differs(tmp_path: Path) -> None:
+    compare = {"options": {"seed": 0, "select": "max-min"}, "input": {"rows": 3}}
+    with RunFolder(tmp_path / "out") as folder:
+        folder.claim({}, compare=compare)
+    with RunFolder(tmp_path / "out") as folder:
+        assert folder.claim({}, compare=compare) == {"compare": compare}
+        changed = {**compare, "options": {"seed": 1, "select": "max-min"}}
+        with pytest.raises(OutputError, match=r"another run.*options\.seed was 0, is 1.*choose another -o"):
+            folder.claim({}, compare=changed)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        RunFolder(tmp_path / "out"),
+        pytest.raises(OutputError, match="another gdr annotate is working"),
+        RunFolder(tmp_path / "out"),
+    ):
+        pass
+    with RunFolder(tmp_path / "out"):
+        pass
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(OutputError, match=r"not empty \(thesis\.tex"):
+        RunFolder.check_usable(tmp_path)
+    with pytest.raises(OutputError, match="is a file"):
+        RunFolder.check_usable(tmp_path / "thesis.tex")
+    RunFolder.check_usable(tmp_path / "new")
+
+
+def test_nothing_appears_when_writing_fails(tmp_path: Path) -> None:
+    (tmp_path / "card").write_text("old")
+    with pytest.raises(UnicodeEncodeError), atomic(tmp_path / "card") as file:
+        file.write("\ud800")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("card", "old")]
