@@ -8,6 +8,7 @@ Knows sliding windows and soft-capping as transformers passes them; refuses atte
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,7 +21,12 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from gdr_plugin.models.local import cpu
+
 IMPLEMENTATION = "gdr_tree"
+LOG2_E = math.log2(math.e)
+LN_2 = math.log(2.0)
+_PRODUCT_ROWS = 1024
 _SCORES_BYTES = 32 << 20
 """Bound on one block of attention scores where they are materialised."""
 
@@ -183,8 +189,11 @@ class _Kernel:
         """Attention of all `(heads, tokens, width)` queries to all keys in front of them, but for the window."""
         if self.softcap is None and (self.window is None or int(q_pos.max() - k_pos.min()) < self.window):
             heads, tokens, width = q.shape
-            folded = q.reshape(1, k.shape[0], -1, width)
-            o, norm = _library(folded, k[None], v[None], self.scale, causal=False)
+            folded = q.reshape(k.shape[0], -1, width)
+            if cpu.prefers_products(q):
+                o, norm = _products(folded, k, v, self.scale)
+            else:
+                o, norm = (x[0] for x in _library(folded[None], k[None], v[None], self.scale, causal=False))
             return o.reshape(heads, tokens, width), norm.reshape(heads, tokens)
         return self._blocks(q, k, v, q_pos, k_pos, causal=False)
 
@@ -213,6 +222,27 @@ class _Kernel:
             out[:, :, cut] = weights.to(v.dtype) @ v.unsqueeze(1)
             lse[:, :, cut] = norm
         return out.reshape(heads, tokens, width), lse.reshape(heads, tokens)
+
+
+def _products(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Unmasked attention by plain products, where those are faster than the fused kernel: float32 through oneDNN.
+
+    Exponentials are taken to base two: torch's `exp2` is vectorised on every CPU, its `exp` is not.
+    """
+    heads, tokens, _ = q.shape
+    out = torch.empty_like(q)
+    lse = q.new_empty(heads, tokens)
+    # Dense, since oneDNN falls back to a reference loop, a hundred times slower, for weights with gaps between rows.
+    keys, values = (k * (scale * LOG2_E)).contiguous(), v.transpose(1, 2).contiguous()
+    for head in range(heads):
+        for start in range(0, tokens, _PRODUCT_ROWS):
+            rows = slice(start, start + _PRODUCT_ROWS)
+            scores = cpu.product(q[head, rows], keys[head])
+            peak = scores.amax(-1, keepdim=True)
+            total = scores.sub_(peak).exp2_().sum(-1, keepdim=True)
+            out[head, rows] = cpu.product(scores, values[head]).div_(total)
+            lse[head, rows] = total.log2_().add_(peak).squeeze(-1).mul_(LN_2)
+    return out, lse
 
 
 def _library(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:

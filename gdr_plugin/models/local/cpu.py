@@ -1,0 +1,116 @@
+"""Matrix products on the CPU by the library that is faster here: torch's default (MKL) or oneDNN.
+
+MKL reaches less than half of what oneDNN does in float32 on AMD processors; on others they are equal. Which one is used
+is decided by a measurement of some milliseconds, once a process, and reaches only our own models' layers: no global
+setting of torch is read or changed. Results differ by rounding only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor, nn
+
+_WORTH = 1.15
+"""oneDNN replaces the default where it is at least this much faster."""
+
+Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""`(rows, in) x (out, in) + (out,) -> (rows, out)`, as in `torch.nn.functional.linear`."""
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear` through oneDNN, in the true precision of its input; not differentiable.
+
+    Args:
+        x: `(..., in)`, float32 on the CPU.
+        weight: `(out, in)`.
+        bias: `(out,)` or None.
+
+    Returns:
+        `(..., out)`.
+    """
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return result
+
+
+@lru_cache(maxsize=1)
+def fast_linear() -> Linear:
+    """The faster float32 product on this CPU, measured once a process.
+
+    Returns:
+        `torch.nn.functional.linear` or `onednn_linear`.
+    """
+    default: Linear = nn.functional.linear
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return default
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(512, 512, generator=generator, device="cpu", dtype=torch.float32)
+    weight = torch.randn(1024, 512, generator=generator, device="cpu", dtype=torch.float32)
+    try:
+        with torch.inference_mode():
+            # oneDNN could be set to compute float32 in bfloat16: then it is not the same product.
+            exact = (onednn_linear(x, weight) - default(x, weight, None)).abs().max() < 1e-3
+            faster = _seconds(default, x, weight) > _WORTH * _seconds(onednn_linear, x, weight)
+    except (RuntimeError, AttributeError, NotImplementedError):  # a torch build without the operator
+        return default
+    return onednn_linear if exact and faster else default
+
+
+def use_fast_linears(model: nn.Module) -> bool:
+    """Let every plain float32 linear layer on the CPU compute through the faster library.
+
+    Only for models that this package loaded itself: the layers can no longer be trained.
+
+    Args:
+        model: Its `nn.Linear` layers (not subclasses) get their own `forward`.
+
+    Returns:
+        Whether anything changed.
+    """
+    linear = fast_linear()
+    layers = [m for m in model.modules() if type(m) is nn.Linear and _suits(m.weight)]
+    if linear is nn.functional.linear or not layers:
+        return False
+    for layer in layers:
+        layer.forward = partial(_forward, layer, linear)  # type: ignore[method-assign]
+    return True
+
+
+def prefers_products(x: Tensor) -> bool:
+    """Whether plain products beat torch's fused attention for `x`: float32 on a CPU where oneDNN is faster."""
+    return _suits(x) and fast_linear() is onednn_linear
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """`x @ weight.T` by the fastest exact way for these tensors.
+
+    Args:
+        x: `(rows, in)`.
+        weight: `(out, in)`.
+
+    Returns:
+        `(rows, out)`.
+    """
+    linear = fast_linear() if _suits(weight) and x.dtype == torch.float32 else nn.functional.linear
+    return linear(x, weight, None)
+
+
+def _suits(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
+def _forward(layer: nn.Linear, linear: Linear, x: Tensor) -> Tensor:
+    return linear(x, layer.weight, layer.bias)
+
+
+def _seconds(linear: Linear, x: Tensor, weight: Tensor) -> float:
+    """The shortest of a few runs: other work on the machine only ever adds time."""
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        linear(x, weight, None)
+        times.append(time.perf_counter() - start)
+    return min(times)
