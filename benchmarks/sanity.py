@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +176,8 @@ def main() -> None:
     with args.data.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines][: args.limit]
     args.store.parent.mkdir(parents=True, exist_ok=True)
-    progress, console = Console(stderr=True), Console()
+    progress = Console(stderr=True)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     passes = [run(name, config, rows, args.store, progress) for name, config in ways(load_config(args.config))]
     results = evaluate(passes, [row.get("subset") or row.get("domain") or "all" for row in rows])
     show(results, f"{args.data.name}: {len(rows)} pairs", console)

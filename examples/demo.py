@@ -22,10 +22,10 @@ OUT = HERE.parent / "demo-out"
 SAMPLES, TOKENS, TEMPERATURE, SEED = 4, 80, 0.9, 0
 
 
-def annotate(base: Path, out: Path, console: Console) -> None:
+def annotate(out: Path, console: Console) -> None:
     """Run `gdr annotate` as a user would, and show the command."""
-    command = ["gdr", "annotate", HERE / "data" / "prompts.jsonl", "-c", PAIR / "gdr.yaml", "-o", out, "--policy", base]
-    options = {"samples": SAMPLES, "max-new-tokens": TOKENS, "temperature": TEMPERATURE, "seed": SEED}
+    command = ["gdr", "annotate", HERE / "data" / "prompts.jsonl", "-c", PAIR / "gdr.yaml", "-o", out]
+    options = {"policy": "weak", "samples": SAMPLES, "max-new-tokens": TOKENS, "temperature": TEMPERATURE, "seed": SEED}
     words = [_relative(word) for word in command] + [f"--{name}={value}" for name, value in options.items()]
     console.print(f"$ {shlex.join(words)}", style="bold", soft_wrap=True)
     gdr = Path(sys.executable).with_name("gdr")
@@ -42,7 +42,7 @@ def main() -> None:
     console, base, started = Console(), link_base(), time.perf_counter()
     OUT.mkdir(exist_ok=True)
     console.rule("1. From prompts to preference pairs")
-    annotate(base, OUT / "pairs", console)
+    annotate(OUT / "pairs", console)
     demo_tables.show(OUT / "pairs", console)
     console.rule("2. What guidance does")
     demo_criteria.show(demo_criteria.score_all(base, OUT / "criteria.sqlite"), console)

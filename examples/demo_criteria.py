@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -85,17 +86,19 @@ def score_all(base: Path, store: Path) -> list[Scored]:
 def show(found: Sequence[Scored], console: Console) -> None:
     """Who wins under which criterion, and how often the matching response beats the others."""
     criteria = list(dict.fromkeys(one.criterion for one in found))
-    cell = {(one.prompt, one.criterion): one for one in found}
+    prompts = list(dict.fromkeys(one.prompt for one in found))
+    cell = {(one.criterion, one.prompt): one for one in found}
+    title = f"The best of the same {len(found[0].kinds)} responses when the model is told to be ..."
     winners = Table(
-        "prompt", "unguided", *criteria, title="Best of the same 7 responses when the model is told to be ..."
+        "told", *prompts, title=title, caption="per token; green: written to the criterion", box=SIMPLE_HEAD
     )
-    for prompt in dict.fromkeys(one.prompt for one in found):
-        names = [cell[prompt, criterion].winner(ratio_mean) for criterion in criteria]
-        marked = [f"[green]{name}[/]" if name == wanted else name for name, wanted in zip(names, criteria, strict=True)]
-        winners.add_row(prompt, cell[prompt, criteria[0]].winner(unguided), *marked)
+    winners.add_row("(nothing)", *(cell[criteria[0], prompt].winner(unguided) for prompt in prompts))
+    for criterion in criteria:
+        names = [cell[criterion, prompt].winner(ratio_mean) for prompt in prompts]
+        winners.add_row(criterion, *(f"[green]{name}[/]" if name == criterion else name for name in names))
     console.print(winners)
-    title = "How often the response written to the criterion beats another (chance: half)"
-    shares = Table("criterion", "guided, mean", "guided, sum", "unguided, mean", title=title)
+    title = "Comparisons that the response written to the criterion wins (chance: half)"
+    shares = Table("criterion", "ratio, mean", "ratio, sum", "told nothing, mean", title=title, box=SIMPLE_HEAD)
     for criterion in [*criteria, "all"]:
         group = [one for one in found if criterion in (one.criterion, "all")]
         shares.add_row(criterion, *(_share(group, value) for value in (ratio_mean, ratio_sum, unguided)))

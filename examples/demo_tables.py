@@ -9,12 +9,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 Row = dict[str, Any]
+CAPTION = "margin: median, in nats; chosen, rejected: median length in tokens"
 EXAMPLES = ("safety", "chat", "code")
 
 
@@ -38,8 +40,8 @@ def show(folder: Path, console: Console) -> None:
 
 
 def _domains(prompts: Iterable[Row], candidates: Sequence[Row], pairs: Sequence[Row]) -> Table:
-    table = Table("domain", "guidance", title="Preference pairs by domain")
-    for name in ("prompts", "responses", "pairs", "median margin", "largest", "chosen tokens", "rejected tokens"):
+    table = Table("domain", title="Preference pairs by domain", box=SIMPLE_HEAD, caption=CAPTION)
+    for name in ("prompts", "responses", "pairs", "margin", "largest", "chosen", "rejected"):
         table.add_column(name, justify="right")
     known = sorted(prompts, key=lambda row: row["gdr_domain"])
     for domain in [*dict.fromkeys(row["gdr_domain"] for row in known), "all"]:
@@ -48,14 +50,12 @@ def _domains(prompts: Iterable[Row], candidates: Sequence[Row], pairs: Sequence[
             return [row for row in group if domain in (row["gdr_domain"], "all")]
 
         mine = inside(pairs)
-        names = {row["gdr_guidance"].partition("[")[0] for row in inside(known)}
         table.add_row(
             domain,
-            names.pop() if len(names) == 1 else "",
             str(len(inside(known))),
             str(len(inside(candidates))),
             str(len(mine)),
-            *(_figures(mine)),
+            *_figures(mine),
         )
     return table
 
