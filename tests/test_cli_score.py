@@ -135,6 +135,20 @@ def test_a_second_run_comes_from_the_store(gdr: Gdr) -> None:
     assert gdr("score", "in.jsonl")[2].endswith("store: 100 hits, 100 misses\n")
 
 
+def test_real_models(gdr: Gdr, tiny_model: Callable[..., Path]) -> None:
+    models = CONFIG.replace("fake:a", str(tiny_model(seed=1))).replace("fake:b", str(tiny_model(seed=2)))
+    Path("in.jsonl").write_text(lines(rows(12)))
+    written = {}
+    for load in ("together", "sequential"):
+        Path("gdr.yaml").write_text(models + f"load: {load}\n")
+        code, out, err = gdr("score", "in.jsonl")
+        assert code == 0, err
+        written[load] = [row["reward"] for row in parsed(out)]
+        assert written[load] == pytest.approx(expected(rows(12)), abs=1e-3)
+        assert len({round(reward, 3) for reward in written[load]}) > 6
+    assert written["together"] == pytest.approx(written["sequential"], abs=1e-3)
+
+
 def test_tokens(gdr: Gdr) -> None:
     _, out, _ = gdr("score", "--tokens", stdin=lines(rows(3)))
     for row in parsed(out):
@@ -270,5 +284,6 @@ def test_a_named_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with start("score", "in.jsonl", "-o", "pipe", folder=tmp_path) as process:
         assert len((tmp_path / "pipe").read_text().splitlines()) == 3
-    assert process.returncode == 0
+        _, err = process.communicate()
+    assert (process.returncode, err[:11]) == (0, "gdr: 3 rows")
     assert (tmp_path / "pipe").is_fifo()
