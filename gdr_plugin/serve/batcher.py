@@ -30,7 +30,7 @@ BATCH_CHARS = 2_000_000
 GRACE_S = 10.0
 """How long a sample that nobody waits for any more keeps its place: a client that retries finds it again."""
 WAITING_PER_SLOT = 8
-"""Samples that may wait for room, as a multiple of the queue; beyond it requests are refused."""
+"""Samples that may wait for room, as a multiple of the queue (or one largest request); beyond it, refused."""
 
 ScoreBatch: TypeAlias = "Callable[[Sequence[Sample], bool], list[Score]]"
 _Outcome: TypeAlias = "Score | Exception"
@@ -116,7 +116,7 @@ class Batcher:
     async def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
         """Score one request's samples; see `ScoringService.score`."""
         self._check_open()
-        room = self._settings.queue * WAITING_PER_SLOT
+        room = max(self._settings.queue * WAITING_PER_SLOT, self._settings.max_items)
         if self.waiting and self.waiting + len(samples) > room:
             raise RequestError(
                 f"the server is overloaded: {self.waiting:,} samples wait for room in the queue; try again later",

@@ -55,7 +55,7 @@ class Metrics:
         self.not_scored = Counter("gdr_not_scored", "Samples answered without a reward", ["reason"], registry=registry)
         self.rewards = Histogram("gdr_reward", "Rewards", ["domain"], buckets=_REWARDS, registry=registry)
         # Prometheus keeps no sum of a histogram with negative buckets.
-        self.reward_sum = Gauge("gdr_reward_sum_of", "Sum of the rewards", ["domain"], registry=registry)
+        self.reward_sum = Gauge("gdr_rewards_sum", "Sum of the rewards", ["domain"], registry=registry)
         self.hits = Counter(
             "gdr_cache_hits", "Samples that had a score already (finished) or soon (in_flight)", ["kind"],
             registry=registry,
