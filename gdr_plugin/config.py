@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-from typing_extensions import Self
 
 from gdr_plugin.configcheck import explain, locate
 from gdr_plugin.errors import ConfigError, unknown
@@ -176,7 +175,7 @@ class Config(_Section):
     """`sequential`: one model in memory at a time."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> Config:
         domains = self.guidance.domains
         if self.routing.default_domain not in domains:
             wrong = unknown("domain", self.routing.default_domain, domains)

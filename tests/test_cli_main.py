@@ -15,6 +15,7 @@ import pytest
 
 from gdr_plugin import __version__
 from gdr_plugin.cli import main
+from gdr_plugin.cli.main import COMMANDS
 
 # A plugin file whose hook does what a test needs while `gdr plugins` runs.
 PLUGIN = """
@@ -59,7 +60,7 @@ def test_version_and_help(gdr) -> None:
     assert gdr("--version") == (0, f"gdr-plugin {__version__}\n", "")
     code, out, _ = gdr("--help")
     assert code == 0
-    positions = [out.index(f" {command} ") for command in ("init", "check", "score", "annotate", "store", "plugins")]
+    positions = [out.index(f" {command} ") for command in COMMANDS]
     assert positions == sorted(positions)
 
 

@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from gdr_plugin.cli.main import COMMANDS
+
 HEAVY = ("torch", "transformers", "numpy", "pyarrow", "datasets", "peft", "accelerate")
 
 
@@ -46,7 +48,7 @@ def test_torch_and_transformers_come_with_the_first_real_model(code: str) -> Non
     assert loaded_after(code) <= {"numpy"}
 
 
-@pytest.mark.parametrize("command", ["init", "check", "score", "annotate", "store", "plugins"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_a_command_imports_nothing_heavy(command: str) -> None:
     assert loaded_after(f"from gdr_plugin.cli import main; main([{command!r}, '--help'])") == set()
 

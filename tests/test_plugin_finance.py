@@ -69,18 +69,34 @@ def test_gdr_plugins_lists_it_with_its_package(installed: Path) -> None:
     assert "gdr-plugin-finance" in table
 
 
-def test_its_configuration_is_fine(installed: Path, tmp_path: Path) -> None:
-    config = tmp_path / "gdr.yaml"
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """The example's gdr.yaml with fake models."""
+    path = tmp_path / "gdr.yaml"
     text = (EXAMPLE / "gdr.yaml").read_text()
     for line in ("strong: hf:NousResearch/Nous-Hermes-2-Mistral-7B-DPO", "weak: hf:teknium/OpenHermes-2.5-Mistral-7B"):
         assert line in text
         text = text.replace(line, line.split()[0] + " fake:" + line.split(":")[0])
-    config.write_text(text)
+    path.write_text(text)
+    return path
+
+
+def test_its_configuration_is_fine(installed: Path, config: Path) -> None:
     run = python(installed, "-m", "gdr_plugin", "check", "--json", config)
     assert run.stderr == ""
     facts = json.loads(run.stdout)
     assert facts["routing"]["routers"] == ["field", "finance", "keyword"]
     assert len(facts["guidance"]["domains"]["finance-advice"]["exemplars"]) == 2
+
+
+def test_a_configuration_without_its_domains_is_refused(installed: Path, config: Path) -> None:
+    config.write_text(config.read_text().replace("    finance-analysis: finance-analysis\n", ""))
+    run = python(installed, "-m", "gdr_plugin", "check", config)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == (
+        "gdr: the router 'finance': unknown domain 'finance-analysis': known are chat, finance-advice, safety "
+        "(did you mean 'finance-advice'?)\n"
+    )
 
 
 ROUTE = """

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-_PIPED_WIDTH = 160
+_PIPED_WIDTH = 200
 """Columns where there is no terminal: enough that file names and digests stay on one line."""
 
 
