@@ -23,5 +23,5 @@ __all__ = [
 
 
 def builtin_routers() -> Sequence[Router]:
-    """The routers that come with the package: `field`, `keyword`, `likelihood` and `fixed` (which needs its `domain`)."""
+    """The routers of the package: `field`, `keyword`, `likelihood`, and `fixed`, which needs its `domain`."""
     return [FieldRouter(), KeywordRouter(), LikelihoodRouter(), FixedRouter()]

@@ -54,7 +54,7 @@ class RouterChain:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Samples decided so far by router, then `default`, then `error` if there were any; the sum is what was routed."""
+        """Samples decided so far by router, then `default`, then `error` if there were any."""
         with self._lock:
             return dict(self._counts)
 
@@ -110,7 +110,7 @@ class RouterChain:
         return [decided.get(index, default) for index in range(len(samples))]
 
 
-def _ask(router: Router, samples: Sequence[Sample], context: RoutingContext, strict: bool) -> list[str | None | _Error]:
+def _ask(router: Router, samples: Sequence[Sample], context: RoutingContext, strict: bool) -> list[str | _Error | None]:
     """A router's checked answers; without `strict`, an error in the place of each sample that caused one.
 
     Routers raise for a whole batch, so the batch is halved until the bad samples stand alone.

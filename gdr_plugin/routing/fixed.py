@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from gdr_plugin.errors import ConfigError, unknown
@@ -37,14 +37,22 @@ class FixedRouter:
             raise ConfigError(f"routing.routers: fixed: domain: must be a domain's name, not {domain!r}")
         return FixedRouter(domain)
 
+    def check(self, domains: Collection[str]) -> None:
+        """Refuse a configuration in which the domain is missing or unknown.
+
+        Raises:
+            ConfigError: No domain was given, or it is not one of `domains`.
+        """
+        if self.domain is None:
+            raise ConfigError("routing.routers: fixed: needs a domain: write {name: fixed, domain: NAME}")
+        if self.domain not in domains:
+            raise ConfigError(f"routing.routers: fixed: {unknown('domain', self.domain, domains)}")
+
     def route(self, samples: Sequence[Sample], context: RoutingContext) -> list[str | None]:
         """The domain, once a sample; see `Router.route`.
 
         Raises:
             ConfigError: No domain was given, or it is not configured.
         """
-        if self.domain is None:
-            raise ConfigError("routing.routers: fixed: needs a domain: write {name: fixed, domain: NAME}")
-        if self.domain not in context.domains:
-            raise ConfigError(f"routing.routers: fixed: {unknown('domain', self.domain, context.domains)}")
+        self.check(context.domains)
         return [self.domain] * len(samples)

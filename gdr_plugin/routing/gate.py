@@ -1,6 +1,6 @@
-"""When a pattern can be skipped: the first letters of the words at which it can match.
+r"""When a pattern can be skipped: the first letters of the words at which it can match.
 
-Python's `re` tries a pattern that begins with `\\b` at every character. Most keyword patterns begin with one of a few
+Python's `re` tries a pattern that begins with `\b` at every character. Most keyword patterns begin with one of a few
 words, so a set of word beginnings tells, for nearly all texts, that a search would be in vain. This module reads just
 enough of a pattern's text to find them, and gives up on whatever it does not understand.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-__all__ = ["beginnings", "gate"]
+__all__ = ["anchored", "beginnings", "gate"]
 
 _LETTERS = re.compile("[a-z]+")
 _A_DIGIT = re.compile(r"\d")
@@ -60,6 +60,11 @@ def gate(pattern: str) -> frozenset[str] | None:
             return None
         found |= heads
     return frozenset(found)
+
+
+def anchored(pattern: str) -> bool:
+    """Whether a pattern can match at the text's beginning only."""
+    return all(branch.startswith("^") for branch in _branches(pattern))
 
 
 def _heads(branch: str) -> set[str] | None:

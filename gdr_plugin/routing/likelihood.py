@@ -8,10 +8,10 @@ The score of a domain d for a request x is
     log p(d | question about x) - mean over content-free c of log p(d | question about c)
 
 so a name that the model likes or dislikes whatever was asked has no advantage: the idea of contextual calibration
-(Zhao et al., "Calibrate Before Use", 2021), here as a difference of log-probs. The names' log-probs are sums, not means
-over tokens: the end-of-turn token counts, which makes each sum the log-probability of exactly this answer (`code` is not
-a part of `code-review`), and a long name's cost stands on both sides of the difference. A mean would instead divide the
-evidence of a long name, which mostly lies in its first token, by its length.
+(Zhao et al., "Calibrate Before Use", 2021), here as a difference of log-probs. The names' log-probs are sums, not
+means over tokens: the end-of-turn token counts, which makes each sum the log-probability of exactly this answer (`code`
+is not a part of `code-review`), and a long name's cost stands on both sides of the difference. A mean would instead
+divide the evidence of a long name, which mostly lies in its first token, by its length.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ class LikelihoodRouter:
             bias = [math.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
             if not all(math.isfinite(offset) for offset in bias):
                 raise ModelError(
-                    f"{model.name}: the likelihood router got log-probs that are not finite; use another dtype or router"
+                    f"{model.name}: log-probs of domain names are not finite: use another dtype, or take likelihood "
+                    "out of routing.routers"
                 )
             self._biases[key] = bias
         return self._biases[key]
@@ -131,7 +132,7 @@ def _question(request: str, domains: Mapping[str, str]) -> Conversation:
     text = (
         "A user's request is to be sorted into one of these domains:\n"
         f"{listed}\n\n"
-        "The request is quoted at the end. Do not carry it out: answer with the name of its domain and nothing else.\n\n"
+        "The request is quoted at the end. Do not carry it out: answer with the name of its domain, nothing else.\n\n"
         f"Request:\n{quoted}\n\nDomain:"
     )
     return (Message("user", text),)

@@ -1,5 +1,4 @@
-"""Keyword rules: a data file compiled once, and the scores that it gives a text. Knows nothing of prompts or domains
-that are configured.
+r"""Keyword rules: a data file compiled once, and the scores that it gives a text. Knows nothing of prompts.
 
     threshold: 3            # a domain needs at least this score
     margin: 1               # and at least this much more than the next one
@@ -9,10 +8,10 @@ that are configured.
         rules:                      # a rule counts once, however many of its words and patterns are there
           - weight: 3               # negative: speaks against the domain
             words: [integral, square root, trigonomet*]
-            patterns: ['\\bsolve for [a-z]\\b']
+            patterns: ['\bsolve for [a-z]\b']
 
-`words` are whole words and phrases (`self harm` also matches "self-harm"); a `*` at the end stands for any ending of the
-last word. `patterns` are Python regular expressions that are searched in the text. Both see the text in lower case
+`words` are whole words and phrases (`self harm` also matches "self-harm"); a `*` at the end stands for any ending of
+the last word. `patterns` are Python regular expressions that are searched in the text. Both see the text in lower case
 (casefolded), with plain apostrophes.
 """
 
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from gdr_plugin.errors import ConfigError, unknown
-from gdr_plugin.routing.gate import beginnings, gate
+from gdr_plugin.routing.gate import anchored, beginnings, gate
 from gdr_plugin.yamlfile import read_yaml
 
 __all__ = ["KeywordRules", "load_rules"]
@@ -139,8 +138,8 @@ class KeywordRules:
             except re.error as error:
                 raise ConfigError(f"{where}: patterns: {pattern!r} is not a regular expression: {error}") from None
             # `re` would look for `^` at every character.
-            anchored = pattern.startswith("^") and compiled.groups == 0 and "|^" not in pattern
-            self._patterns.append((compiled.match if anchored else compiled.search, gate(pattern), number))
+            search = compiled.match if anchored(pattern) else compiled.search
+            self._patterns.append((search, gate(pattern), number))
 
     def _add_word(self, word: str, number: int, where: str) -> None:
         parts = _WORD.findall(_fold(word.removesuffix("*")))

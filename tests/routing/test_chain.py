@@ -1,0 +1,164 @@
+"""The chain asks in turn, checks answers, counts, and keeps one bad row from spoiling the others."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from gdr_plugin.errors import ChatError, ConfigError, DomainError, ModelError, PluginError
+from gdr_plugin.models.fake import FakeModel
+from gdr_plugin.routing import FieldRouter, FixedRouter, Routed, RouterChain, RoutingContext
+from gdr_plugin.types import Message, Sample
+
+CONTEXT = RoutingContext(domains={"chat": "", "safety": "", "math": ""}, model=FakeModel("routing"))
+
+
+class Recorder:
+    """Decides by a function of the prompt's text and remembers what it was asked."""
+
+    def __init__(self, name: str, decide: Callable[[str], Any]) -> None:
+        self.name = name
+        self.asked: list[list[str]] = []
+        self._decide = decide
+
+    def route(self, samples: Sequence[Sample], context: RoutingContext) -> list[str | None]:
+        texts = [sample.prompt[-1].content for sample in samples]
+        self.asked.append(texts)
+        return [self._decide(text) for text in texts]
+
+
+def sample(text: str, **fields: Any) -> Sample:
+    return Sample((Message("user", text),), "", fields=fields)
+
+
+def samples(*texts: str) -> list[Sample]:
+    return [sample(text) for text in texts]
+
+
+def test_each_router_sees_what_is_undecided() -> None:
+    first = Recorder("first", {"a": "math"}.get)
+    second = Recorder("second", {"a": "safety", "b": "safety"}.get)
+    third = Recorder("third", lambda text: None)
+    chain = RouterChain([first, second, third], "chat")
+    assert chain.route(samples("a", "b", "c"), CONTEXT) == [
+        Routed("math", "first"),
+        Routed("safety", "second"),
+        Routed("chat", "default"),
+    ]
+    assert (first.asked, second.asked, third.asked) == ([["a", "b", "c"]], [["b", "c"]], [["c"]])
+    assert chain.counts == {"first": 1, "second": 1, "third": 0, "default": 1}
+
+
+def test_routers_are_not_asked_about_nothing() -> None:
+    last = Recorder("last", lambda text: "chat")
+    chain = RouterChain([FixedRouter("math"), last], "chat")
+    assert chain.route([], CONTEXT) == []
+    assert chain.route(samples("a"), CONTEXT) == [Routed("math", "fixed")]
+    assert last.asked == []
+
+
+def test_no_routers_means_the_default() -> None:
+    chain = RouterChain([], "chat")
+    assert chain.route(samples("a", "b"), CONTEXT) == [Routed("chat", "default")] * 2
+    assert chain.counts == {"default": 2}
+
+
+def test_candidates_of_one_prompt_are_routed_once_and_counted_each() -> None:
+    router = Recorder("r", lambda text: "math")
+    chain = RouterChain([router], "chat")
+    fields = {"topic": "x"}
+    same = [Sample((Message("user", "a"),), response, fields=fields) for response in "123"]
+    other = Sample((Message("user", "a"),), "4", fields={"topic": "y"})
+    assert chain.route([*same, other, *samples("a", "a")], CONTEXT) == [Routed("math", "r")] * 6
+    assert router.asked == [["a", "a", "a"]]  # the shared fields, the other fields, no fields
+    assert chain.counts == {"r": 6, "default": 0}
+
+
+def test_the_default_must_be_configured() -> None:
+    with pytest.raises(ConfigError, match=r"routing\.default_domain: unknown domain 'chit'.*did you mean 'chat'"):
+        RouterChain([], "chit").route(samples("a"), CONTEXT)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (["math"], "the router 'odd' returned 1 answers for 2 samples; it must return a list with one each"),
+        (("math", "math"), "the router 'odd' returned tuple for 2 samples"),
+        (None, "the router 'odd' returned NoneType for 2 samples"),
+        ([3, None], "the router 'odd' returned 3; it must return a domain's name or None"),
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_malformed_answer_is_the_plugin_s_fault(answer: Any, message: str, strict: bool) -> None:
+    class Odd:
+        name = "odd"
+
+        def route(self, samples: Sequence[Sample], context: RoutingContext) -> list[str | None]:
+            return answer  # type: ignore[no-any-return]
+
+    with pytest.raises(PluginError) as raised:
+        RouterChain([Odd()], "chat").route(samples("a", "b"), CONTEXT, strict=strict)
+    assert message in str(raised.value)
+
+
+def test_an_unknown_domain_is_an_error_that_names_the_router() -> None:
+    chain = RouterChain([Recorder("mine", lambda text: "maths")], "chat")
+    with pytest.raises(DomainError, match=r"the router 'mine' returned an unknown domain 'maths': .*'math'\?"):
+        chain.route(samples("a"), CONTEXT)
+    (routed,) = chain.route(samples("a"), CONTEXT, strict=False)
+    assert (routed.domain, routed.router) == ("", "mine")
+    assert routed.error is not None
+    assert "unknown domain 'maths'" in routed.error
+
+
+def test_bad_rows_do_not_spoil_the_others() -> None:
+    rows = [sample(str(i), domain="math" if i % 7 else "nonsense") for i in range(100)]
+    last = Recorder("last", lambda text: "safety")
+    chain = RouterChain([FieldRouter(), last], "chat")
+    with pytest.raises(DomainError, match="nonsense"):
+        chain.route(rows, CONTEXT)
+    routed = chain.route(rows, CONTEXT, strict=False)
+    for index, one in enumerate(routed):
+        if index % 7:
+            assert one == Routed("math", "field")
+        else:
+            assert (one.domain, one.router) == ("", "field")
+            assert one.error is not None
+            assert "'nonsense'" in one.error
+    assert last.asked == []  # a bad row is not handed on to the next router
+    assert chain.counts == {"field": 85, "last": 0, "default": 0, "error": 15}
+
+
+def test_a_row_that_does_not_fit_the_model_is_a_bad_row() -> None:
+    def decide(text: str) -> str:
+        if text == "long":
+            raise ChatError("too long")
+        return "math"
+
+    chain = RouterChain([Recorder("r", decide)], "chat")
+    routed = chain.route(samples("a", "long", "b"), CONTEXT, strict=False)
+    assert routed == [Routed("math", "r"), Routed("", "r", "too long"), Routed("math", "r")]
+
+
+def test_other_errors_stop_everything() -> None:
+    def decide(text: str) -> str:
+        raise ModelError("no weights")
+
+    with pytest.raises(ModelError, match="no weights"):
+        RouterChain([Recorder("r", decide)], "chat").route(samples("a"), CONTEXT, strict=False)
+    with pytest.raises(ConfigError, match="needs a domain"):
+        RouterChain([FixedRouter()], "chat").route(samples("a"), CONTEXT, strict=False)
+
+
+def test_counts_from_several_threads_add_up() -> None:
+    chain = RouterChain([FixedRouter("math")], "chat")
+    batch = samples(*map(str, range(50)))
+    threads = [threading.Thread(target=lambda: [chain.route(batch, CONTEXT) for _ in range(20)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert chain.counts == {"fixed": 4 * 20 * 50, "default": 0}
