@@ -9,13 +9,23 @@ Source: "Preference Data Annotation with Guided Density Ratios" (arXiv 2411.0248
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from gdr_plugin.config import Config, GuidanceSection, Limits, ModelSpec, Placement, Reduction, RewardSection, load_config
+from gdr_plugin.config import (
+    Config,
+    GuidanceSection,
+    Limits,
+    ModelSpec,
+    Placement,
+    Reduction,
+    RewardSection,
+    load_config,
+)
 from gdr_plugin.errors import ChatError, ConfigError, unknown
 from gdr_plugin.guidance import Guidance, RenderedGuidance, apply, render
 from gdr_plugin.models.base import LogprobModel
@@ -99,6 +109,7 @@ class GuidedDensityRatio:
         self._guidance = guidance or GuidanceSection()
         self._reward = reward or RewardSection()
         self._sequential = sequential
+        self._routed: Counter[str] = Counter(dict.fromkeys((*(router.name for router in chain.routers), "default"), 0))
         self.rendered: dict[str, RenderedGuidance] = {name: self._render(one) for name, one in self.domains.items()}
         """What each domain's prompts are shown."""
         self._context = RoutingContext(
@@ -195,8 +206,8 @@ class GuidedDensityRatio:
 
     @property
     def routing_counts(self) -> dict[str, int]:
-        """How many samples each router decided so far, `default` for those that no router did."""
-        return dict(self._chain.counts)
+        """How many samples of `score` each router decided so far, `default` where none did, `error` where one failed."""
+        return dict(self._routed)
 
     def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
         """Score samples; any number, but for a long stream use `stream`.
@@ -218,6 +229,7 @@ class GuidedDensityRatio:
         weak = self._ask("weak", jobs)
         if self._sequential:
             self.weak.unload()
+        self._routed.update("error" if job.routed.error else job.routed.router for job in jobs)
         return [self._reduce(job, s, w, tokens) for job, s, w in zip(jobs, strong, weak, strict=True)]
 
     def stream(self, samples: Iterable[Sample], *, window: int = 1024, tokens: bool = False) -> Iterator[Score]:
