@@ -206,7 +206,7 @@ class GuidedDensityRatio:
 
     @property
     def routing_counts(self) -> dict[str, int]:
-        """How many samples of `score` each router decided so far, `default` where none did, `error` where one failed."""
+        """How many samples of `score` each router decided, `default` where none did, `error` where one failed."""
         return dict(self._routed)
 
     def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
