@@ -137,14 +137,32 @@ def test_an_interrupt_exits_with_130_and_one_line(tmp_path: Path) -> None:
     assert (out, err.strip()) == ("", "gdr: interrupted")
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
 @pytest.mark.parametrize("guidances", [0, 5000])
-def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, guidances: int) -> None:
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, guidances: int, form: tuple[str, ...]) -> None:
     """As in `gdr score rows.jsonl | head`: nothing on standard error, whether a print fails or the last flush."""
     plugin = hooks(tmp_path, f"return [Guidance(f'name-{{i}}', 'x') for i in range({guidances})]")
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "gdr_plugin", "--plugin", str(plugin), "plugins", "--json"]
+    command = [sys.executable, "-m", "gdr_plugin", "--plugin", str(plugin), "plugins", *form]
     run = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(writer)
     assert run.stderr == ""
     assert run.returncode == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_one_line_and_exit_code_2() -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        run = subprocess.run(
+            [sys.executable, "-m", "gdr_plugin", "plugins"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1)
+    assert "No space left on device" in run.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_a_closed_standard_error_does_not_send_errors_to_the_output(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m gdr_plugin check {tmp_path}/none.yaml 2>&-"
+    run = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (2, "")

@@ -72,7 +72,7 @@ def _model(spec: ModelSpec, model: LogprobModel) -> dict[str, Any]:
         "adapter": spec.adapter,
         "dtype": spec.dtype,
         "device": spec.device,
-        "template": spec.chat_template or "the tokenizer's own",
+        "template": spec.chat_template or ("the tokenizer's own" if spec.scheme == "hf" else None),
         **model.describe(),
     }
 

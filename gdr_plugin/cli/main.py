@@ -44,7 +44,14 @@ class _Commands(TyperGroup):
             raise _ReaderGoneError from error
 
 
-app = typer.Typer(name="gdr", cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    name="gdr",
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 @dataclass
@@ -92,6 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: What follows `gdr`; default: the process's arguments.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    # A stream that the shell closed is None in Python, and print() would write errors to the other one.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     # Commands register themselves on import; each imports what is heavy only when it runs.
     for command in COMMANDS:
         import_module(f"gdr_plugin.cli.{command}")
@@ -107,6 +117,9 @@ def _run(arguments: Sequence[str]) -> int:
         return _exit_code(130)
     except _ReaderGoneError:
         return _quiet()
+    except OSError as error:  # a full disk, a folder without permission: the machine's, not ours
+        _report(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", error, arguments)
+        return 2
     except GDRError as error:
         _report(" ".join(str(error).splitlines()), error, arguments)
         return 2
@@ -125,6 +138,10 @@ def _exit_code(code: str | int | None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         return _quiet()
+    except OSError as error:
+        print(f"gdr: standard output: {error.strerror}", file=sys.stderr)
+        _quiet()
+        return 2
     return code if isinstance(code, int) else int(code is not None)
 
 

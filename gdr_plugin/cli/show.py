@@ -12,8 +12,7 @@ _PIPED_WIDTH = 200
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; texts are shown as they are, without markup."""
-    from rich.console import Console
+    """Print a table and an empty line; texts are shown as they are, without markup."""
     from rich.table import Table
     from rich.text import Text
 
@@ -22,12 +21,11 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
         table.add_column(Text(name), overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table, end="\n\n")
+    _print(table, "")
 
 
 def print_facts(title: str, facts: Mapping[str, object]) -> None:
     """Print names and values under a title, one a line; texts are shown as they are."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -36,9 +34,18 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(Text(f"  {name}"), Text(str(value)))
+    _print(Text(title, style="bold"), table)
+
+
+def _print(*parts: Any) -> None:
+    """Render and print: rich by itself ends the process when the reader of its output has gone away."""
+    from rich.console import Console
+
     console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
-    console.print(Text(title, style="bold"))
-    console.print(table)
+    with console.capture() as rendered:
+        for part in parts:
+            console.print(part)
+    print("\n".join(line.rstrip() for line in rendered.get().splitlines()))
 
 
 def print_json(value: Any) -> None:
