@@ -22,7 +22,7 @@ def prompts(tmp_path: Path) -> MakePrompts:
 
     def make(rows: int = 100, responses: int | None = 4, name: str = "prompts.jsonl", **more: Any) -> Path:
         rng = random.Random(0)
-        words = "river stone über code 雨 because if then\n".split(" ")
+        words = ["river", "stone", "über", "code", "雨", "because", "if", "then\n"]
         path = tmp_path / name
         with path.open("w", encoding="utf-8") as file:
             for number in range(rows):

@@ -86,9 +86,7 @@ def test_parquet_and_jsonl_say_the_same(tmp_path: Path, prompts: MakePrompts, fa
         assert table.to_pylist() == lines(tmp_path / "out" / f"{name}.jsonl") != []
 
 
-def test_guidance_never_reaches_the_prompt_and_a_system_turn_stays(
-    tmp_path: Path, fake_config: MakeConfig
-) -> None:
+def test_guidance_never_reaches_the_prompt_and_a_system_turn_stays(tmp_path: Path, fake_config: MakeConfig) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}]
     source = tmp_path / "in.jsonl"
     row = {"prompt": messages, "domain": "safety", "responses": ["yes", {"text": "no way", "finished": False}]}
@@ -134,25 +132,18 @@ def test_prompts_without_a_pair_say_why(tmp_path: Path, fake_config: MakeConfig)
         "same": ("all scored candidates are identical", 2),
         "empty": (few, 4),
         "bad": ("bad row", 5),
-        "6": ("bad row", 6),
-    } or {key: value for key, value in rejects.items() if value[1] < 6} == {
-        "one": (few, 1),
-        "same": ("all scored candidates are identical", 2),
-        "empty": (few, 4),
-        "bad": ("bad row", 5),
+        "row-000006": ("bad row", 6),
     }
     assert summary["rejects"] == {few: 2, "bad row": 2, "all scored candidates are identical": 1}
     assert (summary["rows"], summary["pairs"], summary["prompts_with_pair"]) == (6, 1, 1)
+    source.write_text(json.dumps(rows[3]))
     with pytest.raises(DataError, match="response 0 was not scored: the response has no tokens"):
-        source.write_text(json.dumps(rows[3]))
         annotate(source, config, tmp_path / "strict", AnnotateOptions(strict=True))
 
 
 def test_no_pair_at_all_leaves_readable_tables(tmp_path: Path, prompts: MakePrompts, fake_config: MakeConfig) -> None:
     out = tmp_path / "out"
-    summary = annotate(
-        prompts(rows=3), fake_config(), out, AnnotateOptions(filters=Filters(min_margin=1e9))
-    ).summary
+    summary = annotate(prompts(rows=3), fake_config(), out, AnnotateOptions(filters=Filters(min_margin=1e9))).summary
     assert summary["rejects"] == {"margin below the minimum": 3}
     assert summary["margin"] is None
     table = pq.read_table(out / "preferences.parquet")
@@ -214,9 +205,7 @@ def test_input_formats_and_renamed_columns_give_the_same(
     renamed = [{("instruction" if key == "prompt" else key): value for key, value in row.items()} for row in rows]
     pq.write_table(pa.Table.from_pylist(renamed), tmp_path / "in.parquet")
     annotate(source, fake_config(), tmp_path / "a")
-    annotate(
-        tmp_path / "in.parquet", fake_config(), tmp_path / "b", AnnotateOptions(columns={"prompt": "instruction"})
-    )
+    annotate(tmp_path / "in.parquet", fake_config(), tmp_path / "b", AnnotateOptions(columns={"prompt": "instruction"}))
     assert data_files(tmp_path / "a") == data_files(tmp_path / "b")
 
 
@@ -224,11 +213,26 @@ def test_input_formats_and_renamed_columns_give_the_same(
     ("content", "options", "error", "message"),
     [
         (None, AnnotateOptions(), DataError, "does not exist"),
-        ('{"prompt": "a", "responses": ["x", "y"]}\n{"prompt"\n', AnnotateOptions(), DataError, "line 2: malformed JSON"),
+        (
+            '{"prompt": "a", "responses": ["x", "y"]}\n{"prompt"\n',
+            AnnotateOptions(),
+            DataError,
+            "line 2: malformed JSON",
+        ),
         ('{"prompt": "a"}', AnnotateOptions(), DataError, "no `responses`.*--policy"),
         ('{"prompt": " ", "responses": ["x", "y"]}', AnnotateOptions(), DataError, "empty"),
-        ('{"id": 1, "prompt": "a", "responses": []}\n{"id": 1, "prompt": "b", "responses": []}', None, DataError, "duplicate"),
-        ('{"prompt": "a", "responses": ["x", "y"], "domain": "safty"}', None, DataError, "line 1.*unknown domain 'safty'"),
+        (
+            '{"id": 1, "prompt": "a", "responses": []}\n{"id": 1, "prompt": "b", "responses": []}',
+            None,
+            DataError,
+            "duplicate",
+        ),
+        (
+            '{"prompt": "a", "responses": ["x", "y"], "domain": "safty"}',
+            None,
+            DataError,
+            "line 1.*unknown domain 'safty'",
+        ),
         ('{"q": "a"}', AnnotateOptions(columns={"prompt": "question"}), DataError, "unknown column 'question'"),
         ('{"prompt": "a", "responses": []}', AnnotateOptions(select="best"), ConfigError, "unknown selector 'best'"),
         ('{"prompt": "a"}', AnnotateOptions(policy="no/such/folder"), GDRError, "no/such/folder"),
