@@ -30,7 +30,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def gdr_register_guidance() -> Iterable[Guidance]:
     """Guidances that gdr.yaml may name under `guidance.domains`.
 
-    Called once, when such things are first asked for. All results are collected; a name registered twice is a `PluginError` that
+    Called once, at first use. All results are collected; a name registered twice is a `PluginError` that
     names both plugins. Return an empty iterable for none.
     """
     raise NotImplementedError
@@ -40,7 +40,7 @@ def gdr_register_guidance() -> Iterable[Guidance]:
 def gdr_register_routers() -> Iterable[Router]:
     """Routers that gdr.yaml may name under `routing.routers`.
 
-    Called once, when such things are first asked for. All results are collected; a name registered twice is a `PluginError` that
+    Called once, at first use. All results are collected; a name registered twice is a `PluginError` that
     names both plugins. A router is asked only about prompts that no router before it in the chain decided.
     """
     raise NotImplementedError
@@ -50,7 +50,7 @@ def gdr_register_routers() -> Iterable[Router]:
 def gdr_register_selectors() -> Iterable[Selector]:
     """Selectors that `gdr annotate --select` may name: how chosen and rejected are picked from scored candidates.
 
-    Called once, when such things are first asked for. All results are collected; a name registered twice is a `PluginError` that
+    Called once, at first use. All results are collected; a name registered twice is a `PluginError` that
     names both plugins.
     """
     raise NotImplementedError
