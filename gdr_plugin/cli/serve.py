@@ -47,7 +47,7 @@ def serve(
         max_wait_ms=max_wait_ms,
         max_batch=max_batch,
         queue=queue,
-        token=token or None,
+        token=token,
         policy_tokenizer=policy_tokenizer,
         plain=plain,
         scale=scale,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,17 @@ if TYPE_CHECKING:
     from gdr_plugin.serve.answers import Answer
     from gdr_plugin.serve.service import ScoringService
 
-log = logging.getLogger("gdr_plugin.serve")
+_REFUSALS: dict[int | str, str] = {
+    401: "The token is missing or wrong",
+    413: "The request is too large",
+    422: "The input is wrong",
+    503: "The server is overloaded, stopping or broken",
+}
+_PROBLEM = {
+    "application/json": {
+        "example": {"error": {"message": "rows[0] has no `response`", "type": "DataError", "code": 422}}
+    }
+}
 
 
 def create_app(service: ScoringService, plugins: Plugins) -> FastAPI:
@@ -57,6 +66,7 @@ def create_app(service: ScoringService, plugins: Plugins) -> FastAPI:
         summary="Rewards from the guided log-density ratio of two language models",
         version=__version__,
         lifespan=lifespan,
+        responses={status: {"description": text, "content": _PROBLEM} for status, text in _REFUSALS.items()},
     )
     owners: dict[tuple[str, str], str] = {}
     for plugin, router in [("built-in", status.router(service)), *plugins.serve_routes(service)]:

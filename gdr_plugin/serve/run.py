@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
@@ -39,11 +40,22 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: It cannot be bound.
     """
+    bound = None
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
+        )[0]
+        # With the protocol named, asyncio switches Nagle's algorithm off: without, each answer takes 40 ms.
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(_BACKLOG)
+        return bound
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        if bound is not None:
+            bound.close()
+        named = isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno
+        reason = os.strerror(named) if named else getattr(error, "strerror", None) or str(error)
         raise ConfigError(
             f"cannot listen on {host}:{port}: {reason.lower()}; choose another --port or --host"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from gdr_plugin.errors import ConfigError, GDRError
@@ -59,9 +60,12 @@ class ServeSettings:
         for name in ("max_batch", "queue", "max_items", "max_chars", "max_body_mb", "temperature"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("max_wait_ms", "cache"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if not 0 <= self.max_wait_ms <= 60_000:
+            raise ConfigError(f"max_wait_ms must be between 0 and 60,000, not {self.max_wait_ms}")
+        if self.cache < 0:
+            raise ConfigError(f"cache must be 0 or more, not {self.cache}")
+        if not math.isfinite(self.scale) or not self.scale:
+            raise ConfigError(f"scale must be a number other than 0, not {self.scale}")
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip must be above 0, not {self.clip}")
         if self.token is not None and not (self.token and self.token.isascii() and self.token.isprintable()):

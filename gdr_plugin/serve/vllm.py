@@ -14,7 +14,8 @@ from fastapi import APIRouter
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from gdr_plugin.errors import DataError
-from gdr_plugin.preferences.rows import parse_prompt
+from gdr_plugin.preferences.rows import parse_score_row
+from gdr_plugin.preferences.sources import Row
 from gdr_plugin.serve.answers import Answer
 from gdr_plugin.types import Sample, Score
 
@@ -128,13 +129,14 @@ def pairs(prompts: Any, responses: str | list[str]) -> list[Sample]:
         DataError: The numbers do not fit, or a prompt is malformed.
     """
     one_prompt = isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], dict))
-    left = [parse_prompt(one) for one in ([prompts] if one_prompt else prompts)]
+    left = [prompts] if one_prompt else prompts
     right = [responses] if isinstance(responses, str) else responses
     if len(left) == 1:
         left *= len(right)
     if len(left) != len(right):
         raise DataError(f"{len(left)} prompts for {len(right)} responses: send one prompt, or as many as responses")
-    return [Sample(prompt, response) for prompt, response in zip(left, right, strict=True)]
+    pairs = enumerate(zip(left, right, strict=True))
+    return [_sample(f"item {number}", prompt, response) for number, (prompt, response) in pairs]
 
 
 def conversations(body: ClassifyRequest) -> list[Sample]:
@@ -154,8 +156,12 @@ def conversations(body: ClassifyRequest) -> list[Sample]:
         last = messages[-1] if messages else {}
         if last.get("role") != "assistant" or not isinstance(last.get("content"), str):
             raise DataError(f"conversation {number} must end with an assistant turn of text, which is scored")
-        samples.append(Sample(parse_prompt(messages[:-1]), last["content"]))
+        samples.append(_sample(f"conversation {number}", messages[:-1], last["content"]))
     return samples
+
+
+def _sample(where: str, prompt: Any, response: str) -> Sample:
+    return parse_score_row(Row(1, where, {"prompt": prompt, "response": response})).sample
 
 
 def _value(service: ScoringService, score: Score, squashed: bool) -> float | None:

@@ -44,7 +44,7 @@ async def test_requests_share_batches_of_bounded_size(ratio: GuidedDensityRatio,
 
 
 async def test_a_full_batch_does_not_wait(ratio: GuidedDensityRatio, model: Any, make: Make) -> None:
-    service = service_of(ratio, max_wait_ms=3_600_000, max_batch=4)
+    service = service_of(ratio, max_wait_ms=60_000, max_batch=4)
     await service.start()
     scores = await asyncio.wait_for(service.score([make(f"answer {i}") for i in range(4)]), 10)
     assert len(scores) == 4
@@ -53,6 +53,16 @@ async def test_a_full_batch_does_not_wait(ratio: GuidedDensityRatio, model: Any,
     await asyncio.sleep(0)
     await service.stop()  # nor does a stopping service
     assert (await last)[0].reward is not None
+
+
+async def test_long_samples_make_small_batches(
+    ratio: GuidedDensityRatio, model: Any, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with service_of(ratio, max_wait_ms=50) as service:
+        monkeypatch.setattr(batcher, "BATCH_CHARS", 2500)
+        model.batches.clear()
+        await service.score([make(f"{i}" * 1000) for i in range(7)])
+    assert model.batches == [3, 3, 1]
 
 
 async def test_a_sample_in_flight_is_scored_once(
@@ -311,7 +321,18 @@ def test_squash() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"max_batch": 0}, {"queue": 0}, {"max_wait_ms": -1}, {"clip": 0}, {"temperature": 0}, {"token": "ä"}]
+    "settings",
+    [
+        {"max_batch": 0},
+        {"queue": 0},
+        {"max_wait_ms": -1},
+        {"max_wait_ms": float("inf")},
+        {"scale": float("nan")},
+        {"clip": 0},
+        {"temperature": 0},
+        {"token": "ä"},
+        {"token": ""},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
