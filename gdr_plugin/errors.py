@@ -9,6 +9,7 @@
     │   └── ChatError        a conversation cannot be rendered or does not fit into the model
     ├── StoreError           the log-prob store cannot be used
     ├── OutputError          an output folder or file cannot be written, or belongs to another run
+    ├── RequestError         the server refuses a request: too large, or it cannot take it now
     └── MissingDependencyError   an optional package is needed; the message names the extra
 
 and one warning: EngineWarning (a `UserWarning`), for results that are right but slower, or less certain, than wanted.
@@ -56,6 +57,19 @@ class StoreError(GDRError):
 
 class OutputError(GDRError):
     """An output folder or file cannot be written, or belongs to another run."""
+
+
+class RequestError(GDRError):
+    """The server refuses a request.
+
+    Args:
+        message: One line: what is wrong and what to do.
+        status: The HTTP status: 413 too large, 503 cannot take it now.
+    """
+
+    def __init__(self, message: str, *, status: int = 413) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class MissingDependencyError(GDRError):

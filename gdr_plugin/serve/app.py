@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from gdr_plugin import __version__
-from gdr_plugin.errors import DataError, GDRError, MissingDependencyError, PluginError
-from gdr_plugin.serve.settings import RequestError
+from gdr_plugin.errors import DataError, GDRError, MissingDependencyError, PluginError, RequestError
 
 try:
     from fastapi import APIRouter, FastAPI, Request

@@ -18,8 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gdr_plugin.errors import GDRError, ModelError
-from gdr_plugin.serve.settings import RequestError, ServeSettings
+from gdr_plugin.errors import GDRError, ModelError, RequestError
+from gdr_plugin.serve.settings import ServeSettings
 from gdr_plugin.types import Sample, Score
 
 if TYPE_CHECKING:

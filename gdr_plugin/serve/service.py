@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from gdr_plugin.errors import ModelError
+from gdr_plugin.errors import ModelError, RequestError
 from gdr_plugin.serve.batcher import Batcher
-from gdr_plugin.serve.settings import RequestError, ServeSettings
+from gdr_plugin.serve.settings import ServeSettings
 from gdr_plugin.types import Message, Sample, Score
 
 if TYPE_CHECKING:

@@ -5,20 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from gdr_plugin.errors import ConfigError, GDRError
-
-
-class RequestError(GDRError):
-    """The server refuses a request.
-
-    Args:
-        message: One line: what is wrong and what to do.
-        status: The HTTP status: 413 too large, 503 cannot take it now.
-    """
-
-    def __init__(self, message: str, *, status: int = 413) -> None:
-        super().__init__(message)
-        self.status = status
+from gdr_plugin.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
