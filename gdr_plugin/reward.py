@@ -205,6 +205,11 @@ class GuidedDensityRatio:
         )
 
     @property
+    def reduction(self) -> Reduction:
+        """How token log-probs become one number."""
+        return self._reward.reduction
+
+    @property
     def routing_counts(self) -> dict[str, int]:
         """How many samples of `score` each router decided, `default` where none did, `error` where one failed."""
         return dict(self._routed)

@@ -12,12 +12,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -67,9 +67,14 @@ class Row:
     crosses: list[Cross] = field(default_factory=list)
     """Which row tokens see which ancestors in the row."""
     prefix: list[LayerKV] | None = None
-    """Keys and values, by layer, that every row token sees in front of position `prefix length`."""
-    captured: list[LayerKV] | None = None
-    """When a list: filled with this row's keys and values, by layer."""
+    """Keys and values, by layer, that every row token sees."""
+
+    def on(self, device: torch.device) -> Row:
+        """This row with its tensors on the device of a layer: a sharded model has several."""
+        if self.positions.device == device:
+            return self
+        batches = [CausalBatch(one.index.to(device), one.valid.to(device)) for one in self.batches]
+        return replace(self, positions=self.positions.to(device), batches=batches)
 
 
 _ROW: ContextVar[Row | None] = ContextVar("gdr_tree_row", default=None)
@@ -85,10 +90,17 @@ def attending(row: Row) -> Iterator[None]:
         _ROW.reset(token)
 
 
-def register() -> None:
-    """Make `gdr_tree` known to transformers; harmless when repeated."""
+@contextmanager
+def using(config: PreTrainedConfig) -> Iterator[None]:
+    """Make `gdr_tree` the attention implementation of the model with this configuration inside the block."""
     AttentionInterface.register(IMPLEMENTATION, _forward)
     AttentionMaskInterface.register(IMPLEMENTATION, _mask)
+    before = config._attn_implementation_internal
+    config._attn_implementation_internal = IMPLEMENTATION
+    try:
+        yield
+    finally:
+        config._attn_implementation_internal = before
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
@@ -115,6 +127,7 @@ def _forward(
         raise NotImplementedError("attention sinks are not supported on the tree path")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     kernel = _Kernel(scale, sliding_window, softcap)
+    row = row.on(query.device)
     out = attend(row, int(module.layer_idx), query[0], key[0], value[0], kernel)  # type: ignore[arg-type]
     return out.transpose(0, 1).unsqueeze(0), None
 
@@ -156,8 +169,6 @@ def attend(row: Row, layer: int, query: Tensor, key: Tensor, value: Tensor, kern
         k, v = (x[0] for x in row.prefix[layer])
         o, norm = kernel.full(query, k, v, pos, torch.arange(k.shape[1], device=pos.device))
         _merge(out, lse, o, norm)
-    if row.captured is not None:
-        row.captured.append((key[None].clone(), value[None].clone()))
     return out
 
 

@@ -1,6 +1,6 @@
 """Scores spans on a loaded network: plans, runs, checks itself, and steps down where a faster way is not right.
 
-The ladder: (1) packed tree, not built yet; (2) shared prefixes computed once; (3) padded whole sequences; (4) one
+The ladder: (1) packed trees; (2) shared prefixes computed once; (3) padded whole sequences; (4) one
 sequence at a time. Knows nothing of files, adapters or templates.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from gdr_plugin.errors import EngineWarning, ModelError
-from gdr_plugin.models.local.forward import Network, run_cached, run_padded, run_plain
+from gdr_plugin.models.local.forward import Network, run_cached, run_padded, run_plain, run_tree
 from gdr_plugin.models.local.kvcache import PrefixCache
-from gdr_plugin.models.local.planner import Budget, Ids, Job, Pack, distinct, plan_cached, plan_padded
+from gdr_plugin.models.local.planner import Budget, Ids, Job, Pack, distinct, plan_cached, plan_padded, plan_tree
 from gdr_plugin.types import Logprobs, TokenSpan
 
 TOKEN_BUDGET = {"cpu": 2048}
@@ -33,6 +33,7 @@ _SEEN = 16
 class Rung(IntEnum):
     """How a network is run; higher is simpler and slower."""
 
+    TREE = 1
     CACHED = 2
     PADDED = 3
     PLAIN = 4
@@ -41,6 +42,7 @@ class Rung(IntEnum):
     def words(self) -> str:
         """What it means, for a person."""
         return {
+            Rung.TREE: "packed trees: shared prefixes and prompts computed once, no padding",
             Rung.CACHED: "shared prefixes computed once",
             Rung.PADDED: "padded whole sequences",
             Rung.PLAIN: "one sequence at a time",
@@ -60,7 +62,7 @@ class Engine:
         self._net = network
         device = network.device.type
         self._tokens = tokens or TOKEN_BUDGET.get(device, TOKEN_BUDGET_ACCELERATOR)
-        self._merge = device != "cpu" and network.takes_positions
+        self.merge = device != "cpu" and network.takes_positions
         self.kept = PrefixCache(kept_bytes)
         self._seen: deque[Ids] = deque(maxlen=_SEEN)
         self.rung, self.window, self.why = first_rung(network)
@@ -77,7 +79,7 @@ class Engine:
         try:
             while todo:
                 done: set[int] = set()
-                for rung, pack in self._plan(todo):
+                for rung, pack in self._plan_jobs(todo):
                     rows = self._run_checked(rung, pack)
                     if rows is None:  # the budget or the rung has changed: plan the rest anew
                         break
@@ -91,8 +93,16 @@ class Engine:
             self.kept.trim()
         return results
 
-    def _plan(self, jobs: Sequence[Job]) -> list[tuple[Rung, Pack]]:
-        budget = Budget(self._tokens, self._merge)
+    def plan(self, spans: Sequence[TokenSpan]) -> list[tuple[Rung, Pack]]:
+        """What `score` would run, and how, as things stand."""
+        return self._plan_jobs(distinct(spans))
+
+    def _plan_jobs(self, jobs: Sequence[Job]) -> list[tuple[Rung, Pack]]:
+        if self.rung is Rung.TREE:
+            packs = plan_tree(jobs, self._tokens, self.kept.known, tuple(self._seen))
+            self._remember(packs)
+            return [(Rung.TREE, pack) for pack in packs]
+        budget = Budget(self._tokens, self.merge)
         limit = (self.window or sys.maxsize) if self.rung is Rung.CACHED else 0
         cached = [job for job in jobs if job.length <= limit]
         whole = [job for job in jobs if job.length > limit]
@@ -162,6 +172,8 @@ class Engine:
         return None
 
     def _forward(self, rung: Rung, pack: Pack) -> list[Logprobs]:
+        if rung is Rung.TREE:
+            return run_tree(self._net, pack, self.kept)
         if rung is Rung.CACHED:
             return run_cached(self._net, pack, self.kept)
         return run_padded(self._net, pack) if rung is Rung.PADDED else run_plain(self._net, pack)
@@ -169,7 +181,7 @@ class Engine:
     def _probe(self, context: Ids) -> None:
         self._net.find_head(context)
         self._probed = True
-        if self._net.head is None and self.rung is Rung.CACHED:
+        if self._net.head is None and self.rung < Rung.PADDED:
             self.rung, self.why = Rung.PADDED, "the architecture's head cannot be taken apart from its body"
 
     def _refuse_foreign_ids(self, jobs: Sequence[Job]) -> None:
@@ -188,7 +200,7 @@ def first_rung(network: Network) -> tuple[Rung, int | None, str]:
         network: What will be run.
 
     Returns:
-        The rung; the longest sequence that it holds for (None: any); why, for a person.
+        The rung; the longest sequence that `CACHED` holds for (None: any); why, for a person.
     """
     config = network.config
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -206,9 +218,12 @@ def first_rung(network: Network) -> tuple[Rung, int | None, str]:
         for name, kind in (("sliding_window", "sliding_attention"), ("attention_chunk_size", "chunked_attention"))
         if (size := getattr(config, name, None)) and (not kinds or kind in kinds)
     ]
-    if windows and getattr(config, "use_sliding_window", True):
-        return Rung.CACHED, min(windows), f"sequences beyond the attention window of {min(windows)} run whole"
-    return Rung.CACHED, None, "full attention in every layer"
+    window = min(windows) if windows and getattr(config, "use_sliding_window", True) else None
+    if "chunked_attention" not in kinds and network.takes_attention:
+        return Rung.TREE, window, "full attention in every layer" if window is None else f"a window of {window} tokens"
+    if window is not None:
+        return Rung.CACHED, window, f"sequences beyond the attention window of {window} run whole"
+    return Rung.CACHED, None, "its attention is its own: packed rows need transformers' attention interface"
 
 
 def deviation(got: Sequence[Logprobs], expected: Sequence[Logprobs]) -> float:

@@ -1,6 +1,6 @@
-"""Runs packs on a loaded model: with kept prefixes, as padded batches, or one sequence at a time.
+"""Runs packs on a loaded model: as packed trees, with kept prefixes, as padded batches, or one sequence at a time.
 
-Three ways to the same numbers. What runs together was decided in `planner`; what a state becomes, in `head`.
+Four ways to the same numbers. What runs together was decided in `planner`; what a state becomes, in `head`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gdr_plugin.models.local import attention, tree
 from gdr_plugin.models.local.head import Head, select
 from gdr_plugin.models.local.kvcache import Path, PrefixCache, Segment, Step
 from gdr_plugin.models.local.planner import Ids, Pack, Row
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from gdr_plugin.types import Logprobs
 
@@ -34,10 +35,13 @@ class Network:
         self.model = model
         self.config = model.config.get_text_config(decoder=True)
         self.decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+        self.decoder_config: PreTrainedConfig = getattr(self.decoder, "config", self.config)
         self.device: torch.device = next(model.get_input_embeddings().parameters()).device
         self.dtype: torch.dtype = model.dtype
         self.layers: int = self.config.num_hidden_layers
         self.takes_positions = "position_ids" in inspect.signature(self.decoder.forward).parameters
+        self.takes_attention: bool = self.takes_positions and model._supports_attention_backend
+        """Whether attention goes through transformers' attention interface, so that packed rows can be run."""
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.head: Head | None = None
 
@@ -78,6 +82,43 @@ class Network:
         options = {"logits_to_keep": keep} if self._keeps_logits else {}
         logits: Tensor = self.model(input_ids=ids, use_cache=False, **options).logits
         return logits[:, -keep:]
+
+
+def run_tree(net: Network, pack: Pack, kept: PrefixCache) -> list[Logprobs]:
+    """Prefix once per model, then all contexts and responses as one packed row: no padding, no copied keys.
+
+    Args:
+        net: A network with a head, whose attention goes through transformers' attention interface.
+        pack: From `plan_tree`: rows in the order of their contexts.
+        kept: Where prefixes are found and left.
+
+    Returns:
+        Log-probs of each of the pack's rows.
+    """
+    assert net.head is not None
+    prefix = _tree_prefix(net, pack.prefix, kept).layers if pack.prefix else None
+    responses: list[list[Ids]] = [[] for _ in pack.tails]
+    for row in pack.rows:
+        responses[row.tail].append(row.response)
+    branches = [tree.Branch(*one) for one in zip(pack.tails, responses, strict=True)]
+    packed = tree.lay_out(branches, prefix, net.device)
+    with attention.using(net.decoder_config):
+        states = tree.states(net.decoder, packed)
+    return _cut(net.head.logprobs(states, packed.which, packed.targets), pack.rows)
+
+
+def _tree_prefix(net: Network, ids: Ids, kept: PrefixCache) -> Segment:
+    """As `_prefix`, by the packed row's attention, which knows windows whatever the length."""
+    length, segment = kept.longest(ids)
+    if segment is None or length < len(ids):
+        new = Segment()
+        positions = torch.arange(length, len(ids), device=net.device)
+        row = attention.Row(positions, [(0, len(ids) - length)], prefix=segment.layers if segment is not None else None)
+        with attention.using(net.decoder_config), attention.attending(row):
+            net.states(net.tensor([ids[length:]]), path=Path([], net.layers, new), positions=positions[None])
+        segment = segment.followed_by(new) if segment is not None else new
+        kept.put(ids, segment)
+    return segment
 
 
 def run_cached(net: Network, pack: Pack, kept: PrefixCache) -> list[Logprobs]:

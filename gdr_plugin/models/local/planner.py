@@ -112,16 +112,43 @@ def plan_cached(jobs: Sequence[Job], budget: Budget, known: Sequence[Ids] = (), 
     Returns:
         Packs that together score every job once; those with one prefix follow each other.
     """
-    groups: dict[Ids, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(job.context, []).append(job)
-    order = sorted({*groups, *seen})
+    groups = _by_context(jobs)
+    families = _families(groups, known, seen)
+    return [pack for prefix, contexts in families for pack in _packs(prefix, contexts, groups, budget)]
+
+
+def plan_tree(jobs: Sequence[Job], tokens: int, known: Sequence[Ids] = (), seen: Sequence[Ids] = ()) -> list[Pack]:
+    """Plan packed rows: a shared prefix, then contexts each followed by its responses, without padding.
+
+    A context whose responses need more than one row becomes a prefix itself, so that it is computed once all the same.
+
+    Args:
+        jobs: Distinct pairs.
+        tokens: Tokens in one row; a single sequence that is longer runs alone.
+        known: Prefixes whose keys and values are kept already; they are used where they fit.
+        seen: Contexts of earlier calls: a prefix shared with one of them is worth keeping too.
+
+    Returns:
+        Packs that together score every job once; those with one prefix follow each other.
+    """
+    groups = _by_context(jobs)
     packs: list[Pack] = []
-    for start, stop, depth in _clusters(order):
-        contexts = [context for context in order[start:stop] if context in groups]
-        if contexts:
-            prefix = contexts[0][: _boundary(contexts, depth, known)]
-            packs.extend(_packs(prefix, contexts, groups, budget))
+    for prefix, contexts in _families(groups, known, seen):
+        members: list[Ids] = []
+        filled = 0
+        for context in contexts:
+            mine = groups[context]
+            size = len(context) - len(prefix) + sum(len(job.response) - 1 for job in mine)
+            if size > tokens and len(mine) > 1:
+                packs.extend(_tree_pack(context[:-1], [context], part) for part in _split(mine, tokens))
+                continue
+            if members and filled + size > tokens:
+                packs.append(_tree_pack(prefix, members, [job for one in members for job in groups[one]]))
+                members, filled = [], 0
+            members.append(context)
+            filled += size
+        if members:
+            packs.append(_tree_pack(prefix, members, [job for one in members for job in groups[one]]))
     return packs
 
 
@@ -144,6 +171,45 @@ def plan_padded(jobs: Sequence[Job], budget: Budget) -> list[Pack]:
         )
         packs.append(Pack((), tuple(tails), rows, (tuple(range(len(rows))),)))
     return packs
+
+
+def _by_context(jobs: Sequence[Job]) -> dict[Ids, list[Job]]:
+    groups: dict[Ids, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.context, []).append(job)
+    return groups
+
+
+def _families(
+    groups: dict[Ids, list[Job]], known: Sequence[Ids], seen: Sequence[Ids]
+) -> Iterator[tuple[Ids, list[Ids]]]:
+    """Contexts that share a prefix worth keeping, with that prefix."""
+    order = sorted({*groups, *seen})
+    for places, depth in _clusters(order):
+        contexts = [order[place] for place in places if order[place] in groups]
+        if contexts:
+            yield contexts[0][: _boundary(contexts, depth, known)], contexts
+
+
+def _split(jobs: Sequence[Job], tokens: int) -> Iterator[list[Job]]:
+    """Cut one context's jobs into parts of about equal size that fit into a row."""
+    parts = -(-sum(len(job.response) for job in jobs) // max(1, tokens - 1))
+    share = sum(len(job.response) for job in jobs) / parts
+    part: list[Job] = []
+    filled = 0
+    for job in jobs:
+        if part and (filled + len(job.response) > tokens - 1 or filled >= share):
+            yield part
+            part, filled = [], 0
+        part.append(job)
+        filled += len(job.response)
+    yield part
+
+
+def _tree_pack(prefix: Ids, contexts: Sequence[Ids], jobs: Sequence[Job]) -> Pack:
+    place = {context: tail for tail, context in enumerate(contexts)}
+    rows = tuple(Row(place[job.context], job.response, job.spans) for job in jobs)
+    return Pack(prefix, tuple(context[len(prefix) :] for context in contexts), rows, ())
 
 
 def _boundary(contexts: Sequence[Ids], depth: int, known: Sequence[Ids]) -> int:
@@ -211,54 +277,56 @@ def _fill(lengths: Sequence[int], budget: Budget, keys: int) -> Iterator[list[in
         yield batch
 
 
-def _clusters(order: Sequence[Ids]) -> list[tuple[int, int, int]]:
-    """Cut sorted contexts into runs that share a prefix, so that the tokens saved are the most possible.
+def _clusters(order: Sequence[Ids]) -> list[tuple[list[int], int]]:
+    """Group contexts by a prefix that they share, so that many tokens are saved.
 
-    A context has one prefix at most, so a run that shares a long prefix competes with the wider run around it that
-    shares a shorter one: saved are `(contexts - 1) * depth` tokens each way. The tree of common prefixes is walked
-    bottom-up with the stack of its open nodes.
+    A context has one prefix at most, so a group that shares a long prefix competes with a wider one that shares a
+    shorter: either saves `(contexts - 1) * depth` tokens. The tree of common prefixes is walked bottom-up, with the
+    stack of its open nodes; each node takes over the groups below it that gain by its shorter prefix.
 
     Args:
         order: Distinct contexts in lexicographic order.
 
     Returns:
-        `(start, stop, depth)`: contexts `start` to `stop` share their first `depth` ids; 0 where nothing is shared.
+        Groups, each with the places of its contexts and how many ids they share; 0 for a context alone.
     """
-    stack: list[_Open] = []
-    saved, parts = 0, [(0, 1, 0)] if order else []
+    stack: list[_Node] = []
+    groups: list[tuple[list[int], int]] = [([0], 0)] if order else []
     for place in range(1, len(order) + 1):
         shared = _common(order[place - 1], order[place]) if place < len(order) else -1
         while stack and stack[-1].depth > shared:
-            node = stack.pop()
-            node.add(saved, parts)
-            saved, parts = node.close(place)
+            stack[-1].groups += groups
+            groups = stack.pop().regrouped()
         if place == len(order):
             break
         if not stack or stack[-1].depth < shared:
-            stack.append(_Open(shared, parts[0][0]))
-        stack[-1].add(saved, parts)
-        saved, parts = 0, [(place, place + 1, 0)]
-    return parts
+            stack.append(_Node(shared))
+        stack[-1].groups += groups
+        groups = [([place], 0)]
+    return groups
 
 
 @dataclass
-class _Open:
-    """A run of sorted contexts whose end is not reached yet, with the best cut of what it holds so far."""
+class _Node:
+    """A common prefix whose last context is not reached yet, and the groups among those that have it."""
 
     depth: int
-    start: int
-    saved: int = 0
-    parts: list[tuple[int, int, int]] = field(default_factory=list)
+    groups: list[tuple[list[int], int]] = field(default_factory=list)
 
-    def add(self, saved: int, parts: list[tuple[int, int, int]]) -> None:
-        self.saved += saved
-        self.parts += parts
-
-    def close(self, stop: int) -> tuple[int, list[tuple[int, int, int]]]:
-        whole = self.depth * (stop - self.start - 1)
-        if self.depth >= SHORTEST_PREFIX and whole >= self.saved:
-            return whole, [(self.start, stop, self.depth)]
-        return self.saved, self.parts
+    def regrouped(self) -> list[tuple[list[int], int]]:
+        if self.depth < SHORTEST_PREFIX:
+            return self.groups
+        mine: list[int] = []
+        others: list[tuple[list[int], int]] = []
+        gain = -self.depth
+        for places, depth in self.groups:
+            more = self.depth * len(places) - depth * (len(places) - 1)
+            if more > 0:
+                mine += places
+                gain += more
+            else:
+                others.append((places, depth))
+        return [(mine, self.depth), *others] if gain > 0 else self.groups
 
 
 def _common(a: Ids, b: Ids) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gdr_plugin.models.local.attention import CausalBatch, Cross, LayerKV, Row, attending
 
-_BATCH_WASTE = 1.15
+_LENGTH_RATIO = 1.15
 """Segments share a kernel call while the longest is at most this times the shortest."""
 
 
@@ -35,14 +35,14 @@ class PackedRow:
     """Token ids, shape `(tokens,)`."""
     row: Row
     predictors: Tensor
-    """Row index of the token that predicts each response token, shape `(response tokens,)`."""
+    """Row places whose states predict something, each once, shape `(predictors,)`."""
+    which: Tensor
+    """Which predictor each response token has, shape `(response tokens,)`."""
     targets: Tensor
     """The response tokens, branch by branch, response by response, shape `(response tokens,)`."""
-    lengths: list[int]
-    """Tokens of each response, in the same order."""
 
 
-def pack(branches: Sequence[Branch], prefix: list[LayerKV] | None, device: torch.device) -> PackedRow:
+def lay_out(branches: Sequence[Branch], prefix: list[LayerKV] | None, device: torch.device) -> PackedRow:
     """Lay out branches behind a shared prefix.
 
     A response's last token predicts nothing that is asked for, so it is not in the row.
@@ -62,61 +62,48 @@ def pack(branches: Sequence[Branch], prefix: list[LayerKV] | None, device: torch
     answers: list[tuple[int, int]] = []
     crosses: list[Cross] = []
     predictors: list[int] = []
+    which: list[int] = []
     targets: list[int] = []
-    lengths: list[int] = []
     for branch in branches:
         start, stop = len(ids), len(ids) + len(branch.tail)
+        after = offset + len(branch.tail)
         ids += branch.tail
-        positions += range(offset, offset + len(branch.tail))
+        positions += range(offset, after)
         prompts.append((start, stop))
+        shared = len(predictors)
+        predictors.append(stop - 1)  # the prompt's last token predicts the first token of every response
         for response in branch.responses:
             first = len(ids)
             ids += response[:-1]
-            positions += range(positions[stop - 1] + 1, positions[stop - 1] + len(response))
-            predictors += (stop - 1, *range(first, len(ids)))
+            positions += range(after, after + len(response) - 1)
+            which += (shared, *range(len(predictors), len(predictors) + len(response) - 1))
+            predictors += range(first, len(ids))
             targets += response
-            lengths.append(len(response))
             if len(response) > 1:
                 answers.append((first, len(ids)))
         if len(ids) > stop:
             crosses.append(Cross(stop, len(ids), start, stop))
     single, batches = _group(prompts + answers, device)
     row = Row(_tensor(positions, device), single, batches, crosses, prefix)
-    return PackedRow(_tensor(ids, device), row, _tensor(predictors, device), _tensor(targets, device), lengths)
+    return PackedRow(
+        _tensor(ids, device), row, _tensor(predictors, device), _tensor(which, device), _tensor(targets, device)
+    )
 
 
-def run(body: nn.Module, ids: Tensor, row: Row) -> Tensor:
-    """Hidden states of a packed row.
-
-    Args:
-        body: The transformer without its head, with `gdr_tree` as its attention implementation.
-        ids: `(tokens,)`.
-        row: The row's layout.
-
-    Returns:
-        Final hidden states, `(tokens, hidden)`.
-    """
-    with attending(row):
-        output = body(input_ids=ids[None], position_ids=row.positions[None], use_cache=False)
-    hidden: Tensor = output.last_hidden_state[0]
-    return hidden
-
-
-def prefix_kv(body: nn.Module, ids: Sequence[int], device: torch.device) -> list[LayerKV]:
-    """Keys and values of a prefix, by layer.
+def states(body: nn.Module, packed: PackedRow) -> Tensor:
+    """Run a transformer's body over a packed row.
 
     Args:
-        body: As in `run`.
-        ids: The prefix, from the sequence's first token.
-        device: Where it runs.
+        body: The transformer without its head; `gdr_tree` must be its attention implementation, see `attention.using`.
+        packed: The row.
 
     Returns:
-        One pair a layer, in the layers' order.
+        Final hidden states of the row's predictors, `(predictors, hidden)`.
     """
-    row = Row(torch.arange(len(ids), device=device), causal=[(0, len(ids))], captured=[])
-    run(body, _tensor(ids, device), row)
-    assert row.captured is not None
-    return row.captured
+    with attending(packed.row):
+        out = body(input_ids=packed.ids[None], position_ids=packed.row.positions[None], use_cache=False)
+    hidden: Tensor = out.last_hidden_state[0]
+    return hidden[packed.predictors.to(hidden.device)]
 
 
 def _group(segments: list[tuple[int, int]], device: torch.device) -> tuple[list[tuple[int, int]], list[CausalBatch]]:
@@ -126,7 +113,8 @@ def _group(segments: list[tuple[int, int]], device: torch.device) -> tuple[list[
     ordered = sorted(segments, key=lambda s: s[1] - s[0])
     while ordered:
         shortest = ordered[0][1] - ordered[0][0]
-        count = sum(stop - start <= max(shortest * _BATCH_WASTE, shortest + 4) for start, stop in ordered)
+        longest = max(shortest * _LENGTH_RATIO, shortest + 4)
+        count = sum(stop - start <= longest for start, stop in ordered)
         group, ordered = ordered[:count], ordered[count:]
         if count == 1:
             single += group
@@ -141,4 +129,4 @@ def _group(segments: list[tuple[int, int]], device: torch.device) -> tuple[list[
 
 
 def _tensor(values: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(list(values), dtype=torch.long).to(device, non_blocking=True)
+    return torch.tensor(values, dtype=torch.long).to(device, non_blocking=True)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from gdr_plugin.models.local.attention import IMPLEMENTATION, register
-from gdr_plugin.models.local.tree import Branch, pack, prefix_kv, run
+from gdr_plugin.models.local.attention import using
+from gdr_plugin.models.local.forward import Network, run_tree
+from gdr_plugin.models.local.kvcache import PrefixCache
+from gdr_plugin.models.local.planner import Job, Pack, Row, distinct, plan_tree
+from gdr_plugin.types import TokenSpan
 
-CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
     "hidden_size": 32,
@@ -54,22 +59,16 @@ def build(flavour: str) -> Any:
 
 
 def plain(model: Any, context: list[int], response: list[int]) -> torch.Tensor:
-    model.set_attn_implementation("eager")
     logits = model(torch.tensor([context + response]), use_cache=False).logits[0, len(context) - 1 : -1].double()
     return logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0]
 
 
-def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """The model's own head, with whatever scale or cap it applies, on given hidden states."""
-    body = model.get_decoder()
-    forward = body.forward
-    body.forward = lambda *a, **k: type(
-        "Out", (dict,), {"__getattr__": dict.get, "__getitem__": lambda s, i: hidden[None]}
-    )(last_hidden_state=hidden[None])
-    try:
-        return model(torch.zeros(1, hidden.shape[0], dtype=torch.long)).logits[0]
-    finally:
-        body.forward = forward
+def network(model: Any) -> Network:
+    net = Network(model)
+    net.find_head((5, 6, 7))
+    assert net.head is not None
+    assert net.takes_attention
+    return net
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -81,24 +80,19 @@ def test_tree_equals_one_at_a_time(flavour: str) -> None:
     def ids(n: int) -> list[int]:
         return torch.randint(3, 97, (n,), generator=rng).tolist()
 
-    guidance = ids(23)
-    branches = [
-        Branch(ids(7), [ids(12), ids(13), ids(1), ids(30)]),
-        Branch(ids(1), [ids(5)]),
-        Branch(ids(15), [ids(2), ids(11)]),
-    ]
-    expected = [plain(model, [*guidance, *b.tail], list(r)) for b in branches for r in b.responses]
+    guidance = tuple(ids(23))
+    tails = (tuple(ids(7)), tuple(ids(1)), tuple(ids(15)))
+    sizes = [(0, 12), (0, 13), (0, 1), (0, 30), (1, 5), (2, 2), (2, 11)]
+    rows = tuple(Row(tail, tuple(ids(size)), (place,)) for place, (tail, size) in enumerate(sizes))
+    expected = [plain(model, [*guidance, *tails[row.tail]], list(row.response)) for row in rows]
+    kept = PrefixCache(1 << 30)
+    net = network(model)
 
-    register()
-    model.set_attn_implementation(IMPLEMENTATION)
-    body = model.get_decoder()
-    packed = pack(branches, prefix_kv(body, guidance, CPU), CPU)
-    hidden = run(body, packed.ids, packed.row)[packed.predictors]
-    logprobs = logits_of(model, hidden).double().log_softmax(-1).gather(1, packed.targets[:, None])[:, 0]
+    run_tree(net, Pack(guidance[:9], (guidance[9:],), (Row(0, (5, 6), (0,)),), ()), kept)  # half of the prefix is known
+    got = run_tree(net, Pack(guidance, tails, rows, ()), kept)
 
-    assert packed.lengths == [len(r) for b in branches for r in b.responses]
-    for got, want in zip(logprobs.split(packed.lengths), expected, strict=True):
-        assert (got - want).abs().max() < 1e-4
+    for one, want in zip(got, expected, strict=True):
+        assert np.abs(one - want.numpy()).max() < 1e-4
 
 
 @torch.inference_mode()
@@ -106,25 +100,56 @@ def test_without_an_active_row_the_implementation_is_plain_attention() -> None:
     model = build("llama")
     tokens = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 0]])
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
-    model.set_attn_implementation("sdpa")
     expected = model(tokens, attention_mask=mask).logits
 
-    register()
-    model.set_attn_implementation(IMPLEMENTATION)
+    with using(model.config):
+        assert torch.equal(model(tokens, attention_mask=mask).logits, expected)
 
-    assert torch.equal(model(tokens, attention_mask=mask).logits, expected)
+    assert model.config._attn_implementation == "sdpa"
 
 
 @torch.inference_mode()
 def test_siblings_do_not_see_each_other() -> None:
-    model = build("llama")
-    register()
-    model.set_attn_implementation(IMPLEMENTATION)
-    body = model.get_decoder()
+    net = network(build("llama"))
 
-    def hidden(second: list[int]) -> torch.Tensor:
-        packed = pack([Branch([4, 5], [[6, 7, 8], second]), Branch([9], [[10, 11]])], None, CPU)
-        states = run(body, packed.ids, packed.row)[packed.predictors]
-        return torch.cat([states[:3], states[-2:]])
+    def first(second: tuple[int, ...]) -> Any:
+        rows = (Row(0, (6, 7, 8), (0,)), Row(0, second, (1,)), Row(1, (10, 11), (2,)))
+        scored = run_tree(net, Pack((), ((4, 5), (9,)), rows, ()), PrefixCache(0))
+        return np.concatenate([scored[0], scored[2]])
 
-    assert torch.allclose(hidden([20, 21, 22, 23]), hidden([60, 61, 62, 63]), atol=1e-6)
+    assert np.allclose(first((20, 21, 22, 23)), first((60, 61, 62, 63)), atol=1e-6)
+
+
+def test_a_context_with_more_responses_than_a_row_holds_becomes_a_prefix() -> None:
+    context = tuple(range(3, 43))
+    jobs = [Job(context, (n, n + 1, n + 2, n + 3, n + 4), (n,)) for n in range(30)]
+    other = Job((*context[:20], 90), (1, 2), (30,))
+
+    packs = plan_tree([*jobs, other], 64)
+
+    assert sorted(row.spans[0] for pack in packs for row in pack.rows) == list(range(31))
+    split = [pack for pack in packs if pack.prefix == context[:-1]]
+    assert len(split) == 3
+    assert {pack.tails for pack in split} == {(context[-1:],)}
+    assert all(sum(len(row.response) for row in pack.rows) <= 64 for pack in split)
+
+
+contexts = st.lists(st.integers(0, 2), min_size=1, max_size=24).map(tuple)
+
+
+@given(
+    st.lists(st.tuples(contexts, st.lists(st.integers(0, 9), min_size=1, max_size=9).map(tuple)), max_size=20),
+    st.integers(1, 80),
+)
+def test_every_job_is_planned_once_whatever_the_budget(pairs: list[Any], tokens: int) -> None:
+    jobs = distinct([TokenSpan(context, response) for context, response in pairs])
+
+    packs = plan_tree(jobs, tokens)
+
+    planned = [(pack.context(row), row.response, row.spans) for pack in packs for row in pack.rows]
+    assert sorted(planned) == sorted((job.context, job.response, job.spans) for job in jobs)
+    for pack in packs:
+        assert all(pack.tails)
+        assert [row.tail for row in pack.rows] == sorted(row.tail for row in pack.rows)
+        size = sum(map(len, pack.tails)) + sum(len(row.response) - 1 for row in pack.rows)
+        assert size <= tokens or len(pack.rows) == 1
