@@ -1,0 +1,58 @@
+"""Which token ids end a completion of the policy: what tells a finished completion from a cut one.
+
+TRL does not pass them. They come from the tokenizer that the user names or, where the trainer's log functions are
+passed (GRPO, RLOO), from the trainer itself: the one place that relies on an attribute of TRL's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Ends:
+    """Finds the policy's end-of-sequence ids.
+
+    Args:
+        tokenizer: The policy's tokenizer, or its hub id or folder; None: ask the trainer.
+    """
+
+    def __init__(self, tokenizer: str | PreTrainedTokenizerBase | None) -> None:
+        self._tokenizer = tokenizer if isinstance(tokenizer, str) else None
+        known = None if tokenizer is None or isinstance(tokenizer, str) else _as_ids(tokenizer.eos_token_id)
+        self._ids: frozenset[int] | None = known
+
+    def find(self, log_function: object) -> frozenset[int] | None:
+        """The ids; None when nobody knows them.
+
+        Args:
+            log_function: `log_metric` or `log_extra` as TRL passes it, or None.
+        """
+        if self._ids is None and self._tokenizer is not None:
+            self._ids = _read(self._tokenizer)
+        if self._ids is not None:
+            return self._ids
+        trainer = getattr(log_function, "__self__", None)
+        return _as_ids(getattr(trainer, "eos_token_ids", None)) or None
+
+
+def _read(name: str) -> frozenset[int]:
+    """The ids that generation stops at: the tokenizer's, and those of the generation config where there is one."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(name)
+    ids = _as_ids(tokenizer.eos_token_id)
+    try:
+        generation = GenerationConfig.from_pretrained(name)
+    except (OSError, ValueError):  # models need not have one
+        return ids
+    return ids | _as_ids(generation.eos_token_id)
+
+
+def _as_ids(value: int | Iterable[int] | None) -> frozenset[int]:
+    if value is None:
+        return frozenset()
+    return frozenset([value] if isinstance(value, int) else value)

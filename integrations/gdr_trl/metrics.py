@@ -1,0 +1,109 @@
+"""What a trainer logs about a batch of rewards: numbers for the curves, columns for the table of completions.
+
+Every number is finite. What a batch does not define (the mean of a domain that did not occur, a correlation of equal
+lengths) is left out of that batch, never invented: TRL averages over the batches and ranks that have it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from statistics import fmean
+from typing import Any
+
+from gdr_trl.outcome import Outcome
+
+LogMetric = Callable[[str, float], None]
+LogExtra = Callable[[str, list[Any]], None]
+
+
+def log_batch(
+    name: str,
+    outcomes: Sequence[Outcome],
+    domains: Collection[str],
+    seconds: float,
+    *,
+    log_metric: LogMetric | None,
+    log_extra: LogExtra | None,
+) -> None:
+    """Log a batch through the trainer's functions, where it passes them.
+
+    Args:
+        name: The reward's name: all keys and columns begin with it.
+        outcomes: The batch, in order.
+        domains: Every domain that there may be.
+        seconds: How long scoring took.
+        log_metric: TRL's function for numbers.
+        log_extra: TRL's function for columns.
+    """
+    if log_metric is not None:
+        for key, value in metrics(name, outcomes, domains, seconds).items():
+            log_metric(key, value)
+    if log_extra is not None:
+        log_extra(f"{name}_domain", [one.domain for one in outcomes])
+        log_extra(f"{name}_strong", [one.strong for one in outcomes])
+        log_extra(f"{name}_weak", [one.weak for one in outcomes])
+        log_extra(f"{name}_reward", [one.reward for one in outcomes])
+
+
+def metrics(name: str, outcomes: Sequence[Outcome], domains: Collection[str], seconds: float) -> dict[str, float]:
+    """The numbers of a batch.
+
+    Args:
+        name: What all keys begin with.
+        outcomes: The batch; may be empty.
+        domains: Every domain that there may be.
+        seconds: How long scoring took.
+
+    Returns:
+        Key to finite number. `gdr/ratio` is the mean ratio before the length penalty, `gdr/strong_per_token` and
+        `gdr/weak_per_token` are log-probs in nats a token, `gdr/truncated` and `gdr/not_scored` are shares of the
+        completions, `gdr/tokens_per_s` counts both models' response tokens, `gdr/DOMAIN/share` and
+        `gdr/DOMAIN/reward` describe one domain, and `gdr_hack` is the correlation of reward and length.
+    """
+    if not outcomes:
+        return {}
+    scored = [one for one in outcomes if one.reward is not None]
+    strong_tokens, weak_tokens = (sum(one.strong_tokens for one in scored), sum(one.weak_tokens for one in scored))
+    found: dict[str, float | None] = {
+        f"{name}/ratio": _mean([one.ratio for one in scored]),
+        f"{name}/strong_per_token": _per_token([one.strong for one in scored], strong_tokens),
+        f"{name}/weak_per_token": _per_token([one.weak for one in scored], weak_tokens),
+        f"{name}/truncated": fmean(one.cut for one in outcomes),
+        f"{name}/not_scored": 1 - len(scored) / len(outcomes),
+        f"{name}/tokens_per_s": (strong_tokens + weak_tokens) / max(seconds, 1e-9),
+        f"{name}_hack": correlation([one.reward for one in scored], [one.strong_tokens for one in scored]),
+    }
+    for domain in domains:
+        found[f"{name}/{domain}/share"] = fmean(one.domain == domain for one in outcomes)
+        found[f"{name}/{domain}/reward"] = _mean([one.reward for one in scored if one.domain == domain])
+    return {key: value for key, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def correlation(rewards: Sequence[float | None], lengths: Sequence[int]) -> float | None:
+    """Pearson's correlation of reward and length.
+
+    Args:
+        rewards: Of scored completions.
+        lengths: Their tokens.
+
+    Returns:
+        -1..1; None for fewer than three completions, or where one of the two does not vary.
+    """
+    pairs = [(reward, length) for reward, length in zip(rewards, lengths, strict=True) if reward is not None]
+    if len(pairs) < 3:
+        return None
+    mean_reward, mean_length = fmean(reward for reward, _ in pairs), fmean(length for _, length in pairs)
+    together = math.fsum((reward - mean_reward) * (length - mean_length) for reward, length in pairs)
+    spread = math.hypot(*(r - mean_reward for r, _ in pairs)) * math.hypot(*(n - mean_length for _, n in pairs))
+    return max(-1.0, min(1.0, together / spread)) if spread > 1e-12 else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _per_token(totals: Sequence[float | None], tokens: int) -> float | None:
+    known = [value for value in totals if value is not None]
+    return math.fsum(known) / tokens if tokens else None

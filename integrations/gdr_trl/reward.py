@@ -1,0 +1,283 @@
+"""The reward functions: what TRL calls, and in which order things happen.
+
+Contract: TRL 1.14 to 1.16 (GRPO, RLOO; experimental AsyncGRPO, OnlineDPO, SDPO). TRL itself is not imported here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gdr_plugin.config import Config
+from gdr_plugin.errors import ConfigError, DataError
+from gdr_trl.ends import Ends
+from gdr_trl.metrics import LogExtra, LogMetric, log_batch
+from gdr_trl.outcome import Outcome, Shaping, join
+from gdr_trl.placement import outside_zero3
+from gdr_trl.source import Pair, Ratio, Source
+from gdr_trl.turns import Reasoning, Turns, ended, read_completion, row_fields
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Unpack
+
+    from gdr_plugin.remote import RemoteRatio
+
+__all__ = ["AsyncGDRReward", "GDRReward"]
+
+_unnamed = itertools.count(1)
+_REMOTE_THREADS = 32
+"""Batches of one process that may wait for a server at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What TRL passed to one call."""
+
+    prompts: Sequence[object]
+    completions: Sequence[object]
+    completion_ids: Sequence[Sequence[int]] | None
+    columns: dict[str, Any]
+    log_extra: LogExtra | None
+    log_metric: LogMetric | None
+    trainer_state: object | None
+
+
+class _Reward:
+    """What the sync and the async reward share; see `GDRReward`."""
+
+    def __init__(
+        self,
+        config: str | Path | Config | None = None,
+        *,
+        ratio: Ratio | None = None,
+        remote: str | RemoteRatio | None = None,
+        name: str | None = None,
+        policy_tokenizer: str | PreTrainedTokenizerBase | None = None,
+        reasoning: Reasoning = "score",
+        token_clip: float | None = None,
+        length_penalty: float = 0.0,
+        **pair: Unpack[Pair],
+    ) -> None:
+        self.__name__ = name or _next_name()
+        if self.__name__ == "advantage":
+            raise ConfigError("name: a reward must not be called 'advantage': TRL's table has such a column")
+        self._source = Source(config, ratio, remote, pair)
+        self._shaping = Shaping(token_clip, length_penalty)
+        self._ends = Ends(policy_tokenizer)
+        self._reasoning: Reasoning = reasoning
+        self._warned: set[str] = set()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_executor")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    @property
+    def ratio(self) -> Ratio:
+        """What scores the samples, opened (not loaded) when first asked for.
+
+        Raises:
+            GDRError: It cannot be opened.
+        """
+        with self._lock:
+            return self._source.open()
+
+    def _run(self, call: _Call) -> list[float | None]:
+        """Score one batch, in whatever thread."""
+        count = len(call.prompts)
+        if len(call.completions) != count:
+            raise DataError(f"{count} prompts but {len(call.completions)} completions: one a prompt is needed")
+        started = time.perf_counter()
+        outcomes = self._outcomes(self._read(call)) if count else []
+        seconds = time.perf_counter() - started
+        self._complain(outcomes, call)
+        log_batch(
+            self.__name__,
+            outcomes,
+            self.ratio.domains if count else (),
+            seconds,
+            log_metric=call.log_metric,
+            log_extra=call.log_extra,
+        )
+        return [one.reward for one in outcomes]
+
+    def _read(self, call: _Call) -> list[Turns]:
+        count = len(call.prompts)
+        fields = row_fields(call.columns, count)
+        return [
+            read_completion(
+                call.prompts[row],
+                call.completions[row],
+                finished=finished,
+                fields=fields[row],
+                reasoning=self._reasoning,
+            )
+            for row, finished in enumerate(self._finished(call))
+        ]
+
+    def _finished(self, call: _Call) -> list[bool]:
+        ids = call.completion_ids
+        if ids is None:
+            return [True] * len(call.prompts)
+        ends = self._ends.find(call.log_metric or call.log_extra)
+        if ends is None:
+            self._warn(
+                "this trainer does not say which token ends a completion, so all completions count as finished: pass "
+                "policy_tokenizer= to tell those that were cut at the length limit"
+            )
+            return [True] * len(ids)
+        return [ended(one, ends, _turns(whole)) for one, whole in zip(ids, call.completions, strict=True)]
+
+    def _outcomes(self, batch: Sequence[Turns]) -> list[Outcome]:
+        ratio = self.ratio
+        samples = [sample for turns in batch for sample in turns.samples]
+        tokens = self._shaping.token_clip is not None
+        if self._source.in_process:
+            with self._lock, outside_zero3():
+                scores = ratio.score(samples, tokens=tokens) if samples else []
+        else:
+            scores = ratio.score(samples, tokens=tokens) if samples else []
+        left = iter(scores)
+        outcomes = []
+        for turns in batch:
+            if turns.samples:
+                own = list(itertools.islice(left, len(turns.samples)))
+                outcomes.append(join(turns.samples, own, ratio.reduction, self._shaping))
+            else:
+                outcomes.append(Outcome(reason=turns.reason))
+        return outcomes
+
+    def _complain(self, outcomes: Sequence[Outcome], call: _Call) -> None:
+        """Warn of what spoils a run quietly, each once."""
+        if outcomes and self.ratio.reduction == "sum" and not self._shaping.length_penalty:
+            self._warn(
+                "the ratio is summed over tokens and has no bound, so a policy can raise it by length alone: set "
+                "reward.reduction to mean or per_byte, or give a length_penalty, and watch gdr_hack"
+            )
+        missing = [one.reason for one in outcomes if one.reward is None]
+        if missing:
+            self._warn(
+                f"{len(missing)} of {len(outcomes)} completions were not scored ({missing[0]}); their share is logged",
+                key="not scored",
+            )
+            if call.trainer_state is not None and call.log_metric is None:
+                self._warn("this trainer counts a completion that was not scored as one of reward 0")
+
+    def _warn(self, message: str, key: str | None = None) -> None:
+        if (key or message) not in self._warned:
+            self._warned.add(key or message)
+            warnings.warn(f"{self.__name__}: {message}", UserWarning, stacklevel=2)
+
+
+class GDRReward(_Reward):
+    """A reward function for TRL: `log p_strong(y|x) - log p_weak(y|x)`, under the domain's guidance.
+
+    For `reward_funcs` of GRPO, RLOO, OnlineDPO, SDPO and AsyncGRPO. Picklable, without the models: they load at the
+    first call, each rank's on its own GPU, and again in a process that the reward was sent to. Say what the reward is
+    in one of four ways: a gdr.yaml, `ratio=`, `remote=`, or `strong=` and `weak=`.
+
+    Args:
+        config: Path of a gdr.yaml, or a configuration.
+        ratio: A `GuidedDensityRatio` that exists already.
+        remote: Address of a `gdr serve` (or a `RemoteRatio`), so that all ranks share one pair of models.
+        name: Prefix of metrics and columns; default: `gdr`, `gdr_2` ... in the order of making.
+        policy_tokenizer: The policy's tokenizer, hub id or folder: its end tokens tell finished completions from cut
+            ones. GRPO and RLOO say it themselves; the other trainers do not.
+        reasoning: Whether reasoning that came apart from the answer (`reasoning_content`) is scored before it, or
+            dropped.
+        token_clip: Bound on each token's log-ratio in nats, so that no single token rules the reward. Needs two models
+            with one tokenizer.
+        length_penalty: Subtracted for each response token.
+        **pair: `strong`, `weak`, `guidance`, `placement`, `exemplars`, `reduction`, `store`, `limits`, as in
+            `GuidedDensityRatio.from_models`.
+
+    Raises:
+        ConfigError: Not exactly one source is given, or it is wrong.
+
+    Source: arXiv 2411.02481 for the ratio; clipping and length penalty are additions.
+    """
+
+    def __call__(
+        self,
+        prompts: Sequence[object],
+        completions: Sequence[object],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        *,
+        trainer_state: object | None = None,
+        log_extra: LogExtra | None = None,
+        log_metric: LogMetric | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Reward completions.
+
+        Args:
+            prompts: Texts, or lists of messages; one for each completion.
+            completions: Texts, or lists of messages of which the assistant's are scored.
+            completion_ids: The completions' token ids: where the end token is missing, the completion was cut and the
+                end of turn does not count. Without them all count as finished.
+            trainer_state: The trainer's state; only looked at to know the trainer.
+            log_extra: Takes a column for the table of completions.
+            log_metric: Takes a number for the log.
+            **columns: Data set columns, a list each; routers see them (`field` reads `domain`).
+
+        Returns:
+            One finite number for each completion, or None where it was not scored.
+
+        Raises:
+            DataError: Lengths differ, or a message holds an image.
+            ModelError: A model cannot be loaded, or the server cannot be reached.
+        """
+        call = _Call(prompts, completions, completion_ids, columns, log_extra, log_metric, trainer_state)
+        return self._run(call)
+
+
+class AsyncGDRReward(_Reward):
+    """`GDRReward` as a coroutine, for GRPO, RLOO and AsyncGRPO: other rewards and rollouts go on meanwhile.
+
+    Takes the same arguments. A batch is scored on one thread of the reward's own: models in this process score one
+    batch at a time, a server gets one request a batch and up to 32 batches at once.
+    """
+
+    _executor: ThreadPoolExecutor | None = None
+
+    async def __call__(
+        self,
+        prompts: Sequence[object],
+        completions: Sequence[object],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        *,
+        trainer_state: object | None = None,
+        log_extra: LogExtra | None = None,
+        log_metric: LogMetric | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Reward completions; see `GDRReward.__call__`."""
+        import asyncio
+
+        call = _Call(prompts, completions, completion_ids, columns, log_extra, log_metric, trainer_state)
+        if self._executor is None:
+            workers = 1 if self._source.in_process else _REMOTE_THREADS
+            self._executor = ThreadPoolExecutor(workers, thread_name_prefix=self.__name__)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, call)
+
+
+def _next_name() -> str:
+    """The same on every rank, since it only depends on the order of making."""
+    number = next(_unnamed)
+    return "gdr" if number == 1 else f"gdr_{number}"
+
+
+def _turns(completion: object) -> int:
+    if isinstance(completion, str):
+        return 1
+    return sum(1 for turn in completion if turn.get("role") == "assistant") if isinstance(completion, list) else 1
