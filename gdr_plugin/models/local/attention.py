@@ -24,7 +24,6 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from gdr_plugin.models.local import cpu
 
 IMPLEMENTATION = "gdr_tree"
-LOG2_E = math.log2(math.e)
 LN_2 = math.log(2.0)
 _PRODUCT_ROWS = 1024
 _SCORES_BYTES = 32 << 20
@@ -238,13 +237,13 @@ class _Kernel:
 def _products(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Unmasked attention by plain products, where those are faster than the fused kernel: float32 through oneDNN.
 
-    Exponentials are taken to base two: torch's `exp2` is vectorised on every CPU, its `exp` is not.
+    Exponentials are taken to base two, see `cpu.LOG2_E`.
     """
     heads, tokens, _ = q.shape
     out = torch.empty_like(q)
     lse = q.new_empty(heads, tokens)
     # Dense, since oneDNN falls back to a reference loop, a hundred times slower, for weights with gaps between rows.
-    keys, values = (k * (scale * LOG2_E)).contiguous(), v.transpose(1, 2).contiguous()
+    keys, values = (k * (scale * cpu.LOG2_E)).contiguous(), v.transpose(1, 2).contiguous()
     for head in range(heads):
         for start in range(0, tokens, _PRODUCT_ROWS):
             rows = slice(start, start + _PRODUCT_ROWS)

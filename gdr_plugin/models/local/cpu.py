@@ -7,6 +7,7 @@ setting of torch is read or changed. Results differ by rounding only.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -14,6 +15,9 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor, nn
 
+LOG2_E = math.log2(math.e)
+"""Exponentials are taken to base two where they cost time: on CPUs torch's `exp2` is up to four times faster than its
+`exp`, which goes through MKL."""
 _WORTH = 1.15
 """oneDNN replaces the default where it is at least this much faster."""
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from gdr_plugin.models.local import cpu
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -132,13 +134,13 @@ class Head:
                 block = torch.cat([block, block.new_ones(len(block), _SPLIT)], dim=1)
             for start in range(0, len(states), step):
                 cut = slice(start, start + step)
-                logits = (states[cut] @ block.T).float()
+                logits = cpu.product(states[cut], block).float()
                 if bias is not None:
                     logits += bias[column : column + columns].float()
                 if not self._transform.identity:
                     logits = self._transform(logits.add_(reference[cut, None]) if half else logits)
                 new = torch.maximum(top[cut], logits.amax(1))
-                sums = logits.sub_(new[:, None]).exp_().sum(1)
+                sums = logits.sub_(new[:, None]).mul_(cpu.LOG2_E).exp2_().sum(1)
                 total[cut] = total[cut] * (top[cut] - new).exp_() + sums
                 top[cut] = new
         return top + total.log_()

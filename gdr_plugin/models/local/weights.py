@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from gdr_plugin.errors import ModelError
+from gdr_plugin.models.local.cpu import use_fast_linears
 from gdr_plugin.models.local.gguf import first_line
 from gdr_plugin.models.local.source import Source
 
@@ -66,6 +67,7 @@ class Weights:
                 except (RuntimeError, ValueError, KeyError) as error:
                     raise ModelError(f"adapter {str(folder)!r} cannot be loaded: {first_line(error)}") from error
                 self.model.train(False)
+                use_fast_linears(self.model)
                 self._peft.base_model.disable_adapter_layers()
                 self._active = None
             self._users[name] = self._users.get(name, 0) + 1
@@ -171,6 +173,7 @@ def _load(spec: ModelSpec, source: Source) -> PreTrainedModel:
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(f"model {spec.target!r} cannot be loaded: {first_line(error)}") from error
     model.train(False)
+    use_fast_linears(model)
     return model
 
 
