@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gdr_plugin.models.local.forward import Network
+from gdr_plugin.types import Logprobs, TokenSpan
+
+Spans = Callable[..., list[TokenSpan]]
+
+
+@pytest.fixture(scope="session")
+def network() -> Callable[..., Network]:
+    """`network(folder, **options) -> Network`: a model folder, loaded as transformers loads it."""
+
+    def load(folder: Path, **options: Any) -> Network:
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        model.train(False)
+        return Network(model)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def hard_spans() -> Spans:
+    """Spans with everything that goes wrong: mixed lengths, empty and one-token responses, duplicates, contexts that
+    begin one another, a long guidance that some share and others do not."""
+
+    def make(vocabulary: int = 320, guidance: int = 60, seed: int = 0, prompts: int = 4) -> list[TokenSpan]:
+        draw = random.Random(seed)
+
+        def ids(count: int) -> tuple[int, ...]:
+            return tuple(draw.randrange(3, vocabulary) for _ in range(count))
+
+        shared, other = ids(guidance), ids(guidance // 2)
+        contexts = [shared + ids(draw.randint(1, 14)) for _ in range(prompts)]
+        contexts += [other + ids(3), other + ids(9), ids(1), ids(7)]
+        contexts += [shared, contexts[0] + ids(5), contexts[0][:-1]]
+        spans = [TokenSpan(context, ids(length)) for context in contexts for length in (0, 1, 2, 9, 23)]
+        spans += [*spans[::7], TokenSpan(contexts[0], spans[3].response[:-1])]
+        draw.shuffle(spans)
+        return spans
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def one_by_one() -> Callable[[Network, Sequence[TokenSpan]], list[Logprobs]]:
+    """The definition: full logits of one sequence, log-softmax in double precision, nothing of ours involved."""
+
+    @torch.inference_mode()
+    def score(net: Network, spans: Sequence[TokenSpan]) -> list[Logprobs]:
+        results = []
+        for span in spans:
+            if not span.response:
+                results.append(np.empty(0, dtype=np.float32))
+                continue
+            ids = torch.tensor([span.context + span.response])
+            logprobs = net.model(input_ids=ids, use_cache=False).logits[0, :-1].double().log_softmax(-1)
+            found = logprobs.gather(-1, ids[0, 1:, None])[-len(span.response) :, 0]
+            results.append(found.float().numpy())
+        return results
+
+    return score
