@@ -118,11 +118,12 @@ def _models(run: Mapping[str, Any]) -> str:
     named = {side: config[side]["model"] for side in ("strong", "weak")} | {"policy": options.get("policy")}
     adapters = {side: config[side]["adapter"] or "" for side in ("strong", "weak")}
     rows = [(side, named[side], adapters.get(side, ""), key) for side, key in run["models"].items()]
+    source = run["source"] if run["source"].startswith("hf:") else run["source"].rpartition("/")[2]
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     return "\n".join(
         [
             _table(("", "model", "adapter", "identity"), rows),
-            f"Input: {run['source']}, {run['input']['rows']:,} rows, content {run['input']['content']}.\n",
+            f"Input: {source}, {run['input']['rows']:,} rows, content {run['input']['content']}.\n",
             f"Versions: {versions}.\n",
         ]
     )

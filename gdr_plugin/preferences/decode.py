@@ -59,7 +59,7 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, *, temperature: float, top
         ModelError: The logits are not finite.
     """
     probs = torch.softmax(logits.float() / temperature, dim=-1)
-    if not bool(torch.isfinite(probs).all()):
+    if not bool(torch.isfinite(probs[:, 0]).all()):  # one NaN or infinity makes its whole row NaN
         raise ModelError("the policy's logits are not finite: try dtype float32 or bfloat16")
     if top_p < 1:
         probs = torch.where(probs >= _nucleus_bound(probs, top_p), probs, 0)

@@ -76,9 +76,8 @@ def finish(
         with Outputs(folder.work) as outputs:
             for window in windows:
                 header, records = folder.read("candidates", window)
-                seconds["scoring"] += header["seconds"]
-                if folder.has("responses", window):
-                    seconds["sampling"] += folder.read("responses", window)[0]["seconds"]
+                for stage in seconds:
+                    seconds[stage] += header["seconds"][stage]
                 for record in records:
                     _add(record, picking, outputs, statistics)
     except OSError as error:

@@ -66,12 +66,17 @@ def _policy_spec(config: Config, policy: str) -> ModelSpec:
     if policy in ("strong", "weak"):
         return config.strong if policy == "strong" else config.weak
     spec = ModelSpec(model=policy)
-    if spec.scheme == "hf" and Path(spec.target).exists():
-        spec = ModelSpec(model=str(Path(spec.target).resolve()))
+    place = _place(spec)
     for known in (config.weak, config.strong):
-        if known.scheme == spec.scheme and known.target == spec.target:
+        if known.scheme == spec.scheme and _place(known) == place:
             return known.model_copy(update={"adapter": None})
-    return spec
+    return ModelSpec(model=str(place)) if isinstance(place, Path) else spec
+
+
+def _place(spec: ModelSpec) -> Path | str:
+    """Where a model is: the absolute path of a local one, else what the user wrote."""
+    path = Path(spec.target).expanduser()
+    return path.resolve() if spec.scheme == "hf" and path.exists() else spec.target
 
 
 def describe_run(
@@ -90,7 +95,7 @@ def describe_run(
     told: dict[str, Any] = {"select": options.select, **asdict(options.filters), "seed": options.sampling.seed}
     if sampler is not None:
         models["policy"] = sampler.identity
-        told |= {"policy": options.policy, **asdict(options.sampling)}
+        told |= {"policy": sampler.name, **asdict(options.sampling)}
     return {
         "config": config.model_dump(
             mode="json", exclude={"store": True, "load": True, "limits": {"token_budget", "kv_cache_mb"}}

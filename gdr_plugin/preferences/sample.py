@@ -7,7 +7,7 @@ the sample's number: it depends neither on the other prompts nor on what ran bef
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
@@ -102,13 +102,21 @@ class PolicySampler:
         """Give the weights' memory back; sampling again loads them again."""
         self._model.unload()
 
-    def sample(self, prompts: Sequence[Conversation], ids: Sequence[str], sampling: Sampling) -> list[Sampled]:
+    def sample(
+        self,
+        prompts: Sequence[Conversation],
+        ids: Sequence[str],
+        sampling: Sampling,
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Sampled]:
         """Draw responses.
 
         Args:
             prompts: What the policy answers, without any guidance.
             ids: An id for each prompt: with the seed it decides the random numbers.
             sampling: How many responses, and how they are drawn.
+            progress: Told how many prompts are done, batch by batch.
 
         Returns:
             One entry a prompt, in order. A prompt that cannot be rendered or leaves no room has a reason instead.
@@ -124,7 +132,7 @@ class PolicySampler:
                 ends = self._end_ids(model)
                 size = self._batch or (32 if model.device.type == "cpu" else 64)
                 drawing = _Drawing(model, contexts, ids, sampling, ends, size)
-                drawing.run()
+                drawing.run(progress)
             for index in contexts:
                 rows = (drawing.drawn[index, number] for number in range(sampling.samples))
                 results[index] = Sampled(tuple(self._response(row, ends) for row in rows))
@@ -186,13 +194,15 @@ class _Drawing:
     drawn: dict[tuple[int, int], list[int]] = field(default_factory=dict)
     """Prompt and number of the response -> its ids."""
 
-    def run(self) -> None:
+    def run(self, progress: Callable[[int], None] | None) -> None:
         """Draw all responses; where memory runs out, go on with half as many at once."""
         import torch
 
         while batch := self._next():
             try:
                 self._draw(*batch)
+                if progress is not None:
+                    progress(len(self.drawn) // self.sampling.samples)
             except torch.OutOfMemoryError as error:  # noqa: PERF203 - a batch is seconds of work
                 if self.size == 1:
                     raise ModelError(

@@ -90,15 +90,24 @@ class RunFolder:
             self._lock = (self.root / LOCK_FILE).open("ab")
         except OSError as error:
             raise OutputError(f"{self.root}: cannot be written ({error.strerror}): choose another -o") from error
-        if not _try_lock(self._lock):
+        if not (_try_lock(self._lock) and self._lock_is_current()):
             self._lock.close()
             raise OutputError(f"{self.root}: another gdr annotate is working on it: wait for it or choose another -o")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._lock is not None:
-            (self.root / LOCK_FILE).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # an open file cannot be removed everywhere; it may stay
+                (self.root / LOCK_FILE).unlink()
             self._lock.close()
+
+    def _lock_is_current(self) -> bool:
+        """Whether the locked file is still the one in the folder: its last holder may have removed it meanwhile."""
+        assert self._lock is not None
+        try:
+            return os.path.samestat(os.fstat(self._lock.fileno()), (self.root / LOCK_FILE).stat())
+        except OSError:
+            return False
 
     @staticmethod
     def check_usable(root: Path) -> None:
@@ -131,7 +140,9 @@ class RunFolder:
         begun = self._read(path) if path.exists() else None
         if begun is not None:
             changes = list(differences(begun.get("compare", {}), json.loads(dumps(compare))))
-            if changes:
+            if changes and not self._has_results():
+                begun = None  # it stopped before its first window: nothing of it would be mixed with this one
+            elif changes:
                 more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
                 raise OutputError(
                     f"{self.root}: belongs to another run ({'; '.join(changes[:3])}{more}): choose another -o, or "
@@ -174,6 +185,9 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{path}: cannot be read back ({error}): delete that file and run again") from error
         return header, records
+
+    def _has_results(self) -> bool:
+        return (self.root / SUMMARY_FILE).exists() or any(self.work.glob("*-*.jsonl"))
 
     def clear_work(self) -> None:
         """Remove the shards; the run is finished."""

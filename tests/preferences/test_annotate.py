@@ -12,8 +12,9 @@ import pytest
 
 from gdr_plugin.config import Config
 from gdr_plugin.errors import ConfigError, DataError, GDRError, OutputError
-from gdr_plugin.preferences.annotate import WINDOW, annotate
+from gdr_plugin.preferences.annotate import annotate
 from gdr_plugin.preferences.filters import Filters
+from gdr_plugin.preferences.job import WINDOW
 from gdr_plugin.preferences.options import AnnotateOptions
 from gdr_plugin.preferences.output import TABLES
 from gdr_plugin.preferences.sample import Sampling

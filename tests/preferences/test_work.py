@@ -37,6 +37,7 @@ def test_another_run_is_refused_and_told_what_differs(tmp_path: Path) -> None:
         folder.claim({}, compare=compare)
     with RunFolder(tmp_path / "out") as folder:
         assert folder.claim({}, compare=compare) == {"compare": compare}
+        folder.write("candidates", 0, {}, [])
         changed = {**compare, "options": {"seed": 1, "select": "max-min"}}
         with pytest.raises(OutputError, match=r"another run.*options\.seed was 0, is 1.*choose another -o"):
             folder.claim({}, compare=changed)
@@ -68,3 +69,11 @@ def test_nothing_appears_when_writing_fails(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError), atomic(tmp_path / "card") as file:
         file.write("\ud800")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("card", "old")]
+
+
+def test_a_run_that_stopped_before_its_first_window_may_be_replaced(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        with RunFolder(tmp_path / "out") as folder:
+            assert folder.claim({}, compare={"seed": seed}) is None
+    with RunFolder(tmp_path / "out") as folder:
+        assert folder.claim({}, compare={"seed": 1}) == {"compare": {"seed": 1}}
