@@ -7,6 +7,8 @@
 gdr_trl.reward`, Axolotl). It is made when it is first asked for, from the environment's GDR_CONFIG: the path of a
 gdr.yaml, or the http address of a `gdr serve`.
 
+No module of this package may be called `reward`: it would take that name's place.
+
 Importing this package imports neither torch, transformers nor trl.
 """
 
@@ -16,7 +18,7 @@ import os
 from typing import TYPE_CHECKING
 
 from gdr_plugin.errors import ConfigError
-from gdr_trl.reward import AsyncGDRReward, GDRReward
+from gdr_trl.functions import AsyncGDRReward, GDRReward
 
 if TYPE_CHECKING:
     reward: GDRReward
