@@ -47,7 +47,16 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.torch
 	$(INSTALL) -e '.[demo]'
 	touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+# Real clients for the tests. Each in a folder of its own: their packages bring a top-level `tests`.
+$(VENV)/.clients: constraints.txt | $(BIN)/python
+	for version in 0.9.0 0.11.2; do \
+	  rm -rf $(VENV)/clients/openrlhf-$$version && \
+	  $(INSTALL) --no-deps --only-binary :all: --python-version 3.11 --platform manylinux1_x86_64 \
+	    --target $(VENV)/clients/openrlhf-$$version openrlhf==$$version || exit 1; \
+	done
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch $(VENV)/.clients
 	$(INSTALL) -e '.[dev]'
 	touch $@
 

@@ -31,6 +31,10 @@ def serve(
     plain: Annotated[bool, typer.Option("--plain", help="Score templated text as it is, without guidance.")] = False,
     scale: Annotated[float, typer.Option(help="Factor on the rewards that trainers get.")] = 1.0,
     clip: Annotated[float | None, typer.Option(help="Bound on the scaled rewards that trainers get.")] = None,
+    unscored: Annotated[
+        float | None,
+        typer.Option(help="Reward that trainers get for a sample that cannot be scored; default: an error."),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Divides a reward before it is squashed into 0..1.")] = 1.0,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log every request on standard error.")] = False,
 ) -> None:
@@ -52,6 +56,7 @@ def serve(
         plain=plain,
         scale=scale,
         clip=clip,
+        unscored=unscored,
         temperature=temperature,
     )
     checked = load_config(config)

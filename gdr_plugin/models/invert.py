@@ -62,12 +62,12 @@ class TemplateInverter:
         self._cached_forms = lru_cache(_CACHED_PROMPTS)(self._forms)
 
     @classmethod
-    def open(cls, name: str, template: str | None = None) -> TemplateInverter:
+    def open(cls, name: str, *, default: str | None = None) -> TemplateInverter:
         """Open a tokenizer by its name.
 
         Args:
             name: Hub id or folder of the tokenizer, or a `.gguf` file.
-            template: As in the class.
+            default: The template where the tokenizer has none; as `template` in the class.
 
         Raises:
             ModelError: There is no such tokenizer.
@@ -81,13 +81,14 @@ class TemplateInverter:
             from gdr_plugin.models.local.source import load_tokenizer, locate
 
             spec = ModelSpec(model=name)
-            return cls(load_tokenizer(spec, locate(spec)), template)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-        except Exception as error:  # transformers raises all kinds
-            line = " ".join(str(error).split())[:200]
-            raise ModelError(f"the policy tokenizer {name!r} cannot be opened ({line}): give its folder") from error
-        return cls(tokenizer, template)
+            tokenizer = load_tokenizer(spec, locate(spec))
+        else:
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(name)
+            except Exception as error:  # transformers raises all kinds
+                line = " ".join(str(error).split())[:200]
+                raise ModelError(f"the policy tokenizer {name!r} cannot be opened ({line}): give its folder") from error
+        return cls(tokenizer, None if tokenizer.chat_template else default)
 
     def messages(self, text: str, *, cut: bool = False) -> Conversation:
         """The messages of a rendered prompt.
@@ -105,7 +106,7 @@ class TemplateInverter:
         """
         return self._cached_messages(text, cut)
 
-    def response(self, query: str, prompt: str) -> tuple[str, bool]:
+    def response(self, query: str, prompt: str, *, keep_lead: bool = False) -> tuple[str, bool]:
         """The response in a text that a trainer decoded from the ids of prompt and response together.
 
         The query may differ from the prompt as decoding does: spaces that the tokenizer inserts, padding on either
@@ -114,6 +115,8 @@ class TemplateInverter:
         Args:
             query: Prompt and response, special tokens spelt out.
             prompt: The prompt as it was before tokenization.
+            keep_lead: Whether white space that the template puts in front of an answer stays there. Otherwise it is
+                left out: whoever scores the response puts their own template's there.
 
         Returns:
             The response's text up to its end, and whether there was an end.
@@ -131,14 +134,17 @@ class TemplateInverter:
                 "the query does not begin with its prompt or the end of it: is the policy tokenizer that was given "
                 f"the one of the policy? (query {query[:60]!r}, prompt {prompt[:60]!r})"
             )
-        return self._up_to_end(query[begin:])
+        return self._up_to_end(query[begin:], keep_lead)
 
-    def response_of_ids(self, prompt: Sequence[int], response: Sequence[int]) -> tuple[str, bool]:
+    def response_of_ids(
+        self, prompt: Sequence[int], response: Sequence[int], *, keep_lead: bool = False
+    ) -> tuple[str, bool]:
         """The response's text from token ids.
 
         Args:
             prompt: Ids of the prompt, as the policy saw them.
             response: Ids that the policy generated, its end included.
+            keep_lead: As in `response`.
 
         Returns:
             The text up to its end, and whether there was an end.
@@ -147,7 +153,7 @@ class TemplateInverter:
         near = list(prompt)[-64:]  # decoding depends on what stands before, but not on what stands far before
         head, both = self._decode(near), self._decode([*near, *list(response)[:stop]])
         text = both[len(head) :] if both.startswith(head) else self._decode(list(response)[:stop])
-        return self._tidy(text, stop is not None)
+        return self._tidy(text, stop is not None, keep_lead)
 
     def _messages(self, text: str, cut: bool) -> Conversation:
         if not self._grammar.fits_end(text):
@@ -208,13 +214,13 @@ class TemplateInverter:
             at += len(mark)
             yield at
 
-    def _up_to_end(self, text: str) -> tuple[str, bool]:
+    def _up_to_end(self, text: str, keep_lead: bool) -> tuple[str, bool]:
         found = [at for at in (text.find(one) for one in self.ends) if at >= 0]
-        return self._tidy(text[: min(found)], True) if found else self._tidy(text, False)
+        return self._tidy(text[: min(found)] if found else text, bool(found), keep_lead)
 
-    def _tidy(self, text: str, finished: bool) -> tuple[str, bool]:
-        # The white space that the template puts before an answer is put there again by whoever scores it.
-        text = text.removeprefix(self._template.lead)
+    def _tidy(self, text: str, finished: bool, keep_lead: bool) -> tuple[str, bool]:
+        if not keep_lead:
+            text = text.removeprefix(self._template.lead)
         # A response that was cut may end inside a character.
         return (text, True) if finished else (text.rstrip("\ufffd"), False)
 

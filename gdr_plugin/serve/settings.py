@@ -38,13 +38,15 @@ class ServeSettings:
     """Dialects for trainers: factor on the reward."""
     clip: float | None = None
     """Dialects for trainers: bound on the scaled reward's absolute value."""
+    unscored: float | None = None
+    """Dialects for trainers: the reward of a sample that could not be scored; None: its request is an error."""
     policy_tokenizer: str | None = None
     """Dialects that receive templated text: the tokenizer whose template it was rendered with."""
     plain: bool = False
     """Dialects that receive templated text: score it as it is, without guidance."""
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "queue", "max_items", "max_chars", "max_body_mb", "temperature"):
+        for name in ("max_batch", "queue", "max_items", "max_chars", "max_body_mb", "temperature", "scale"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}")
         if not 0 <= self.max_wait_ms <= 60_000:
@@ -55,5 +57,7 @@ class ServeSettings:
             raise ConfigError(f"scale must be a number other than 0, not {self.scale}")
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip must be above 0, not {self.clip}")
+        if self.unscored is not None and not math.isfinite(self.unscored):
+            raise ConfigError(f"unscored must be a finite number, not {self.unscored}")
         if self.token is not None and not (self.token and self.token.isascii() and self.token.isprintable()):
             raise ConfigError("the token must be printable ASCII text and not empty")

@@ -1,0 +1,37 @@
+"""`gdr path`: where the files are that other programs take as paths."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from gdr_plugin.cli.main import app
+from gdr_plugin.errors import ConfigError, unknown
+
+FILES: Final = {"openrlhf": ("reward_func", "agent")}
+"""Integration -> its modules that are given to a framework as files."""
+
+
+@app.command()
+def path(
+    integration: Annotated[str, typer.Argument(help="openrlhf")],
+    file: Annotated[
+        str | None, typer.Argument(help="reward_func or agent; all of them, with names, by default.")
+    ] = None,
+) -> None:
+    """Print the paths of an integration's files, for use in a launch script."""
+    if integration not in FILES:
+        raise ConfigError(unknown("integration", integration, FILES))
+    names = FILES[integration]
+    if file is not None and file not in names:
+        raise ConfigError(unknown(f"file of {integration}", file, names))
+    spec = find_spec(f"gdr_{integration}")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"the package gdr_{integration} is not installed: install gdr-plugin again")
+    folder = Path(spec.submodule_search_locations[0])
+    for name in names if file is None else [file]:
+        where = folder / f"{name}.py"
+        print(where if file is not None else f"{name}\t{where}")

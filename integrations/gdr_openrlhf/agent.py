@@ -1,0 +1,98 @@
+"""For OpenRLHF's `--train.agent_func_path`: one turn of generation, rewarded from token ids.
+
+`gdr path openrlhf agent` prints this file's path. Against `--reward.remote_url` it knows where the response begins and
+whether it was cut off, and an error ends the training with its own message. The policy's tokenizer comes from OpenRLHF;
+the environment says which reward (see `gdr_openrlhf.backend`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from openrlhf.utils.agent import SingleTurnAgentExecutor
+
+from gdr_openrlhf.backend import from_environment
+from gdr_openrlhf.dialect import Dialect
+from gdr_plugin.models.invert import TemplateInverter
+
+_THREADS: Final = 256
+"""Samples on their way to the reward at once; asyncio's own pool has fewer threads than an engine has sequences."""
+
+
+class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
+    """Generates one response and rewards it.
+
+    Raises:
+        ConfigError: The environment does not say which reward.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self._backend = from_environment()
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="gdr-agent")
+        self._opening = threading.Lock()
+        self._opened: tuple[TemplateInverter, Dialect] | None = None
+
+    async def execute(
+        self,
+        prompt: str,
+        label: Any,
+        sampling_params: Any,
+        max_length: int,
+        hf_tokenizer: Any,
+        llm_engine: Any,
+        images: Any = None,
+    ) -> dict[str, Any]:
+        """OpenRLHF's own turn, then its reward.
+
+        Args:
+            prompt: The templated prompt.
+            label: Any value; see `gdr_openrlhf.dialect.Dialect.samples`.
+            sampling_params: Passed on.
+            max_length: Passed on.
+            hf_tokenizer: The policy's tokenizer.
+            llm_engine: Passed on.
+            images: None: a reward of texts cannot see them.
+
+        Returns:
+            What OpenRLHF's executor returns, with `reward`, `scores` and `extra_logs`.
+
+        Raises:
+            GDRError: The reward cannot be had. It is not swallowed: the training ends here.
+            ValueError: There are images.
+        """
+        if images:
+            raise ValueError("gdr rewards texts only: this prompt has images")
+        output: dict[str, Any] = await super().execute(
+            prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images
+        )
+        loop = asyncio.get_running_loop()
+        output.update(await loop.run_in_executor(self._pool, self._rewarded, prompt, label, output, hf_tokenizer))
+        return output
+
+    def _rewarded(self, prompt: str, label: Any, output: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+        inverter, dialect = self._reader(tokenizer)
+        begin, end = output["action_ranges"][0]
+        ids = output["observation_tokens"]
+        response, ended = inverter.response_of_ids(ids[:begin], ids[begin:end], keep_lead=self._backend.settings.plain)
+        # A response that ends by a stop string has no token for it, but was not cut either.
+        finished = ended or not output["truncated"]
+        sample = dialect.sample(prompt, label, response, finished=finished)
+        answer = self._backend.rewards(dialect, [sample])
+        return {
+            "reward": answer["rewards"][0],
+            "scores": answer["scores"][0],
+            "extra_logs": {key: values[0] for key, values in answer["extra_logs"].items()},
+        }
+
+    def _reader(self, tokenizer: Any) -> tuple[TemplateInverter, Dialect]:
+        """What reads the policy's texts, made at the first call: every call brings a new copy of the same tokenizer."""
+        with self._opening:
+            if self._opened is None:
+                template = "plain" if self._backend.settings.plain and not tokenizer.chat_template else None
+                inverter = TemplateInverter(tokenizer, template)
+                self._opened = inverter, self._backend.dialect(inverter)
+            return self._opened

@@ -1,0 +1,142 @@
+"""The reward that an OpenRLHF process uses by itself: which one the environment says, opened once.
+
+`GDR_REMOTE` (the address of a `gdr serve`, the usual way) or `GDR_CONFIG` (a gdr.yaml, models in this process).
+`GDR_POLICY_TOKENIZER`, `GDR_SCALE`, `GDR_CLIP`, `GDR_TEMPERATURE`, `GDR_UNSCORED`, `GDR_PLAIN` are what the options of
+`gdr serve` of these names are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+from gdr_openrlhf.dialect import Dialect, open_inverter
+from gdr_plugin.errors import ConfigError
+from gdr_plugin.models.invert import TemplateInverter
+from gdr_plugin.serve.settings import ServeSettings
+from gdr_plugin.types import Sample, Score
+
+_NUMBERS: Final = ("scale", "clip", "temperature", "unscored")
+
+
+class Backend:
+    """Scores in another process or in this one; safe to use from many threads.
+
+    Args:
+        settings: What to do with texts and rewards.
+        score: Scores samples; called from many threads at once.
+        guidances: As in `Dialect`.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        score: Callable[[Sequence[Sample]], list[Score]],
+        guidances: Callable[[], Mapping[str, str]],
+    ) -> None:
+        self.settings = settings
+        self._score = score
+        self._guidances = guidances
+
+    def dialect(self, inverter: TemplateInverter | None) -> Dialect:
+        """The dialect with these settings.
+
+        Args:
+            inverter: Reads the policy's texts.
+        """
+        return Dialect(self.settings, inverter, self._guidances)
+
+    def rewards(self, dialect: Dialect, samples: Sequence[Sample]) -> dict[str, Any]:
+        """Score samples and answer as OpenRLHF wants it.
+
+        Raises:
+            GDRError: The server cannot be reached, or a sample cannot be scored and no reward for such is set.
+        """
+        return dialect.answer(samples, self._score(samples)) if samples else dialect.answer([], [])
+
+
+@cache
+def from_environment() -> Backend:
+    """The backend that the environment's variables describe; the same one on every call.
+
+    Raises:
+        ConfigError: Both or none of GDR_REMOTE and GDR_CONFIG are set, or a value is wrong.
+    """
+    settings = read_settings(os.environ)
+    remote, config = os.environ.get("GDR_REMOTE"), os.environ.get("GDR_CONFIG")
+    if bool(remote) == bool(config):
+        raise ConfigError(
+            "set GDR_REMOTE to the address of a `gdr serve`, or GDR_CONFIG to a gdr.yaml"
+            + (", not both" if remote else "")
+        )
+    return _remote(settings, remote) if remote else _local(settings, str(config))
+
+
+@cache
+def dialect_from_environment() -> Dialect:
+    """The dialect with the environment's settings and policy tokenizer; the same one on every call.
+
+    Raises:
+        ConfigError: As `from_environment`.
+        ModelError: The tokenizer cannot be opened.
+    """
+    backend = from_environment()
+    return backend.dialect(open_inverter(backend.settings))
+
+
+def read_settings(variables: Mapping[str, str]) -> ServeSettings:
+    """The settings of `gdr serve` that count here.
+
+    Args:
+        variables: The environment; an empty value counts as none.
+
+    Raises:
+        ConfigError: A value is not a number, or out of its range.
+    """
+    values: dict[str, Any] = {"policy_tokenizer": variables.get("GDR_POLICY_TOKENIZER") or None}
+    for name in _NUMBERS:
+        if text := variables.get(f"GDR_{name.upper()}"):
+            try:
+                values[name] = float(text)
+            except ValueError:
+                raise ConfigError(f"GDR_{name.upper()} must be a number, not {text!r}") from None
+    plain = variables.get("GDR_PLAIN", "")
+    if plain not in ("", "0", "1"):
+        raise ConfigError(f"GDR_PLAIN must be 0 or 1, not {plain!r}")
+    return ServeSettings(plain=plain == "1", **values)
+
+
+def _remote(settings: ServeSettings, url: str) -> Backend:
+    from gdr_plugin.remote import RemoteRatio
+
+    ratio = RemoteRatio(url)
+
+    def guidances() -> Mapping[str, str]:
+        config: Mapping[str, Any] = ratio.info.get("config") or {}
+        named: Mapping[str, str] = (config.get("guidance") or {}).get("domains") or {}
+        return named
+
+    return Backend(settings, ratio.score, guidances)
+
+
+def _local(settings: ServeSettings, config: str) -> Backend:
+    """The models in this process, behind a service: OpenRLHF asks for one sample a thread, many threads at a time."""
+    from gdr_plugin.reward import GuidedDensityRatio
+    from gdr_plugin.serve.service import ScoringService
+
+    service = ScoringService(GuidedDensityRatio.from_config(config), settings)
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="gdr-reward", daemon=True).start()
+    asyncio.run_coroutine_threadsafe(service.start(), loop).result()
+
+    def score(samples: Sequence[Sample]) -> list[Score]:
+        return asyncio.run_coroutine_threadsafe(service.score(samples), loop).result()
+
+    def guidances() -> Mapping[str, str]:
+        return {domain: one.name for domain, one in service.ratio.domains.items() if one is not None}
+
+    return Backend(settings, score, guidances)

@@ -1,0 +1,200 @@
+"""OpenRLHF's requests to samples, and scores to its answers. Knows its shapes; nothing of HTTP, and no model.
+
+OpenRLHF sends `query` (prompt and response decoded from token ids), `prompts` (templated strings) and `labels` (any
+JSON). Contract read from the released packages 0.6.4 to 0.11.2.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from gdr_plugin.errors import DataError, unknown
+from gdr_plugin.preferences.rows import parse_prompt
+from gdr_plugin.serve.service import squash
+from gdr_plugin.types import Conversation, Message, Sample, Score
+
+if TYPE_CHECKING:
+    from gdr_plugin.models.invert import TemplateInverter
+    from gdr_plugin.serve.settings import ServeSettings
+
+log = logging.getLogger("gdr_openrlhf")
+
+LOGS: Final = (
+    "gdr_reward",
+    "gdr_strong_logprob",
+    "gdr_weak_logprob",
+    "gdr_tokens",
+    "gdr_finished",
+    "gdr_truncated",
+    "gdr_default_domain",
+    "gdr_clipped",
+    "gdr_unscored",
+)
+"""The keys of `extra_logs`. `gdr_reward` is the reward before scale and clip; the last five are 0 or 1."""
+
+
+class Dialect:
+    """Reads requests and writes answers.
+
+    Args:
+        settings: `scale`, `clip`, `temperature`, `unscored`, `plain`.
+        inverter: Reads templated text; None: a request with samples is refused.
+        guidances: Says which guidance each domain has; asked only where a label names a guidance.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        inverter: TemplateInverter | None,
+        guidances: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        self._settings = settings
+        self._inverter = inverter
+        self._guidances = guidances
+
+    def samples(self, queries: Sequence[str], prompts: Sequence[str], labels: Sequence[Any]) -> list[Sample]:
+        """The samples of a request.
+
+        Args:
+            queries: Prompt and response of each.
+            prompts: The prompts alone, as the chat template rendered them.
+            labels: One value each, or none at all. Of a mapping, `messages` is the prompt (instead of the one read from
+                the templated string), `guidance` names a guidance, `domain` and all others become the sample's fields.
+                Another value becomes the field `label`.
+
+        Raises:
+            DataError: The lists do not fit each other, a text is not what the policy's template writes, or a label is
+                malformed. The message says which item.
+        """
+        count = len(queries)
+        for name, values in (("prompts", prompts), ("labels", labels or [None] * count)):
+            if len(values) != count:
+                raise DataError(f"{len(values)} {name} for {count} queries: send one for each")
+        items = enumerate(zip(queries, prompts, labels or [None] * count, strict=True))
+        return [self._sample(number, *item) for number, item in items]
+
+    def sample(self, prompt: str, label: Any, response: str, *, finished: bool) -> Sample:
+        """One sample whose response is known already.
+
+        Args:
+            prompt: The templated prompt.
+            label: As in `samples`.
+            response: The response's text.
+            finished: Whether it ended by itself.
+
+        Raises:
+            DataError: As in `samples`.
+        """
+        fields = _fields(label)
+        messages = fields.pop("messages", None)
+        guidance = fields.pop("guidance", None)
+        if guidance is not None and "domain" not in fields:
+            fields["domain"] = self._domain_of(guidance)
+        read = self._messages(prompt) if messages is None else parse_prompt(messages)
+        return Sample(read, response, finished=finished, fields=fields)
+
+    def answer(self, samples: Sequence[Sample], scores: Sequence[Score]) -> dict[str, Any]:
+        """What OpenRLHF reads: `rewards`, `scores` and `extra_logs`, lists as long as the samples.
+
+        Args:
+            samples: From `samples`.
+            scores: Theirs.
+
+        Returns:
+            Finite numbers only. `rewards` are scaled, then clipped; `scores` are the logistic function of reward by
+            temperature, without scale and clip.
+
+        Raises:
+            DataError: A sample was not scored, and no reward for such samples is configured.
+        """
+        rewards, squashed = [], []
+        logs: dict[str, list[float]] = {key: [] for key in LOGS}
+        for number, (sample, score) in enumerate(zip(samples, scores, strict=True)):
+            reward = self._reward(number, score)
+            raw = score.reward if score.reward is not None else reward / self._settings.scale
+            rewards.append(reward)
+            squashed.append(squash(raw, self._settings.temperature))
+            values = (
+                raw,
+                score.strong_logprob or 0.0,
+                score.weak_logprob or 0.0,
+                score.strong_tokens,
+                sample.finished,
+                score.truncated,
+                score.router == "default",
+                score.reward is not None and reward != score.reward * self._settings.scale,
+                score.reward is None,
+            )
+            for key, value in zip(LOGS, values, strict=True):
+                logs[key].append(float(value))
+        return {"rewards": rewards, "scores": squashed, "extra_logs": logs}
+
+    def _sample(self, number: int, query: str, prompt: str, label: Any) -> Sample:
+        try:
+            for name, text in (("query", query), ("prompt", prompt)):
+                _check_text(name, text)
+            if self._inverter is None:
+                raise DataError(
+                    "the reward does not know the policy's tokenizer, so it cannot tell the response from the prompt: "
+                    "start gdr serve with --policy-tokenizer NAME (or set GDR_POLICY_TOKENIZER)"
+                )
+            response, finished = self._inverter.response(query, prompt, keep_lead=self._settings.plain)
+            return self.sample(prompt, label, response, finished=finished)
+        except DataError as error:
+            raise DataError(f"item {number}: {error}") from None
+
+    def _messages(self, prompt: str) -> Conversation:
+        if self._settings.plain:
+            return (Message("text", prompt),)
+        if self._inverter is None:
+            raise DataError("the policy's tokenizer is not known: the label must have the prompt as `messages`")
+        return self._inverter.messages(prompt)
+
+    def _domain_of(self, guidance: object) -> str:
+        known = self._guidances()
+        for domain, name in known.items():
+            if name == guidance:
+                return domain
+        raise DataError(f"label: {unknown('guidance', guidance, set(known.values()))}; guidance.domains lists them")
+
+    def _reward(self, number: int, score: Score) -> float:
+        if score.reward is not None:
+            reward, clip = score.reward * self._settings.scale, self._settings.clip
+            return reward if clip is None else max(-clip, min(clip, reward))
+        if self._settings.unscored is not None:
+            log.warning("a sample was not scored and gets %g: %s", self._settings.unscored, score.reason)
+            return float(self._settings.unscored)
+        message = f"item {number} was not scored: {score.reason}"
+        log.error("%s", message)
+        raise DataError(f"{message} (--unscored VALUE would give such samples a reward)")
+
+
+def open_inverter(settings: ServeSettings) -> TemplateInverter | None:
+    """Open the policy's tokenizer; None where the settings name none.
+
+    Raises:
+        ModelError: It cannot be opened.
+        ChatError: It has no usable chat template.
+    """
+    if settings.policy_tokenizer is None:
+        return None
+    from gdr_plugin.models.invert import TemplateInverter
+
+    # Without a template of its own it still says how a response ends.
+    return TemplateInverter.open(settings.policy_tokenizer, default="plain" if settings.plain else None)
+
+
+def _check_text(name: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise DataError(f"the {name} must be text, not {type(text).__name__}")
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise DataError(f"the {name} holds half a surrogate pair: not valid text")
+
+
+def _fields(label: Any) -> dict[str, Any]:
+    if isinstance(label, Mapping):
+        # Table readers fill the keys that a row lacks with null.
+        return {str(name): value for name, value in label.items() if value is not None}
+    return {} if label is None or label == "" else {"label": label}

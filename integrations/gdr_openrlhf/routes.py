@@ -1,0 +1,83 @@
+"""OpenRLHF's dialect of `gdr serve`: `POST /get_reward`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from gdr_openrlhf.dialect import LOGS, Dialect, open_inverter
+from gdr_plugin.errors import ConfigError
+from gdr_plugin.serve.answers import Answer
+
+if TYPE_CHECKING:
+    from gdr_plugin.serve import ScoringService
+
+_PROMPT = "<|im_start|>user\nWhat is 2 + 2?<|im_end|>\n<|im_start|>assistant\n"
+
+
+class RewardRequest(BaseModel):
+    """What OpenRLHF sends: one item in current releases, a batch in older ones."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"query": [_PROMPT + "4.<|im_end|>"], "prompts": [_PROMPT], "labels": [{"domain": "math"}]}]
+        }
+    )
+    query: Annotated[list[str], Field(description="Prompts with their responses, special tokens spelt out.")] = []
+    prompts: Annotated[list[str], Field(description="The prompts as the chat template rendered them.")] = []
+    labels: Annotated[
+        list[Any],
+        Field(
+            description="Any JSON. Of a mapping, `messages` is the prompt, `guidance` names a guidance, `domain` and "
+            "all others are fields that routers read."
+        ),
+    ] = []
+
+
+class RewardAnswer(BaseModel):
+    """Lists as long as `query`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"rewards": [0.21], "scores": [0.55], "extra_logs": {key: [1.0] for key in LOGS}}]
+        }
+    )
+    rewards: Annotated[list[float], Field(description="The rewards, scaled and clipped.")]
+    scores: Annotated[list[float], Field(description="In 0..1: the logistic function of reward by temperature.")]
+    extra_logs: Annotated[dict[str, list[float]], Field(description="Numbers to log, always the same keys.")]
+
+
+def routes(service: ScoringService) -> list[APIRouter]:
+    """The routes of this dialect.
+
+    Args:
+        service: Scores the samples.
+
+    Raises:
+        ConfigError: `plain` with guidance that plain text has no place for.
+        ModelError: The policy tokenizer cannot be opened.
+        ChatError: It has no usable chat template.
+    """
+    if service.settings.plain and (guided := [name for name, one in service.ratio.rendered.items() if one.text]):
+        raise ConfigError(
+            f"--plain scores text as it is, without guidance, but {', '.join(guided)} has some: set guidance.placement "
+            "to none in gdr.yaml"
+        )
+    dialect = Dialect(service.settings, open_inverter(service.settings), lambda: _guidances(service))
+    router = APIRouter(tags=["OpenRLHF"])
+
+    @router.post("/get_reward", response_model=RewardAnswer, summary="Rewards for OpenRLHF (--reward.remote_url)")
+    async def get_reward(body: RewardRequest) -> Answer:
+        # Templates and tokenizers take milliseconds for each prompt: too long for the event loop.
+        samples = await asyncio.to_thread(dialect.samples, body.query, body.prompts, body.labels)
+        return Answer(dialect.answer(samples, await service.score(samples)))
+
+    return [router]
+
+
+def _guidances(service: ScoringService) -> Mapping[str, str]:
+    return {domain: guidance.name for domain, guidance in service.ratio.domains.items() if guidance is not None}
