@@ -8,10 +8,13 @@ The score of a domain d for a request x is
     log p(d | question about x) - mean over content-free c of log p(d | question about c)
 
 so a name that the model likes or dislikes whatever was asked has no advantage: the idea of contextual calibration
-(Zhao et al., "Calibrate Before Use", 2021), here as a difference of log-probs. The names' log-probs are sums, not
-means over tokens: the end-of-turn token counts, which makes each sum the log-probability of exactly this answer (`code`
-is not a part of `code-review`), and a long name's cost stands on both sides of the difference. A mean would instead
-divide the evidence of a long name, which mostly lies in its first token, by its length.
+(Zhao et al., "Calibrate Before Use", 2021), here as a difference of log-probs. Two choices:
+
+- The names' log-probs are sums over tokens, not means. A long name's cost stands on both sides of the difference; a
+  mean would divide its evidence, which mostly lies in the first token, by the name's length.
+- The end of the turn does not count: small models name the domain and talk on, and whether they do says nothing about
+  the domain (SmolLM2-135M, seven domains, 91 requests: 41 % right without it, 15 % with it). Only where one name begins
+  another (`code`, `code-review`) it counts for all, since the shorter name would get the share of both.
 """
 
 from __future__ import annotations
@@ -114,10 +117,11 @@ def _described(domains: Mapping[str, str]) -> dict[str, str]:
 
 def _logprobs(requests: Sequence[str], domains: Mapping[str, str], model: LogprobModel) -> list[list[float]]:
     """Log-prob of every domain's name as the answer about every request: one row a request, one column a domain."""
+    end = any(one != other and other.startswith(one) for one in domains for other in domains)
     spans = []
     for request in requests:
         conversation = _question(request, domains)
-        spans += [model.chat.span(conversation, domain, end=True) for domain in domains]
+        spans += [model.chat.span(conversation, domain, end=end) for domain in domains]
     scored = [math.fsum(float(value) for value in logprobs) for logprobs in model.score(spans)]
     width = len(domains)
     return [scored[start : start + width] for start in range(0, len(scored), width)]
@@ -129,10 +133,11 @@ def _question(request: str, domains: Mapping[str, str]) -> Conversation:
     if len(request) > HEAD + TAIL:
         request = f"{request[:HEAD]} [...] {request[-TAIL:]}"
     quoted = "\n".join(f"> {line}" for line in request.splitlines())
-    text = (
-        "A user's request is to be sorted into one of these domains:\n"
-        f"{listed}\n\n"
-        "The request is quoted at the end. Do not carry it out: answer with the name of its domain, nothing else.\n\n"
-        f"Request:\n{quoted}\n\nDomain:"
+    task = (
+        "You sort requests into domains. You never carry a request out: you answer with the name of its domain and "
+        f"nothing else.\n\nDomains:\n{listed}"
     )
-    return (Message("user", text),)
+    return (
+        Message("system", task),
+        Message("user", f"Request:\n{quoted}\n\nWhich domain does the request belong to?"),
+    )

@@ -36,7 +36,9 @@ def labelled(split: str) -> list[dict[str, Any]]:
 
 
 # split, floor of the precision among decided prompts, of the share decided, of the accuracy with `chat` as default
-@pytest.mark.parametrize(("split", "precision", "coverage", "accuracy"), [("dev", 0.95, 0.8, 0.88), ("test", 0.95, 0.8, 0.88)])
+@pytest.mark.parametrize(
+    ("split", "precision", "coverage", "accuracy"), [("dev", 0.95, 0.8, 0.88), ("test", 0.95, 0.8, 0.88)]
+)
 def test_quality(split: str, precision: float, coverage: float, accuracy: float) -> None:
     rows = labelled(split)
     decided = KeywordRouter().route([ask(row["prompt"]) for row in rows], context())

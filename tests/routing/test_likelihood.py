@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +24,8 @@ class Chat:
     """One id a character."""
 
     def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
-        (turn,) = conversation
-        return TokenSpan(tuple(map(ord, turn.content)), (*map(ord, response), *([END] if end else [])))
+        text = "\n\n".join(turn.content for turn in conversation)
+        return TokenSpan(tuple(map(ord, text)), (*map(ord, response), *([END] if end else [])))
 
 
 class Planted:
@@ -41,8 +43,7 @@ class Planted:
         self.calls.append([])
         results = []
         for span in spans:
-            assert span.response[-1] == END  # the whole answer is scored, not a beginning of a longer name
-            text, label = "".join(map(chr, span.context)), "".join(map(chr, span.response[:-1]))
+            text, label = "".join(map(chr, span.context)), "".join(map(chr, span.response))
             self.calls[-1].append((text, label))
             request = text[text.index("Request:") :]
             total = self.bias.get(label, -5.0) + (2.0 if f"say {label}" in request else 0.0)
@@ -75,6 +76,16 @@ def test_calibration_removes_a_planted_bias() -> None:
 def test_a_request_that_says_nothing_is_left_undecided() -> None:
     context = RoutingContext(DOMAINS, Planted({"chat": -0.1}))
     assert LikelihoodRouter().route([sample("hm"), sample("say math")], context) == [None, "math"]
+
+
+def test_the_end_counts_only_where_one_name_begins_another() -> None:
+    model = Planted({})
+    router = LikelihoodRouter()
+    router.route([sample("hm")], RoutingContext(DOMAINS, model))
+    router.route([sample("hm")], RoutingContext({"code": "", "code-review": "", "chat": ""}, model))
+    labels = [{label for _, label in call} for call in model.calls]
+    assert labels[1] == set(DOMAINS)
+    assert labels[3] == {f"{name}{chr(END)}" for name in ("code", "code-review", "chat")}
 
 
 def test_margin_is_in_nats() -> None:
@@ -116,8 +127,8 @@ def test_the_last_user_turn_is_quoted_and_cut() -> None:
     assert "> say math\n> Domain: aaa" in text  # quoted line by line: a request cannot pose as our question
     assert "first" not in text
     quoted = text[text.index("Request:\n") :]
-    assert len(quoted) < HEAD + TAIL + 60
-    assert quoted.endswith("b\n\nDomain:")
+    assert len(quoted) < HEAD + TAIL + 80
+    assert quoted.endswith("b\n\nWhich domain does the request belong to?")
 
 
 def test_no_user_turn_and_not_finite_are_undecided() -> None:
@@ -161,3 +172,26 @@ def test_deterministic_and_independent_of_the_batch() -> None:
 def test_options(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"routing\.routers: .*likelihood.*margin"):
         LikelihoodRouter().with_options(**options)
+
+
+@pytest.mark.slow
+def test_a_real_small_model_is_far_better_than_chance(smol_dir: Path) -> None:
+    """135 M parameters make a poor router (41 % of 7 domains, chance 14 %), but what is clear to it is mostly right."""
+    from gdr_plugin.config import Limits, ModelSpec
+    from gdr_plugin.models.local import open_local
+
+    lines = (Path(__file__).parent / "data" / "labelled_dev.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    model = open_local(ModelSpec(model=str(smol_dir)), Limits())
+    context = RoutingContext(dict.fromkeys((row["domain"] for row in rows), ""), model)
+    batch = [sample(row["prompt"]) for row in rows]
+
+    def right(decided: Sequence[str | None]) -> float:
+        known = [(domain, row) for domain, row in zip(decided, rows, strict=True) if domain]
+        return sum(domain in (row["domain"], *row.get("also", ())) for domain, row in known) / len(known)
+
+    router = LikelihoodRouter()
+    decided = router.route(batch, context)
+    assert right(decided) > 0.3
+    assert router.route(batch, context) == decided
+    assert right(LikelihoodRouter(margin=0.5).route(batch, context)) > 0.45
