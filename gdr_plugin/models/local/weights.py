@@ -66,10 +66,11 @@ class Weights:
                     self._add(folder, name)
                 except (RuntimeError, ValueError, KeyError) as error:
                     raise ModelError(f"adapter {str(folder)!r} cannot be loaded: {first_line(error)}") from error
+                if any(parameter.is_meta and name in key for key, parameter in self.model.named_parameters()):
+                    raise ModelError(f"adapter {str(folder)!r} is not complete: it lacks weights that it names")
                 self.model.train(False)
                 use_fast_linears(self.model)
-                self._peft.base_model.disable_adapter_layers()
-                self._active = None
+                self._switch(None)
             self._users[name] = self._users.get(name, 0) + 1
         return name
 
@@ -77,7 +78,7 @@ class Weights:
         from peft import PeftModel
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft and transformers about each other
+            warnings.simplefilter("ignore")  # peft and transformers about each other, and weights checked in `attach`
             if self._peft is None:
                 self._peft = PeftModel.from_pretrained(self.model, folder, adapter_name=name, low_cpu_mem_usage=True)
             else:
@@ -89,9 +90,13 @@ class Weights:
             self._users[name] -= 1
             if not self._users[name]:
                 del self._users[name]
-                self._peft.delete_adapter(name)
-                self._peft.base_model.disable_adapter_layers()
-                self._active = None
+                if self._users:  # peft loses track when the active adapter goes: make another active first
+                    self._peft.set_adapter(next(iter(self._users)))
+                    self._peft.delete_adapter(name)
+                    self._switch(None)
+                else:
+                    self._peft.base_model.unload()
+                    self._peft, self._active = None, None
 
     @contextmanager
     def running(self, adapter: str | None = None) -> Iterator[PreTrainedModel]:
@@ -124,7 +129,7 @@ class Weights:
             tuner.disable_adapter_layers()
         else:
             tuner.enable_adapter_layers()
-            tuner.set_adapter(adapter)
+            self._peft.set_adapter(adapter)
         self._active = adapter
 
 

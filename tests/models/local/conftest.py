@@ -12,6 +12,7 @@ import torch
 from gdr_plugin.models.local.forward import Network
 from gdr_plugin.types import Logprobs, TokenSpan
 
+Adapter = Callable[..., Path]
 Spans = Callable[..., list[TokenSpan]]
 
 
@@ -70,3 +71,28 @@ def one_by_one() -> Callable[[Network, Sequence[TokenSpan]], list[Logprobs]]:
         return results
 
     return score
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tmp_path_factory: pytest.TempPathFactory) -> Adapter:
+    """`tiny_adapter(base, seed=0, **lora) -> Path`: a LoRA adapter with random weights for a model folder."""
+    pytest.importorskip("peft")
+
+    def make(base: Path, seed: int = 0, **lora: Any) -> Path:
+        import warnings
+
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM
+
+        options = {"r": 4, "target_modules": ["q_proj", "up_proj"], "init_lora_weights": False, **lora}
+        folder = tmp_path_factory.mktemp("adapter")
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(seed)
+            model = get_peft_model(
+                AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **options)
+            )
+            model.save_pretrained(folder)
+        return folder
+
+    return make

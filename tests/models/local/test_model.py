@@ -1,0 +1,293 @@
+"""Opening, sharing and letting go of local models."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gdr_plugin.config import Limits, ModelSpec
+from gdr_plugin.errors import ModelError
+from gdr_plugin.models.base import LogprobModel
+from gdr_plugin.models.local import LocalModel, open_local, weights
+from gdr_plugin.models.local.forward import Network
+from gdr_plugin.types import Logprobs, Message, TokenSpan
+
+TinyModel = Callable[..., Path]
+Spans = Callable[..., list[TokenSpan]]
+Truth = Callable[[Network, Sequence[TokenSpan]], list[Logprobs]]
+
+
+def local(folder: Path, **options: Any) -> LocalModel:
+    limits = options.pop("limits", None)
+    return open_local(ModelSpec(model=str(folder), **options), limits)
+
+
+def apart(got: Sequence[Logprobs], expected: Sequence[Logprobs]) -> float:
+    return max(float(np.abs(a - b).max()) for a, b in zip(got, expected, strict=True) if len(b))
+
+
+def test_it_is_a_logprob_model(tiny_model: TinyModel) -> None:
+    model = local(tiny_model())
+    assert isinstance(model, LogprobModel)
+    span = model.chat.span((Message("user", "Hi"),), "Hello there.", end=True)
+    (logprobs,) = model.score([span])
+    assert logprobs.shape == (len(span.response),)
+    assert logprobs.dtype == np.float32
+    assert (logprobs < 0).all()
+    assert model.score([]) == []
+
+
+def test_opening_loads_no_weights_and_unloading_gives_them_back(tiny_model: TinyModel, hard_spans: Spans) -> None:
+    model = local(tiny_model(seed=11))
+    assert not weights._shared
+    assert "loaded" in model.describe()["path"]
+    first = model.score(hard_spans())
+    (shared,) = weights._shared.values()
+    gone = [weakref.ref(parameter) for parameter in shared.model.parameters()]
+    del shared
+    model.unload()
+    assert not weights._shared
+    assert not any(ref() is not None for ref in gone)
+    assert apart(model.score(hard_spans()), first) <= 1e-6
+    model.unload()
+    model.unload()
+
+
+def test_what_is_described(tiny_model: TinyModel, hard_spans: Spans) -> None:
+    model = local(tiny_model())
+    model.score(hard_spans())
+    facts = model.describe()
+    assert facts["device"] == "cpu"
+    assert facts["dtype"] == "float32"
+    assert facts["path"].startswith("rung ")
+    assert facts["why"]
+    assert all(isinstance(value, str) for value in facts.values())
+
+
+def test_length_is_the_models_own_or_less(tiny_model: TinyModel) -> None:
+    assert local(tiny_model()).chat.max_length == 2048
+    assert local(tiny_model(), limits=Limits(max_length=100)).chat.max_length == 100
+    assert local(tiny_model(), limits=Limits(max_length=9999)).chat.max_length == 2048
+
+
+def test_strong_and_weak_share_weights_and_keep_their_results_apart(
+    tiny_model: TinyModel, tiny_adapter: Callable[..., Path], hard_spans: Spans, one_by_one: Truth
+) -> None:
+    from peft import PeftModel
+
+    folder = tiny_model(tie_word_embeddings=False)
+    one, two = tiny_adapter(folder, 1), tiny_adapter(folder, 2, target_modules="all-linear", r=2)
+    spans = hard_spans()
+    expected = {}
+    for adapter in (None, one, two):
+        plain = AutoModelForCausalLM.from_pretrained(folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected[adapter] = one_by_one(
+                Network(PeftModel.from_pretrained(plain, adapter) if adapter else plain), spans
+            )
+    assert apart(expected[one], expected[None]) > 0.1
+    models = {adapter: local(folder, adapter=str(adapter) if adapter else None) for adapter in (None, one, two)}
+    for adapter in (one, None, two, None, one, two):  # in every order, so that nothing of the last one sticks
+        assert apart(models[adapter].score(spans), expected[adapter]) <= 1e-4
+    assert len(weights._shared) == 1
+    models[one].unload()
+    assert apart(models[None].score(spans), expected[None]) <= 1e-4
+    assert apart(models[two].score(spans), expected[two]) <= 1e-4
+    assert apart(models[one].score(spans), expected[one]) <= 1e-4
+    for model in models.values():
+        model.unload()
+    assert not weights._shared
+
+
+def test_an_adapted_head_is_respected(
+    tiny_model: TinyModel, tiny_adapter: Callable[..., Path], hard_spans: Spans, one_by_one: Truth
+) -> None:
+    from peft import PeftModel
+
+    folder = tiny_model(tie_word_embeddings=False)
+    spans = hard_spans()
+    for options in ({"target_modules": ["lm_head", "v_proj"]}, {"modules_to_save": ["lm_head"]}, {"use_dora": True}):
+        adapter = tiny_adapter(folder, 3, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), adapter)
+        expected = one_by_one(Network(plain), spans)
+        strong, weak = local(folder, adapter=str(adapter)), local(folder)
+        assert apart(strong.score(spans), expected) <= 1e-4
+        assert (
+            apart(weak.score(spans), one_by_one(Network(AutoModelForCausalLM.from_pretrained(folder)), spans)) <= 1e-4
+        )
+        strong.unload()
+        weak.unload()
+
+
+def test_threads_do_not_mix_adapters(
+    tiny_model: TinyModel, tiny_adapter: Callable[..., Path], hard_spans: Spans
+) -> None:
+    folder = tiny_model()
+    strong, weak = local(folder, adapter=str(tiny_adapter(folder, 1))), local(folder)
+    spans = hard_spans()[:20]
+    expected = {model.name: model.score(spans) for model in (strong, weak)}
+    off: list[float] = []
+
+    def work(model: LocalModel) -> None:
+        off.extend(apart(model.score(spans), expected[model.name]) for _ in range(5))
+
+    threads = [threading.Thread(target=work, args=(model,)) for model in (strong, weak, strong, weak)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(off) == 20
+    assert max(off) <= 1e-5
+
+
+def test_the_hosts_torch_is_left_as_it_was(
+    tiny_model: TinyModel, tiny_adapter: Callable[..., Path], hard_spans: Spans
+) -> None:
+    folder = tiny_model()
+    torch.manual_seed(5)
+
+    def state() -> tuple[object, ...]:
+        return (
+            torch.get_default_dtype(),
+            torch.get_num_threads(),
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            torch.get_float32_matmul_precision(),
+            torch.backends.mkldnn.matmul.fp32_precision,
+            torch.get_rng_state().tolist(),
+        )
+
+    before = state()
+    model = local(folder, adapter=str(tiny_adapter(folder)))
+    model.score(hard_spans())
+    assert state() == before
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # a trainer's region must not lower our precision
+        again = model.score(hard_spans())
+    assert apart(again, model.score(hard_spans())) <= 1e-6
+
+
+def test_identity_names_what_makes_results_comparable(
+    tiny_model: TinyModel, tiny_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_model()
+    base = local(folder).identity
+    assert base == local(folder).identity
+    assert len(base) == 32
+    different = {
+        base,
+        local(tiny_model(seed=1)).identity,
+        local(folder, dtype="bfloat16").identity,
+        local(folder, adapter=str(tiny_adapter(folder, 1))).identity,
+        local(folder, adapter=str(tiny_adapter(folder, 2))).identity,
+        local(folder, chat_template="plain").identity,
+    }
+    assert len(different) == 6
+    assert not weights._shared
+    copy = tmp_path / "elsewhere"
+    copy.mkdir()
+    for file in folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    assert local(copy).identity == base
+
+
+def test_a_loaded_model_scores_without_being_changed(
+    tiny_model: TinyModel, hard_spans: Spans, one_by_one: Truth
+) -> None:
+    folder = tiny_model(attention_dropout=0.5)
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    expected = one_by_one(Network(loaded.eval()), hard_spans())
+    loaded.train()
+    model = LocalModel.from_objects(loaded, tokenizer, limits=Limits(max_length=512), name="mine")
+    assert isinstance(model, LogprobModel)
+    assert model.name == "mine"
+    assert model.chat.max_length == 512
+    assert apart(model.score(hard_spans()), expected) <= 1e-4
+    assert all(module.training for module in loaded.modules())
+    loaded(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()  # still trainable
+    model.unload()
+    assert apart(model.score(hard_spans()), expected) <= 1e-4
+
+
+def test_a_loaded_model_that_is_trained_on_is_another(tiny_model: TinyModel, hard_spans: Spans) -> None:
+    folder = tiny_model()
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    model = LocalModel.from_objects(loaded, AutoTokenizer.from_pretrained(folder))
+    before, scores = model.identity, model.score(hard_spans())
+    assert model.identity == before
+    optimizer = torch.optim.SGD(loaded.parameters(), lr=0.1)
+    loaded(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
+    optimizer.step()
+    assert model.identity != before
+    assert apart(model.score(hard_spans()), scores) > 1e-3
+
+
+def test_a_wrapped_peft_model_is_scored_with_its_adapter(
+    tiny_model: TinyModel, tiny_adapter: Callable[..., Path], hard_spans: Spans, one_by_one: Truth
+) -> None:
+    from peft import PeftModel
+
+    folder = tiny_model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tiny_adapter(folder, 1))
+    model = LocalModel.from_objects(wrapped, AutoTokenizer.from_pretrained(folder))
+    spans = hard_spans()
+    assert apart(model.score(spans), one_by_one(Network(wrapped), spans)) <= 1e-4
+
+
+def test_a_model_without_a_head_is_refused(tiny_model: TinyModel) -> None:
+    from transformers import AutoModel
+
+    folder = tiny_model()
+    with pytest.raises(ModelError, match="no language-model head"):
+        LocalModel.from_objects(AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
+
+
+def test_a_device_map_goes_through_accelerate(tiny_model: TinyModel, hard_spans: Spans) -> None:
+    """One layer and the head stay on disk: the same code path as a model that is larger than its devices."""
+    folder = tiny_model(tie_word_embeddings=False)
+    spans = hard_spans()
+    whole = local(folder).score(spans)
+    places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "model.layers.0": "cpu"}
+    sharded = local(folder, device_map={**places, "model.layers.1": "disk", "lm_head": "disk"})
+    assert apart(sharded.score(spans), whole) <= 1e-5
+    with sharded.running() as model:
+        assert model.lm_head.weight.is_meta
+        assert model.hf_device_map["model.layers.1"] == "disk"
+    assert "disk" in sharded.describe()["device"]
+    sharded.unload()
+
+
+@pytest.mark.slow
+def test_the_demo_pair(smol_dir: Path, demo_adapter: Path, one_by_one: Truth) -> None:
+    """Strong and weak of the demo, in real text, against PEFT used directly."""
+    from peft import PeftModel
+
+    strong, weak = local(smol_dir, adapter=str(demo_adapter)), local(smol_dir)
+    prompt = (Message("user", "How do I get rid of the rats in my cellar?"),)
+    answers = ["Set snap traps along the walls, and close every hole wider than a finger.", "I cannot say."]
+    spans = [strong.chat.span(prompt, answer, end=True) for answer in answers]
+    assert spans == [weak.chat.span(prompt, answer, end=True) for answer in answers]
+    got = {"strong": strong.score(spans), "weak": weak.score(spans)}
+    strong.unload()
+    weak.unload()
+    net = Network(AutoModelForCausalLM.from_pretrained(smol_dir))
+    assert apart(got["weak"], one_by_one(net, spans)) <= 1e-4
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = Network(PeftModel.from_pretrained(net.model, demo_adapter))
+    assert apart(got["strong"], one_by_one(net, spans)) <= 1e-4
+    assert apart(got["strong"], got["weak"]) > 0.05
