@@ -108,7 +108,10 @@ def _print(result: Result) -> None:
             "card": out / "README.md",
         },
     )
-    print(f'load with: datasets.load_dataset("{out}", split="train")')
+    if summary["pairs"]:
+        print(f'load with: datasets.load_dataset("{out}", split="train")')
+    else:
+        print(f"no prompt gave a pair: {out / 'rejects.jsonl'} says why")
 
 
 def _domain(name: str, one: Mapping[str, Any]) -> list[str]:
