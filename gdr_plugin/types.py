@@ -26,7 +26,7 @@ class Message:
     """One turn of a conversation."""
 
     role: str
-    """`system`, `user`, `assistant` or `tool`."""
+    """`system`, `user`, `assistant` or `tool`; `text` for a prompt that is one piece of text, rendered elsewhere."""
     content: str
     """The turn's text, without any template markers."""
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from gdr_plugin.config import LongInput
 
 _CACHED_TOKENS: Final = 2**20
+TEXT: Final = "text"
+"""The role of a prompt that is one piece of rendered text: it is scored as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Chat:
         """Token ids of `response` after `conversation`; see `ChatFormat.span`."""
         if not conversation:
             raise ChatError("the prompt has no turns: give at least one user turn")
-        bare = self._template.brings_block(response)
+        bare = conversation[0].role == TEXT or self._template.brings_block(response)
         context = self._context(tuple(conversation), bare)
         if context.problem is not None:
             raise ChatError(context.problem)
@@ -156,12 +158,22 @@ class Chat:
         )
 
     def _encode(self, conversation: Conversation, bare: bool) -> tuple[int, ...]:
+        if any(turn.role == TEXT for turn in conversation):
+            return self._encode_text(conversation)
         safe = tuple(Message(turn.role, self._codec.protect(turn.content)) for turn in conversation)
         text = self._template.render(self._template.place_system(safe))
         ids = self._prefix + tuple(self._codec.encode(text if bare else text + self._template.block).ids)
         if not ids:
             raise ChatError("the chat template renders this prompt as nothing: check `chat_template`")
         return ids
+
+    def _encode_text(self, conversation: Conversation) -> tuple[int, ...]:
+        """Encode a prompt that somebody else has rendered: control tokens spelt out in it are control tokens."""
+        if len(conversation) > 1:
+            raise ChatError("a prompt that is rendered text has no place for guidance: set guidance.placement to none")
+        ids = tuple(self._codec.encode(conversation[0].content).ids)
+        # As above: a template has written its BOS where it wants one. Only text without any markers is plain.
+        return ids if not self._codec.control_ids.isdisjoint(ids) else self._codec.prefix + ids
 
     def _context(self, conversation: Conversation, bare: bool) -> _Context:
         key = (conversation, bare)

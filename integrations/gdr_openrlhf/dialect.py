@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from gdr_plugin.errors import DataError, unknown
+from gdr_plugin.models.chat import TEXT
 from gdr_plugin.preferences.rows import parse_prompt
 from gdr_plugin.serve.service import squash
 from gdr_plugin.types import Conversation, Message, Sample, Score
@@ -147,7 +148,7 @@ class Dialect:
 
     def _messages(self, prompt: str) -> Conversation:
         if self._settings.plain:
-            return (Message("text", prompt),)
+            return (Message(TEXT, prompt),)
         if self._inverter is None:
             raise DataError("the policy's tokenizer is not known: the label must have the prompt as `messages`")
         return self._inverter.messages(prompt)
