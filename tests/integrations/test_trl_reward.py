@@ -1,0 +1,544 @@
+"""What the reward does with everything that TRL may pass, against numbers worked out from the core."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import pickle
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from gdr_plugin.config import Config, ModelSpec, parse_config
+from gdr_plugin.errors import ConfigError, DataError, ModelError
+from gdr_plugin.reward import GuidedDensityRatio
+from gdr_plugin.types import Message, Sample, Score
+from gdr_trl import AsyncGDRReward, GDRReward
+
+TinyModel = Callable[..., Path]
+USER = Message("user", "Question?")
+ASKED = [{"role": "user", "content": "Question?"}]
+END = 99
+
+
+def config(reduction: str = "mean", **more: Any) -> Config:
+    return parse_config(
+        {
+            "strong": "fake:a",
+            "weak": "fake:b",
+            "guidance": {"domains": {"chat": "none", "safety": "safety"}},
+            "routing": {"routers": ["field"]},
+            "reward": {"reduction": reduction},
+            **more,
+        }
+    )
+
+
+def expected(*samples: Sample, reduction: str = "mean") -> list[Score]:
+    return GuidedDensityRatio.from_config(config(reduction)).score(samples)
+
+
+def answer(text: str, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **more}
+
+
+class Logs:
+    """Stands where a trainer's log functions are; knows its end tokens as GRPO's trainer does."""
+
+    def __init__(self, *ends: int) -> None:
+        self.eos_token_ids = list(ends)
+        self.metrics: dict[str, float] = {}
+        self.columns: dict[str, list[Any]] = {}
+
+    def metric(self, name: str, value: float) -> None:
+        assert name not in self.metrics
+        self.metrics[name] = value
+
+    def extra(self, name: str, values: list[Any]) -> None:
+        self.columns[name] = values
+
+
+class TestWhatIsScored:
+    def test_plain_and_conversational_prompts_are_the_same_prompt(self) -> None:
+        (score,) = expected(Sample((USER,), "An answer."))
+        reward = GDRReward(config())
+        assert reward(["Question?"], ["An answer."]) == [score.reward]
+        assert reward([ASKED], [[answer("An answer.")]]) == [score.reward]
+
+    def test_blocks_of_text_are_joined(self) -> None:
+        (score,) = expected(Sample((USER,), "An answer."))
+        prompt = [{"role": "user", "content": [{"type": "text", "text": "Ques"}, {"type": "text", "text": "tion?"}]}]
+        completion = [answer([{"type": "text", "text": "An answer."}])]  # type: ignore[arg-type]
+        assert GDRReward(config())([prompt], [completion]) == [score.reward]
+
+    def test_an_image_is_refused(self) -> None:
+        prompt = [{"role": "user", "content": [{"type": "image", "image": object()}]}]
+        with pytest.raises(DataError, match=r"'image'.*text alone"):
+            GDRReward(config())([prompt], [[answer("It shows a cat.")]])
+
+    @pytest.mark.parametrize("reduction", ["sum", "mean", "per_byte"])
+    @pytest.mark.filterwarnings("ignore:.*summed over tokens")
+    def test_of_tool_turns_only_the_assistants_count(self, reduction: str) -> None:
+        call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
+        tool = {"role": "tool", "name": "add", "content": "3"}
+        completion = [answer("Let me see.", tool_calls=[call]), tool, answer("It is 3.")]
+        asked = 'Let me see.\n<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
+        first = Sample((USER,), asked)
+        second = Sample((USER, Message("assistant", asked), Message("tool", "3")), "It is 3.")
+        one, two = expected(first, second, reduction=reduction)
+        strong = one.strong_logprob + two.strong_logprob  # type: ignore[operator]
+        weak = one.weak_logprob + two.weak_logprob  # type: ignore[operator]
+        size = {
+            "sum": 1,
+            "mean": one.strong_tokens + two.strong_tokens,
+            "per_byte": len((asked + "It is 3.").encode()),
+        }[reduction]
+        (reward,) = GDRReward(config(reduction))([ASKED], [completion])
+        assert reward == pytest.approx((strong - weak) / size, rel=1e-12)
+
+    def test_a_completion_without_an_assistant_turn_is_not_scored(self) -> None:
+        with pytest.warns(UserWarning, match="no assistant turn"):
+            assert GDRReward(config())([ASKED], [[{"role": "tool", "content": "3"}]]) == [None]
+
+    def test_reasoning_is_scored_before_the_answer_or_dropped(self) -> None:
+        completion = [answer("366.", reasoning_content="A leap year.\n")]
+        whole, bare = expected(
+            Sample((USER,), "<think>\nA leap year.\n</think>\n\n366."),
+            Sample((USER,), "366."),
+        )
+        assert GDRReward(config())([ASKED], [completion]) == [whole.reward]
+        assert GDRReward(config(), reasoning="drop")([ASKED], [completion]) == [bare.reward]
+
+    def test_reasoning_of_earlier_answers_is_not_shown(self) -> None:
+        earlier = [*ASKED, answer("366.", reasoning_content="A leap year."), {"role": "user", "content": "Sure?"}]
+        (score,) = expected(Sample((USER, Message("assistant", "366."), Message("user", "Sure?")), "Yes."))
+        assert GDRReward(config())([earlier], [[answer("Yes.")]]) == [score.reward]
+
+    def test_the_domain_column_reaches_the_router(self) -> None:
+        scores = expected(*(Sample((USER,), "No.", fields={"domain": name}) for name in ("chat", "safety")))
+        logs = Logs(END)
+        rewards = GDRReward(config(), name="gdr")(
+            ["Question?"] * 2, ["No."] * 2, domain=["chat", "safety"], log_extra=logs.extra, log_metric=logs.metric
+        )
+        assert rewards == [score.reward for score in scores]
+        assert rewards[0] != rewards[1]
+        assert logs.columns["gdr_domain"] == ["chat", "safety"]
+
+    def test_what_is_no_column_is_ignored(self) -> None:
+        (score,) = expected(Sample((USER,), "No."))
+        columns: dict[str, Any] = {"environments": [object()], "mode": "train", "three": [1, 2, 3]}
+        assert GDRReward(config())(["Question?"], ["No."], **columns) == [score.reward]
+
+    def test_an_empty_batch_and_one_of_two_lengths(self) -> None:
+        assert GDRReward(config())([], []) == []
+        with pytest.raises(DataError, match="2 prompts but 1 completions"):
+            GDRReward(config())(["a", "b"], ["c"])
+
+
+class TestTheEndOfTurn:
+    FINISHED, CUT = ((Sample((USER,), "Yes.", finished),) for finished in (True, False))
+
+    def rewards(self, ids: Sequence[Sequence[int]], completion: Any = "Yes.", **more: Any) -> list[float | None]:
+        logs = Logs(END, 98)
+        reward = GDRReward(config(), **more)
+        return reward(["Question?"] * len(ids), [completion] * len(ids), ids, log_metric=logs.metric)
+
+    def test_it_counts_where_the_end_is_among_the_ids(self) -> None:
+        (whole,), (cut,) = expected(*self.FINISHED), expected(*self.CUT)
+        assert whole.strong_tokens == cut.strong_tokens + 1
+        found = self.rewards([[5, 6, END], [5, 6, 7], [5, 98], [5, END, 0, 0], [5, END, END]])
+        assert found == [whole.reward, cut.reward, whole.reward, whole.reward, whole.reward]
+
+    def test_of_tool_turns_the_last_one_matters(self) -> None:
+        completion = [answer("A"), {"role": "tool", "content": "B"}, answer("C")]
+        whole, cut = self.rewards([[1, END, 2, 3, END], [1, END, 2, 3]], completion)
+        assert whole != cut
+        assert GDRReward(config())(["Question?"], [completion]) == [whole]
+
+    def test_without_ids_everything_is_finished(self) -> None:
+        assert GDRReward(config())(["Question?"], ["Yes."]) == [expected(*self.FINISHED)[0].reward]
+
+    def test_where_nobody_knows_the_end_it_says_so_once(self) -> None:
+        reward = GDRReward(config())
+        with pytest.warns(UserWarning, match="pass policy_tokenizer="):
+            found = reward(["Question?"], ["Yes."], [[1, 2]])
+        assert found == [expected(*self.FINISHED)[0].reward]
+        assert reward(["Question?"], ["Yes."], [[1, 2]]) == found  # a second warning would be an error
+
+    def test_a_named_tokenizer_knows(self, tiny_model: TinyModel) -> None:
+        from transformers import AutoTokenizer
+
+        folder = tiny_model(seed=3)
+        end = AutoTokenizer.from_pretrained(folder).eos_token_id
+        for tokenizer in (str(folder), AutoTokenizer.from_pretrained(folder)):
+            reward = GDRReward(config(), policy_tokenizer=tokenizer)
+            whole, cut = reward(["Question?"] * 2, ["Yes."] * 2, [[5, end], [5, 6]])
+            assert (whole, cut) == (expected(*self.FINISHED)[0].reward, expected(*self.CUT)[0].reward)
+
+
+class TestWhatIsReturned:
+    def test_a_row_that_cannot_be_scored_is_none_with_a_reason_told_once(self) -> None:
+        reward = GDRReward(config())
+        with pytest.warns(UserWarning, match=r"1 of 2 completions were not scored.*nowhere"):
+            found = reward(["Question?"] * 2, ["Yes."] * 2, domain=["chat", "nowhere"])
+        assert found[0] is not None
+        assert found[1] is None
+        assert reward(["Question?"] * 2, ["Yes."] * 2, domain=["chat", "nowhere"]) == found
+
+    @pytest.mark.parametrize("prompt", ["", [], [{"role": "robot", "content": "x"}], 3, [*ASKED, answer("I")]])
+    def test_a_prompt_that_is_none(self, prompt: Any) -> None:
+        with pytest.warns(UserWarning, match="not scored"):
+            found = GDRReward(config())([prompt, "Question?"], ["Yes.", "Yes."])
+        assert found[0] is None
+        assert found[1] is not None
+
+    def test_a_trainer_that_turns_none_into_zero_is_named(self) -> None:
+        reward = GDRReward(config())
+        with pytest.warns(UserWarning, match="not scored"), pytest.warns(UserWarning, match="of reward 0"):
+            reward(["Question?"], ["Yes."], domain=["nowhere"], trainer_state=object())
+
+    def test_numbers_are_finite_whatever_the_models_say(self) -> None:
+        class Broken:
+            domains = ("all",)
+            reduction = "mean"
+
+            def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
+                values = [math.inf, math.nan, 1.0]
+                return [Score(v, None, -1.0, -1.0, 1, 1, "all", "default", "none") for v in values[: len(samples)]]
+
+        logs = Logs(END)
+        with pytest.warns(UserWarning, match="not finite"):
+            found = GDRReward(ratio=Broken())(["q"] * 3, ["a"] * 3, log_metric=logs.metric)  # type: ignore[arg-type]
+        assert found == [None, None, 1.0]
+        assert all(map(math.isfinite, logs.metrics.values()))
+
+    def test_a_sum_is_warned_of_once_unless_length_costs(self) -> None:
+        reward = GDRReward(config("sum"))
+        with pytest.warns(UserWarning, match="raise it by length alone"):
+            reward(["Question?"], ["Yes."])
+        reward(["Question?"], ["Yes."])
+        GDRReward(config("sum"), length_penalty=0.1)(["Question?"], ["Yes."])
+
+    @pytest.mark.parametrize("reduction", ["sum", "mean", "per_byte"])
+    @pytest.mark.filterwarnings("ignore:.*summed over tokens")
+    def test_tokens_are_clipped(self, reduction: str) -> None:
+        ratio = GuidedDensityRatio.from_config(config(reduction))
+        (score,) = ratio.score([Sample((USER,), "A longer answer, with words.")], tokens=True)
+        assert score.token_ratios is not None
+        assert max(map(abs, score.token_ratios)) > 1
+        size = {"sum": 1, "mean": score.strong_tokens, "per_byte": len(b"A longer answer, with words.")}[reduction]
+        clipped = math.fsum(max(-1.0, min(1.0, one)) for one in score.token_ratios) / size
+        (found,) = GDRReward(config(reduction), token_clip=1.0)(["Question?"], ["A longer answer, with words."])
+        assert found == pytest.approx(clipped)
+        (loose,) = GDRReward(config(reduction), token_clip=1e6)(["Question?"], ["A longer answer, with words."])
+        assert loose == pytest.approx(score.reward)
+
+    def test_clipping_needs_one_tokenizer(self, tiny_model: TinyModel) -> None:
+        reward = GDRReward(strong="fake:a", weak=str(tiny_model(seed=2)), reduction="mean", token_clip=1.0)
+        with pytest.raises(ConfigError, match="same tokenizer and end of turn"):
+            reward(["Question?"], ["Yes."])
+
+    def test_length_costs(self) -> None:
+        (score,) = expected(Sample((USER,), "Yes."))
+        assert score.reward is not None
+        (found,) = GDRReward(config(), length_penalty=0.25)(["Question?"], ["Yes."])
+        assert found == pytest.approx(score.reward - 0.25 * score.strong_tokens)
+
+
+class TestLogs:
+    def test_numbers_and_columns(self) -> None:
+        logs = Logs(END)
+        answers, ids = ["Yes.", "No, not at all.", "A", "x"], [[1, END], [1, 2], [END], [END]]
+        domains = ["chat", "safety", "chat", "nowhere"]
+        samples = [
+            Sample((USER,), text, END in one, {"domain": domain})
+            for text, one, domain in zip(answers, ids, domains, strict=True)
+        ]
+        scores = expected(*samples)
+        with pytest.warns(UserWarning, match="not scored"):
+            found = GDRReward(config(), name="mine")(
+                ["Question?"] * 4, answers, ids, domain=domains, log_metric=logs.metric, log_extra=logs.extra
+            )
+        good = scores[:3]
+        rewards = [score.reward for score in good]
+        assert found == [*rewards, None]
+        assert logs.columns["mine_reward"] == found
+        assert logs.columns["mine_strong"] == [*(score.strong_logprob for score in good), None]
+        assert logs.columns["mine_weak"][:3] == [score.weak_logprob for score in good]
+        mean, tokens = sum(rewards) / 3, sum(score.strong_tokens for score in good)  # type: ignore[arg-type]
+        numbers = logs.metrics
+        assert numbers["mine/ratio"] == pytest.approx(mean)
+        assert numbers["mine/strong_per_token"] == pytest.approx(sum(s.strong_logprob or 0 for s in good) / tokens)
+        assert numbers["mine/weak_per_token"] == pytest.approx(sum(s.weak_logprob or 0 for s in good) / tokens)
+        assert numbers["mine/truncated"] == 0.25
+        assert numbers["mine/not_scored"] == 0.25
+        assert numbers["mine/chat/share"] == 0.5
+        assert numbers["mine/safety/reward"] == pytest.approx(rewards[1])
+        assert numbers["mine/tokens_per_s"] > 0
+
+    def test_hacking_by_length_shows_as_a_correlation(self) -> None:
+        class Longer:
+            domains = ("all",)
+            reduction = "mean"
+            sign = 1.0
+
+            def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
+                sizes = [len(sample.response) for sample in samples]
+                return [Score(self.sign * n, None, -1.0, -1.0, n, n, "all", "default", "none") for n in sizes]
+
+        def hack(sign: float, answers: list[str]) -> float | None:
+            logs, ratio = Logs(END), Longer()
+            ratio.sign = sign
+            reward = GDRReward(ratio=ratio, name="gdr")  # type: ignore[arg-type]
+            reward(["q"] * len(answers), answers, log_metric=logs.metric)
+            return logs.metrics.get("gdr_hack")
+
+        assert hack(1.0, ["a", "ab", "abc"]) == pytest.approx(1)
+        assert hack(-1.0, ["a", "ab", "abcd"]) == pytest.approx(-1)
+        assert hack(1.0, ["ab", "cd", "ef"]) is None
+        assert hack(1.0, ["a", "ab"]) is None
+
+    def test_what_a_batch_does_not_have_is_left_out(self) -> None:
+        logs = Logs(END)
+        with pytest.warns(UserWarning, match="not scored"):
+            GDRReward(config(), name="gdr")(["Question?"], ["x"], domain=["nowhere"], log_metric=logs.metric)
+        assert "gdr/ratio" not in logs.metrics
+        assert "gdr/chat/reward" not in logs.metrics
+        assert logs.metrics["gdr/chat/share"] == 0
+        assert logs.metrics["gdr/not_scored"] == 1
+
+
+class TestTheObject:
+    def test_every_instance_has_a_name_of_its_own(self) -> None:
+        names = [GDRReward(config()).__name__, AsyncGDRReward(config()).__name__, GDRReward(config()).__name__]
+        assert len(set(names)) == 3
+        assert all(name.startswith("gdr") for name in names)
+        assert GDRReward(config(), name="helpful").__name__ == "helpful"
+        with pytest.raises(ConfigError, match="advantage"):
+            GDRReward(config(), name="advantage")
+
+    def test_trl_knows_it_for_what_it_is(self) -> None:
+        from torch import nn
+        from trl.trainer.utils import get_callable_name, is_async_callable
+
+        reward, later = GDRReward(config(), name="a"), AsyncGDRReward(config(), name="b")
+        assert not isinstance(reward, nn.Module)
+        assert [get_callable_name(reward), get_callable_name(later)] == ["a", "b"]
+        assert [is_async_callable(reward), is_async_callable(later)] == [False, True]
+
+    def test_one_source_and_only_one(self) -> None:
+        with pytest.raises(ConfigError, match="not none"):
+            GDRReward()
+        with pytest.raises(ConfigError, match=r"not a gdr\.yaml and remote"):
+            GDRReward(config(), remote="http://host:1")
+        with pytest.raises(ConfigError, match="both strong and weak"):
+            GDRReward(strong="fake:a")
+        with pytest.raises(ConfigError, match="token_clip"):
+            GDRReward(config(), token_clip=0)
+
+    def test_a_wrong_file_is_told_before_training(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="gdr init"):
+            GDRReward(tmp_path / "gdr.yaml")
+
+    def test_two_models_by_name_with_guidance(self) -> None:
+        reward = GDRReward(strong="fake:a", weak="fake:b", guidance="safety", reduction="mean")
+        ratio = GuidedDensityRatio.from_models("fake:a", "fake:b", guidance="safety", reduction="mean")
+        assert reward(["Question?"], ["No."]) == [ratio.score([Sample((USER,), "No.")])[0].reward]
+
+    def test_it_pickles_without_its_models_and_scores_the_same_again(self, tiny_model: TinyModel) -> None:
+        made = config(strong=str(tiny_model(seed=1)), weak=str(tiny_model(seed=2)))
+        for reward in (
+            GDRReward(made, name="gdr"),
+            GDRReward(strong=str(tiny_model(seed=1)), weak=str(tiny_model(seed=2)), reduction="mean"),
+            GDRReward(ratio=GuidedDensityRatio.from_config(made)),
+        ):
+            before = reward(["Question?"], ["Yes."])
+            sent = pickle.dumps(reward)
+            assert len(sent) < 10_000
+            again = pickle.loads(sent)
+            assert again.__name__ == reward.__name__
+            assert again(["Question?"], ["Yes."]) == before
+
+    def test_a_ready_made_ratio_without_a_file_cannot_be_sent(self) -> None:
+        reward = GDRReward(ratio=GuidedDensityRatio.from_models("fake:a", "fake:b", reduction="mean"))
+        with pytest.raises(pickle.PicklingError, match=r"make it from a gdr\.yaml"):
+            pickle.dumps(reward)
+
+    def test_the_trainers_gradients_and_autocast_do_not_reach_the_models(self, tiny_model: TinyModel) -> None:
+        import torch
+
+        reward = GDRReward(strong=str(tiny_model(seed=1)), weak=str(tiny_model(seed=2)), reduction="mean")
+        plain = reward(["Question?"], ["Yes, of course."])
+        seen: list[tuple[bool, bool]] = []
+        ratio: Any = reward.ratio
+        with ratio.strong.running() as model:
+            model.get_input_embeddings().register_forward_hook(
+                lambda *_: seen.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+            )
+        with torch.enable_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            found = reward(["Question?"], ["Yes, of course."])
+            assert torch.is_grad_enabled()
+        assert found == plain
+        assert seen
+        assert all(state == (False, True) for state in seen)
+
+
+class TestAsync:
+    def test_it_gives_the_same_and_leaves_the_loop_free(self) -> None:
+        class Slow:
+            domains = ("all",)
+            reduction = "mean"
+            threads: ClassVar[set[str]] = set()
+
+            def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
+                self.threads.add(threading.current_thread().name)
+                time.sleep(0.3)
+                return [Score(1.0, None, -1.0, -2.0, 1, 1, "all", "default", "none") for _ in samples]
+
+        async def main() -> tuple[list[list[float | None]], int]:
+            reward = AsyncGDRReward(ratio=Slow(), name="slow")  # type: ignore[arg-type]
+            work = asyncio.gather(*(reward(["q"] * 5, ["a"] * 5) for _ in range(2)))
+            ticks = 0
+            while not work.done():
+                await asyncio.sleep(0.01)
+                ticks += 1
+            return list(await work), ticks
+
+        found, ticks = asyncio.run(main())
+        assert found == [[1.0] * 5] * 2
+        assert ticks >= 10
+        assert len(Slow.threads) == 1
+
+    def test_a_batch_for_a_server_is_one_request_on_one_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from gdr_plugin.remote import RemoteRatio
+
+        sent: list[int] = []
+        together = threading.Barrier(3, timeout=20)
+
+        def exchange(self: RemoteRatio, method: str, path: str, content: Any = None) -> dict[str, Any]:
+            if method == "GET":
+                return {"domains": {"chat": "none"}, "config": {"reward": {"reduction": "mean"}}}
+            sent.append(len(content["rows"]))
+            together.wait()  # passes only when three batches are under way at once
+            score = Score(0.5, None, -1.0, -2.0, 2, 2, "chat", "default", "none")
+            return {"scores": [{name: getattr(score, name) for name in Score.__slots__} for _ in content["rows"]]}
+
+        monkeypatch.setattr(RemoteRatio, "_exchange", exchange)
+        reward = AsyncGDRReward(remote="http://127.0.0.1:1")
+
+        async def main() -> list[list[float | None]]:
+            return await asyncio.gather(*(reward(["q"] * 7, ["a"] * 7) for _ in range(3)))
+
+        assert asyncio.run(main()) == [[0.5] * 7] * 3
+        assert sent == [7, 7, 7]
+
+    def test_an_unreachable_server_stops_the_run(self) -> None:
+        from gdr_plugin.remote import RemoteRatio
+
+        reward = AsyncGDRReward(remote=RemoteRatio("http://127.0.0.1:1", tries=1))
+        with pytest.raises(ModelError, match="is `gdr serve` running"):
+            asyncio.run(reward(["q"], ["a"]))  # type: ignore[arg-type]
+
+
+class TestPlacement:
+    def test_models_load_whole_under_zero_3(self, tiny_model: TinyModel) -> None:
+        """Without the guard transformers would import deepspeed and shard the model over the ranks."""
+        from transformers.integrations import deepspeed
+
+        class Zero3:
+            def is_zero3(self) -> bool:
+                return True
+
+            config: ClassVar[dict[str, Any]] = {}
+
+        kept = Zero3()  # transformers holds a weak reference only
+        deepspeed.set_hf_deepspeed_config(kept)
+        try:
+            reward = GDRReward(strong=str(tiny_model(seed=1)), weak=str(tiny_model(seed=2)), reduction="mean")
+            (found,) = reward(["Question?"], ["Yes."])
+            assert found is not None
+            assert deepspeed.is_deepspeed_zero3_enabled()
+            with pytest.raises(DataError):
+                reward(["q"], [[answer([{"type": "image"}])]])  # type: ignore[arg-type]
+            assert deepspeed.deepspeed_config() is kept.config
+        finally:
+            deepspeed.unset_hf_deepspeed_config()
+        assert GDRReward(strong=str(tiny_model(seed=1)), weak=str(tiny_model(seed=2)), reduction="mean")(
+            ["Question?"], ["Yes."]
+        ) == [found]
+
+    def test_the_reference_comes_back_after_an_error(self) -> None:
+        from transformers.integrations import deepspeed
+
+        from gdr_trl.placement import outside_zero3
+
+        class Zero3:
+            def is_zero3(self) -> bool:
+                return True
+
+        kept = Zero3()
+        deepspeed.set_hf_deepspeed_config(kept)
+        try:
+            with pytest.raises(ZeroDivisionError), outside_zero3():
+                _ = 1 / int(deepspeed.is_deepspeed_zero3_enabled())
+            assert deepspeed.is_deepspeed_zero3_enabled()
+        finally:
+            deepspeed.unset_hf_deepspeed_config()
+        with outside_zero3():
+            assert not deepspeed.is_deepspeed_zero3_enabled()
+
+    @pytest.mark.parametrize(
+        ("rank", "gpus", "device"),
+        [("3", 8, "cuda:3"), ("3", 1, "cuda:0"), (None, 2, "cuda:1"), ("0", 0, "auto")],
+    )
+    def test_each_rank_has_its_own_gpu(
+        self, monkeypatch: pytest.MonkeyPatch, rank: str | None, gpus: int, device: str
+    ) -> None:
+        import torch
+
+        from gdr_trl.placement import on_rank
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+        if rank is not None:
+            monkeypatch.setenv("LOCAL_RANK", rank)
+        pair = Config(
+            strong=ModelSpec(model="org/strong"), weak=ModelSpec(model="org/weak", device="cpu", dtype="bfloat16")
+        )
+        placed = on_rank(pair)
+        assert (placed.strong.device, placed.weak.device) == (device, "cpu")
+        spread = ModelSpec(model="org/strong", device_map="auto")
+        assert on_rank(Config(strong=spread, weak=ModelSpec(model="fake:b"))).strong == spread
+
+
+class TestTheModule:
+    def test_the_ready_made_instance(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import gdr_trl
+
+        path = tmp_path / "gdr.yaml"
+        path.write_text(config().to_yaml(), encoding="utf-8")
+        monkeypatch.setenv("GDR_CONFIG", str(path))
+        made = gdr_trl.reward
+        try:
+            assert gdr_trl.reward is made
+            assert made(["Question?"], ["Yes."]) == [expected(Sample((USER,), "Yes."))[0].reward]
+        finally:
+            vars(gdr_trl).pop("reward")
+        monkeypatch.setenv("GDR_CONFIG", "http://127.0.0.1:5000")
+        assert gdr_trl._from_environment()._source._remote == "http://127.0.0.1:5000"
+        monkeypatch.delenv("GDR_CONFIG")
+        with pytest.raises(ConfigError, match="GDR_CONFIG"):
+            _ = gdr_trl.reward
+        with pytest.raises(AttributeError, match="nothing"):
+            _ = gdr_trl.nothing
+
+    def test_public_names(self) -> None:
+        import gdr_trl
+
+        assert gdr_trl.__all__ == sorted(gdr_trl.__all__) == ["AsyncGDRReward", "GDRReward"]
