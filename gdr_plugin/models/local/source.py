@@ -76,7 +76,7 @@ def locate(spec: ModelSpec) -> Source:
         raise ModelError(
             f"model {spec.target!r} is an encoder-decoder; a causal (decoder-only) language model is needed"
         )
-    commit = None if local else getattr(config, "_commit_hash", None) or spec.revision
+    commit = None if local else _commit(spec)
     if gguf:
         digest = combine("gguf", file_digest(gguf))
     elif local:
@@ -176,6 +176,16 @@ def _gguf(spec: ModelSpec, target: Path) -> Path | None:
             raise _unreadable(spec, False, error) from error
         return Path(str(found))
     raise ModelError(f"model {spec.target!r} does not exist")
+
+
+def _commit(spec: ModelSpec) -> str:
+    """The commit that a hub model's revision stands for now: the name of its snapshot in the hub's cache."""
+    from transformers.utils.hub import cached_file
+
+    try:
+        return Path(str(cached_file(spec.target, "config.json", revision=spec.revision))).parent.name
+    except OSError as error:
+        raise _unreadable(spec, False, error) from error
 
 
 def _check_folder(folder: Path, spec: ModelSpec) -> None:
