@@ -7,18 +7,16 @@ queue under a lock. This module knows neither HTTP nor what a score is made of.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gdr_plugin.errors import GDRError, ModelError, RequestError
+from gdr_plugin.errors import RequestError
+from gdr_plugin.serve.entry import Entry, Outcome, content_key, unwrap, without_tokens
 from gdr_plugin.serve.settings import ServeSettings
 from gdr_plugin.types import Sample, Score
 
@@ -33,21 +31,8 @@ WAITING_PER_SLOT = 8
 """Samples that may wait for room, as a multiple of the queue (or one largest request); beyond it, refused."""
 
 ScoreBatch: TypeAlias = "Callable[[Sequence[Sample], bool], list[Score]]"
-_Outcome: TypeAlias = "Score | Exception"
 
 log = logging.getLogger("gdr_plugin.serve")
-
-
-@dataclass(eq=False, slots=True)
-class _Entry:
-    """A sample on its way to the models, shared by every request that asks for it."""
-
-    sample: Sample
-    tokens: bool
-    key: bytes | None
-    done: asyncio.Future[_Outcome]
-    arrived: float = field(default_factory=time.monotonic)
-    waiters: int = 1
 
 
 class Batcher:
@@ -75,11 +60,11 @@ class Batcher:
         """Samples of accepted requests that are not in the queue yet, for want of room."""
         self._slots = asyncio.Semaphore(settings.queue)
         self._cache: OrderedDict[bytes, Score] = OrderedDict()
-        self._in_flight: dict[bytes, _Entry] = {}
-        self._unfinished: set[_Entry] = set()
+        self._in_flight: dict[bytes, Entry] = {}
+        self._unfinished: set[Entry] = set()
         # What follows is shared with the worker, under the condition's lock.
         self._work = threading.Condition()
-        self._queue: OrderedDict[_Entry, None] = OrderedDict()
+        self._queue: OrderedDict[Entry, None] = OrderedDict()
         self._live = 0  # queued entries that somebody waits for
         self._stopping = False
 
@@ -124,7 +109,7 @@ class Batcher:
             )
         left = len(samples)
         self.waiting += left
-        held: list[Score | _Entry] = []
+        held: list[Score | Entry] = []
         try:
             for number, sample in enumerate(samples):
                 if number % 256 == 255:
@@ -132,17 +117,17 @@ class Batcher:
                 held.append(await self._admit(sample, tokens))
                 left -= 1
                 self.waiting -= 1
-            futures = {one.done for one in held if isinstance(one, _Entry) and not one.done.done()}
+            futures = {one.done for one in held if isinstance(one, Entry) and not one.done.done()}
             if futures:
                 await asyncio.wait(futures)  # unlike gather, does not cancel what others wait for
         finally:
             self.waiting -= left
             for one in held:
-                if isinstance(one, _Entry):
+                if isinstance(one, Entry):
                     self._leave(one)
-        return [one if isinstance(one, Score) else _unwrap(one.done.result()) for one in held]
+        return [one if isinstance(one, Score) else unwrap(one.done.result()) for one in held]
 
-    async def _admit(self, sample: Sample, tokens: bool) -> Score | _Entry:
+    async def _admit(self, sample: Sample, tokens: bool) -> Score | Entry:
         """The sample's score if it is known, else its place in the queue; waits until there is room."""
         key = None if tokens else content_key(sample)
         if (known := self._known(key)) is not None:
@@ -157,7 +142,7 @@ class Batcher:
         if known is not None:
             self._slots.release()
             return known
-        entry = _Entry(sample, tokens, key, self._loop.create_future())
+        entry = Entry(sample, tokens, key, self._loop.create_future())
         self._unfinished.add(entry)
         if key is not None:
             self._in_flight[key] = entry
@@ -166,7 +151,7 @@ class Batcher:
             self._count_live(1)
         return entry
 
-    def _known(self, key: bytes | None) -> Score | _Entry | None:
+    def _known(self, key: bytes | None) -> Score | Entry | None:
         if key is None:
             return None
         if (score := self._cache.get(key)) is not None:
@@ -181,7 +166,7 @@ class Batcher:
                     self._count_live(1)
         return entry
 
-    def _leave(self, entry: _Entry) -> None:
+    def _leave(self, entry: Entry) -> None:
         """A request waits for the entry no more: it has its result, or was cancelled."""
         with self._work:
             entry.waiters -= 1
@@ -191,7 +176,7 @@ class Batcher:
         if abandoned:
             self._loop.call_later(GRACE_S, self._forget, entry)
 
-    def _forget(self, entry: _Entry) -> None:
+    def _forget(self, entry: Entry) -> None:
         with self._work:
             if entry.waiters or entry not in self._queue:
                 return
@@ -224,7 +209,7 @@ class Batcher:
             self._post(self._die, error)
         self._post(self._ended.set)
 
-    def _collect(self) -> list[_Entry]:
+    def _collect(self) -> list[Entry]:
         """The next batch: full, or its first sample has waited long enough; empty when the worker shall end."""
         with self._work:
             while self._live or not self._stopping:
@@ -238,8 +223,8 @@ class Batcher:
                 self._work.wait(left)
             return []
 
-    def _take(self) -> list[_Entry]:
-        batch: list[_Entry] = []
+    def _take(self) -> list[Entry]:
+        batch: list[Entry] = []
         chars = 0
         for entry in self._queue:
             if entry.waiters:
@@ -252,20 +237,20 @@ class Batcher:
         self._live -= len(batch)
         return batch
 
-    def _outcomes(self, batch: Sequence[_Entry]) -> list[_Outcome]:
+    def _outcomes(self, batch: Sequence[Entry]) -> list[Outcome]:
         """Scores; where the batch fails, each sample gets a second chance alone."""
         now = time.monotonic()
         for entry in batch:
             self._metrics.waited.observe(now - entry.arrived)
         try:
             scores = self._score([entry.sample for entry in batch], any(entry.tokens for entry in batch))
-            return [_without_tokens(score, entry) for score, entry in zip(scores, batch, strict=True)]
+            return [without_tokens(score, entry) for score, entry in zip(scores, batch, strict=True)]
         except Exception as error:
             self._metrics.failed_batches.inc()
             log.warning("a batch of %d failed (%s: %s): one by one now", len(batch), type(error).__name__, error)
         return [self._alone(entry) for entry in batch]
 
-    def _alone(self, entry: _Entry) -> _Outcome:
+    def _alone(self, entry: Entry) -> Outcome:
         try:
             return self._score([entry.sample], entry.tokens)[0]
         except Exception as error:
@@ -283,7 +268,7 @@ class Batcher:
         for _ in range(slots):
             self._slots.release()
 
-    def _deliver(self, batch: Sequence[_Entry], outcomes: Sequence[_Outcome]) -> None:
+    def _deliver(self, batch: Sequence[Entry], outcomes: Sequence[Outcome]) -> None:
         for entry, outcome in zip(batch, outcomes, strict=True):
             self._finish(entry, outcome)
             if isinstance(outcome, Score):
@@ -293,7 +278,7 @@ class Batcher:
         while len(self._cache) > self._settings.cache:
             self._cache.popitem(last=False)
 
-    def _finish(self, entry: _Entry, outcome: _Outcome) -> None:
+    def _finish(self, entry: Entry, outcome: Outcome) -> None:
         self._unfinished.discard(entry)
         if entry.key is not None:
             self._in_flight.pop(entry.key, None)
@@ -314,27 +299,3 @@ class Batcher:
         for entry in list(self._unfinished):
             self._finish(entry, RequestError(self.stopped_reason or "the server is stopping", status=503))
         self._free(self.waiting)
-
-
-def content_key(sample: Sample) -> bytes | None:
-    """A hash of everything that the sample's score depends on; None when its fields have no JSON form."""
-    turns = [[message.role, message.content] for message in sample.prompt]
-    try:
-        text = json.dumps([turns, sample.response, sample.finished, dict(sample.fields)], sort_keys=True)
-    except (TypeError, ValueError, RecursionError):
-        return None
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _without_tokens(score: Score, entry: _Entry) -> Score:
-    if entry.tokens or score.strong_token_logprobs is None:
-        return score
-    return replace(score, strong_token_logprobs=None, weak_token_logprobs=None, token_ratios=None)
-
-
-def _unwrap(outcome: _Outcome) -> Score:
-    if isinstance(outcome, Score):
-        return outcome
-    if isinstance(outcome, GDRError):
-        raise outcome
-    raise ModelError(f"the model failed on a sample: {type(outcome).__name__}: {outcome}") from outcome

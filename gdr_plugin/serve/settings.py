@@ -53,8 +53,8 @@ class ServeSettings:
             raise ConfigError(f"max_wait_ms must be between 0 and 60,000, not {self.max_wait_ms}")
         if self.cache < 0:
             raise ConfigError(f"cache must be 0 or more, not {self.cache}")
-        if not math.isfinite(self.scale) or not self.scale:
-            raise ConfigError(f"scale must be a number other than 0, not {self.scale}")
+        if not math.isfinite(self.scale):
+            raise ConfigError(f"scale must be finite, not {self.scale}")
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip must be above 0, not {self.clip}")
         if self.unscored is not None and not math.isfinite(self.unscored):

@@ -1,0 +1,58 @@
+"""A sample on its way to the models: what identifies it, who waits for it, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from gdr_plugin.errors import GDRError, ModelError
+from gdr_plugin.types import Sample, Score
+
+Outcome: TypeAlias = "Score | Exception"
+"""What becomes of a sample. An exception is a value here: every request that waits raises it for itself."""
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """A sample on its way to the models, shared by every request that asks for it."""
+
+    sample: Sample
+    tokens: bool
+    key: bytes | None
+    done: asyncio.Future[Outcome]
+    arrived: float = field(default_factory=time.monotonic)
+    waiters: int = 1
+
+
+def content_key(sample: Sample) -> bytes | None:
+    """A hash of everything that the sample's score depends on; None when its fields have no JSON form."""
+    turns = [[message.role, message.content] for message in sample.prompt]
+    try:
+        text = json.dumps([turns, sample.response, sample.finished, dict(sample.fields)], sort_keys=True)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def without_tokens(score: Score, entry: Entry) -> Score:
+    """The score without token log-probs, unless the entry's request asked for them."""
+    if entry.tokens or score.strong_token_logprobs is None:
+        return score
+    return replace(score, strong_token_logprobs=None, weak_token_logprobs=None, token_ratios=None)
+
+
+def unwrap(outcome: Outcome) -> Score:
+    """The score.
+
+    Raises:
+        GDRError: What the sample failed with; any other exception as a ModelError.
+    """
+    if isinstance(outcome, Score):
+        return outcome
+    if isinstance(outcome, GDRError):
+        raise outcome
+    raise ModelError(f"the model failed on a sample: {type(outcome).__name__}: {outcome}") from outcome
