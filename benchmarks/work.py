@@ -1,0 +1,163 @@
+"""The work that is measured: token ids of real prompts with a model's own answers, and the least arithmetic they need.
+
+Knows chat formats and counting; nothing of how anything is scored or timed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gdr_plugin.guidance import RenderedGuidance, apply, library, render
+from gdr_plugin.preferences.read import parse_prompt
+from gdr_plugin.types import Conversation, Sample, TokenSpan
+
+if TYPE_CHECKING:
+    from gdr_plugin.models.chat import Chat
+
+RESPONSES = Path(__file__).resolve().parent / "data" / "responses.jsonl"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """A prompt with the responses that were drawn for it."""
+
+    prompt: Conversation
+    responses: tuple[tuple[str, bool], ...]
+    """Text, and whether it ended by itself."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One kind of work."""
+
+    name: str
+    spans: list[TokenSpan]
+    """What is scored, prompt by prompt."""
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """How much it is."""
+        contexts = {span.context for span in self.spans}
+        return {
+            "prompts": len(contexts),
+            "responses": len(self.spans),
+            "context_tokens": sum(map(len, contexts)) // max(1, len(contexts)),
+            "response_tokens": sum(len(span.response) for span in self.spans),
+        }
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a workload is made: prompts, responses to each, and tokens of guidance before them."""
+
+    prompts: int
+    responses: int
+    guidance: int = 400
+
+
+FULL = {
+    "annotation": Shape(4, 8),
+    "pairs": Shape(8, 2),
+    "best-of-64": Shape(1, 64),
+    "long guidance": Shape(2, 8, 2000),
+    "no guidance": Shape(4, 8, 0),
+    "GRPO step": Shape(2, 8, 0),
+}
+QUICK = {"annotation": Shape(3, 8)}
+GROWTH = {"annotation x1": Shape(1, 8), "annotation x4": Shape(4, 8), "annotation x16": Shape(16, 8)}
+
+
+def read_candidates(path: Path = RESPONSES) -> list[Candidates]:
+    """The prompts and responses that all workloads are cut from; the first prompt has the most responses."""
+    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [
+        Candidates(parse_prompt(row["prompt"]), tuple((one["text"], one["finished"]) for one in row["responses"]))
+        for row in rows
+    ]
+
+
+def samples(candidates: Sequence[Candidates], shape: Shape, guidance: str = "") -> list[Sample]:
+    """A shape's samples, with guidance in the system turn where there is some."""
+    rendered = RenderedGuidance(guidance, "benchmark")
+    rows = []
+    for one in candidates[: shape.prompts]:
+        prompt = apply(rendered, one.prompt) if guidance else one.prompt
+        rows += [Sample(prompt, text, finished) for text, finished in one.responses[: shape.responses]]
+    return rows
+
+
+def make(name: str, shape: Shape, candidates: Sequence[Candidates], chat: Chat) -> Workload:
+    """Cut a workload and render it with a model's template."""
+    rows = samples(candidates, shape, guidance_text(chat, shape.guidance))
+    return Workload(name, [chat.span(row.prompt, row.response, end=row.finished) for row in rows])
+
+
+def guidance_text(chat: Chat, tokens: int) -> str:
+    """Guidance of about so many tokens: our own library's, whole sentences, repeated where it is too short."""
+    if not tokens:
+        return ""
+    probe = parse_prompt("-")
+
+    def length(words: Sequence[str]) -> int:
+        rendered = RenderedGuidance(" ".join(words), "benchmark")
+        return len(chat.span(apply(rendered, probe), "", end=False).context)
+
+    words = " ".join(render(one, instruction=True, exemplars=9, seed=0).text for one in library()).split()
+    low, high = 1, 2
+    while length(_first(words, high)) <= tokens:
+        low, high = high, 2 * high
+    while low + 1 < high:  # the most words that stay within the tokens
+        middle = (low + high) // 2
+        low, high = (middle, high) if length(_first(words, middle)) <= tokens else (low, middle)
+    return " ".join(_first(words, low))
+
+
+def _first(words: list[str], count: int) -> list[str]:
+    return (words * (1 + count // len(words)))[:count]
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of one workload on one model; a multiply and an add are two."""
+
+    ideal: float
+    """Every distinct prefix of every sequence once, the head only where a response token is predicted."""
+    naive: float
+    """Every sequence by itself, the head at every place."""
+
+
+def flops(spans: Sequence[TokenSpan], config: Any, body: int) -> Flops:
+    """Count a workload's operations.
+
+    Args:
+        spans: The work.
+        config: The model's text configuration.
+        body: Weights of the linear layers before the head, counted once a token.
+
+    Returns:
+        Both counts. Element-wise operations, norms and softmax are left out of both.
+    """
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    pair = 4.0 * heads * width * config.num_hidden_layers  # a query and a key: the score and the weighted value
+    row = 2.0 * config.hidden_size * config.vocab_size
+    tokens = keys = rows = 0
+    before: tuple[int, ...] = ()
+    ordered = sorted((span.context + span.response[:-1], len(span.context)) for span in spans if span.response)
+    naive = 0.0
+    for ids, context in ordered:
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids))
+        )
+        tokens += len(ids) - shared
+        keys += (len(ids) * (len(ids) + 1) - shared * (shared + 1)) // 2
+        rows += len(ids) - max(shared, context - 1)
+        before = ids
+        # Read by itself, a sequence is run to its last token, which predicts nothing that is asked.
+        whole = len(ids) + 1
+        naive += whole * (2.0 * body + row) + pair * whole * (whole + 1) / 2
+    return Flops(2.0 * body * tokens + pair * keys + row * rows, naive)
