@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter
@@ -16,6 +17,8 @@ from gdr_plugin.serve.answers import Answer
 if TYPE_CHECKING:
     from gdr_plugin.serve import ScoringService
 
+_SHORT = 32_768
+"""Characters of a request that is read at once, in the event loop."""
 _PROMPT = "<|im_start|>user\nWhat is 2 + 2?<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -72,8 +75,9 @@ def routes(service: ScoringService) -> list[APIRouter]:
 
     @router.post("/get_reward", response_model=RewardAnswer, summary="Rewards for OpenRLHF (--reward.remote_url)")
     async def get_reward(body: RewardRequest) -> Answer:
-        # Templates and tokenizers take milliseconds for each prompt: too long for the event loop.
-        samples = await asyncio.to_thread(dialect.samples, body.query, body.prompts, body.labels)
+        read = partial(dialect.samples, body.query, body.prompts, body.labels)
+        # Microseconds for an item, but a long prompt or a large batch would hold up the event loop.
+        samples = read() if sum(map(len, body.query)) < _SHORT else await asyncio.to_thread(read)
         return Answer(dialect.answer(samples, await service.score(samples)))
 
     return [router]
