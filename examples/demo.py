@@ -19,7 +19,7 @@ from rich.console import Console
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parent / "demo-out"
-SAMPLES, TOKENS, TEMPERATURE, SEED = 4, 80, 0.9, 0
+SAMPLES, TOKENS, TEMPERATURE, SEED = 4, 64, 0.9, 0
 
 
 def annotate(out: Path, console: Console) -> None:
