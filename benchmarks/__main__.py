@@ -12,7 +12,6 @@ import argparse
 import os
 import sys
 import time
-import warnings
 from pathlib import Path
 
 from rich.console import Console
@@ -35,7 +34,6 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # this process forks to measure memory
-    warnings.simplefilter("ignore", DeprecationWarning)
     from benchmarks import report
     from benchmarks.suite import Suite
     from gdr_plugin.config import load_config

@@ -11,6 +11,7 @@ import os
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,7 +97,9 @@ def peak_above(before: Callable[[], Any], work: Callable[[], Any]) -> float | No
         return None
     reader, writer = os.pipe()
     gc.collect()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: those that libraries left idle
+        child = os.fork()
     if child == 0:
         code = 1
         try:
