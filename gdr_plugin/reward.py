@@ -1,20 +1,19 @@
 """The Guided Density Ratio: the one object that every adapter and command holds.
 
-Owns the order of things (route, guide, render, score each model alone, subtract) and the arithmetic of the reward. It
-does not know how a prompt is routed, what a template looks like or how a model computes.
+Owns the order of things: route, guide, render, score each model alone, subtract. It does not know how a prompt is
+routed, what a template looks like, how a model computes or how log-probs become one number (`reduction`).
 
 Source: "Preference Data Annotation with Guided Density Ratios" (arXiv 2411.02481); no beta and no partition function.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from gdr_plugin.config import (
     Config,
@@ -30,10 +29,11 @@ from gdr_plugin.errors import ChatError, ConfigError, unknown
 from gdr_plugin.guidance import Guidance, RenderedGuidance, apply, render
 from gdr_plugin.models.base import LogprobModel
 from gdr_plugin.plugins import Plugins
+from gdr_plugin.reduction import Answer, reduce, token_details
 from gdr_plugin.resolve import resolve_names
 from gdr_plugin.routing import Routed, RouterChain, RoutingContext
 from gdr_plugin.store import LogprobStore, StoredModel
-from gdr_plugin.types import Conversation, Logprobs, Sample, Score, TokenSpan
+from gdr_plugin.types import Conversation, Sample, Score, TokenSpan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,25 +51,6 @@ class _Job:
     routed: Routed
     rendered: RenderedGuidance
     guided: Conversation
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """One model's answer for one sample: log-probs, or why there are none."""
-
-    logprobs: Logprobs | None = None
-    span: TokenSpan | None = None
-    reason: str | None = None
-
-    @property
-    def total(self) -> float | None:
-        """Sum of the log-probs in nats, in double precision."""
-        return None if self.logprobs is None else math.fsum(self.logprobs.tolist())
-
-    @property
-    def tokens(self) -> int:
-        """Response tokens, 0 when they are not known."""
-        return 0 if self.span is None else len(self.span.response)
 
 
 class GuidedDensityRatio:
@@ -235,7 +216,7 @@ class GuidedDensityRatio:
         if self._sequential:
             self.weak.unload()
         self._routed.update("error" if job.routed.error else job.routed.router for job in jobs)
-        return [self._reduce(job, s, w, tokens) for job, s, w in zip(jobs, strong, weak, strict=True)]
+        return [self._scored(job, s, w, tokens) for job, s, w in zip(jobs, strong, weak, strict=True)]
 
     def stream(self, samples: Iterable[Sample], *, window: int = 1024, tokens: bool = False) -> Iterator[Score]:
         """Score a stream window by window; at most `window` samples are in memory.
@@ -290,11 +271,11 @@ class GuidedDensityRatio:
             jobs.append(_Job(sample, routed, rendered, guided[key]))
         return jobs
 
-    def _ask(self, side: Side, jobs: Sequence[_Job]) -> list[_Result]:
+    def _ask(self, side: Side, jobs: Sequence[_Job]) -> list[Answer]:
         """One model's log-probs for every job; a job that cannot be rendered gets a reason."""
         model = self.strong if side == "strong" else self.weak
         guided = self._guidance.placement == "both" or (self._guidance.placement == "strong" and side == "strong")
-        results: list[_Result] = []
+        results: list[Answer] = []
         spans: list[TokenSpan] = []
         for job in jobs:
             result = self._span(model, job, job.guided if guided else job.sample.prompt, side)
@@ -302,32 +283,26 @@ class GuidedDensityRatio:
             if result.span is not None:
                 spans.append(result.span)
         scored = iter(model.score(spans))
-        return [result if result.span is None else _Result(next(scored), result.span) for result in results]
+        return [result if result.span is None else Answer(next(scored), result.span) for result in results]
 
-    def _span(self, model: LogprobModel, job: _Job, conversation: Conversation, side: Side) -> _Result:
+    def _span(self, model: LogprobModel, job: _Job, conversation: Conversation, side: Side) -> Answer:
         if job.routed.error is not None:
-            return _Result(reason=job.routed.error)
+            return Answer(reason=job.routed.error)
         policy = self._reward.end_of_turn
         end = policy == "always" or (policy == "when-finished" and job.sample.finished)
         try:
-            return _Result(span=model.chat.span(conversation, job.sample.response, end=end))
+            return Answer(span=model.chat.span(conversation, job.sample.response, end=end))
         except ChatError as error:
-            return _Result(reason=f"{side} model: {error}")
+            return Answer(reason=f"{side} model: {error}")
 
-    def _reduce(self, job: _Job, strong: _Result, weak: _Result, tokens: bool) -> Score:
-        reward, reason = self._reward_of(job.sample, strong, weak)
-        spans = [result.span for result in (strong, weak) if result.span is not None]
-        detail: dict[str, Any] = {}
-        if tokens and strong.logprobs is not None and weak.logprobs is not None and reward is not None:
-            s, w = tuple(strong.logprobs.tolist()), tuple(weak.logprobs.tolist())
-            detail = {"strong_token_logprobs": s, "weak_token_logprobs": w}
-            if len(spans) == 2 and spans[0].response == spans[1].response:
-                detail["token_ratios"] = tuple(a - b for a, b in zip(s, w, strict=True))
+    def _scored(self, job: _Job, strong: Answer, weak: Answer, tokens: bool) -> Score:
+        reward, reason = reduce(job.sample.response, strong, weak, self._reward.reduction)
+        spans = [answer.span for answer in (strong, weak) if answer.span is not None]
         return Score(
             reward=reward,
             reason=reason,
-            strong_logprob=_finite(strong.total),
-            weak_logprob=_finite(weak.total),
+            strong_logprob=strong.finite_total,
+            weak_logprob=weak.finite_total,
             strong_tokens=strong.tokens,
             weak_tokens=weak.tokens,
             domain=job.routed.domain,
@@ -335,30 +310,8 @@ class GuidedDensityRatio:
             guidance=job.rendered.id,
             exemplars=job.rendered.exemplars,
             truncated=any(span.dropped for span in spans),
-            **detail,
+            **(token_details(strong, weak) if tokens and reward is not None else {}),
         )
-
-    def _reward_of(self, sample: Sample, strong: _Result, weak: _Result) -> tuple[float | None, str | None]:
-        s, w = strong.total, weak.total
-        if s is None or w is None:
-            return None, strong.reason or weak.reason
-        for side, value in (("strong", s), ("weak", w)):
-            if not math.isfinite(value):
-                return None, f"{side} model: log-probs are not finite (try dtype float32 or bfloat16)"
-        if not strong.tokens or not weak.tokens:
-            return None, "the response has no tokens to score"
-        match self._reward.reduction:
-            case "sum":
-                return s - w, None
-            case "mean":
-                return s / strong.tokens - w / weak.tokens, None
-            case "per_byte":
-                size = len(sample.response.encode("utf-8", "surrogatepass"))
-                return ((s - w) / size, None) if size else (None, "the response is empty: it has no bytes to divide by")
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _as_model(given: ModelLike, plugins: Plugins, limits: Limits, side: Side) -> LogprobModel:

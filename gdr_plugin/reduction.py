@@ -1,0 +1,88 @@
+"""From two models' log-probs to one number. Knows arithmetic; nothing of prompts, guidance or models.
+
+Sums are taken in double precision. Each side of `mean` is divided by its own tokens: the models' tokenizers may differ.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gdr_plugin.types import Logprobs, TokenSpan
+
+if TYPE_CHECKING:
+    from gdr_plugin.config import Reduction
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one model said of one sample: log-probs, or why there are none."""
+
+    logprobs: Logprobs | None = None
+    span: TokenSpan | None = None
+    """What was asked; None when the sample could not be rendered."""
+    reason: str | None = None
+
+    @property
+    def total(self) -> float | None:
+        """Sum of the log-probs in nats; not finite where the model overflowed; None without log-probs."""
+        return None if self.logprobs is None else math.fsum(self.logprobs.tolist())
+
+    @property
+    def finite_total(self) -> float | None:
+        """`total`, None where it is not finite."""
+        total = self.total
+        return total if total is not None and math.isfinite(total) else None
+
+    @property
+    def tokens(self) -> int:
+        """Response tokens, 0 when they are not known."""
+        return 0 if self.span is None else len(self.span.response)
+
+
+def reduce(response: str, strong: Answer, weak: Answer, reduction: Reduction) -> tuple[float | None, str | None]:
+    """The reward of one response.
+
+    Args:
+        response: Its text; `per_byte` counts its UTF-8 bytes.
+        strong: The strong model's answer.
+        weak: The weak model's answer.
+        reduction: `sum` in nats, `mean` in nats a token, `per_byte` in nats a byte.
+
+    Returns:
+        The reward and None, or None and why there is no reward.
+    """
+    s, w = strong.total, weak.total
+    if s is None or w is None:
+        return None, strong.reason or weak.reason
+    for side, value in (("strong", s), ("weak", w)):
+        if not math.isfinite(value):
+            return None, f"{side} model: log-probs are not finite (try dtype float32 or bfloat16)"
+    if not strong.tokens or not weak.tokens:
+        return None, "the response has no tokens to score"
+    if reduction == "mean":
+        return s / strong.tokens - w / weak.tokens, None
+    if reduction == "per_byte":
+        size = len(response.encode("utf-8", "surrogatepass"))
+        return ((s - w) / size, None) if size else (None, "the response is empty: it has no bytes to divide by")
+    return s - w, None
+
+
+def token_details(strong: Answer, weak: Answer) -> dict[str, Any]:
+    """The token log-probs of a scored sample, as fields of `Score`.
+
+    Args:
+        strong: The strong model's answer, with log-probs.
+        weak: Likewise.
+
+    Returns:
+        Both models' log-probs by token, and their difference where both cut the response into the same ids.
+    """
+    assert strong.logprobs is not None
+    assert weak.logprobs is not None
+    s, w = tuple(strong.logprobs.tolist()), tuple(weak.logprobs.tolist())
+    details: dict[str, Any] = {"strong_token_logprobs": s, "weak_token_logprobs": w}
+    if strong.span is not None and weak.span is not None and strong.span.response == weak.span.response:
+        details["token_ratios"] = tuple(a - b for a, b in zip(s, w, strict=True))
+    return details
