@@ -39,13 +39,15 @@ class LocalModel:
     """How the user named it."""
     chat: Chat
     """Template and tokenizer."""
+    source: Source
+    """Where the base model is; not for models that were given as objects."""
 
     def __init__(self, spec: ModelSpec, limits: Limits, source: Source, adapter: Adapter | None, chat: Chat) -> None:
         self.name = f"{spec.model} + {spec.adapter}" if spec.adapter else spec.model
         self.chat = chat
         self._spec = spec
         self._limits = limits
-        self._source = source
+        self.source = source
         self._adapter = adapter
         self._lock = threading.RLock()
         self._weights: Weights | None = None
@@ -83,7 +85,7 @@ class LocalModel:
     def identity(self) -> str:
         """Hex digest of weights, adapter, dtype, tokenizer and template, and the engine's numerics."""
         adapter = self._adapter.digest if self._adapter else None
-        return combine(NUMERICS, self._source.digest, adapter, self._source.dtype, self.chat.fingerprint)
+        return combine(NUMERICS, self.source.digest, adapter, self.source.dtype, self.chat.fingerprint)
 
     def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
         """Log-probs of every span's response tokens; see `LogprobModel.score`.
@@ -116,8 +118,8 @@ class LocalModel:
         facts = {
             "model": self._spec.model,
             "adapter": self._spec.adapter or "none",
-            "device": str(self._spec.device_map or self._source.device),
-            "dtype": str(self._source.dtype).removeprefix("torch."),
+            "device": str(self._spec.device_map or self.source.device),
+            "dtype": str(self.source.dtype).removeprefix("torch."),
             "length": f"{self.chat.max_length} tokens",
         }
         return facts | self._path()
@@ -133,7 +135,7 @@ class LocalModel:
         release()
 
     def _load(self) -> None:
-        weights = open_weights(self._spec, self._source)
+        weights = open_weights(self._spec, self.source)
         if self._adapter is not None:
             self._attached = weights.attach(self._adapter.folder, self._adapter.digest)
         self._weights = weights

@@ -179,7 +179,7 @@ from gdr_plugin.config import ModelSpec
 from gdr_plugin.models.local import open_local
 from gdr_plugin.types import TokenSpan
 model = open_local(ModelSpec(model="hf:org/tiny", revision=sys.argv[1] or None, adapter="org/adapter"))
-print(model.identity, model._source.revision, float(model.score([TokenSpan((1, 2), (3, 4))])[0].sum()))
+print(model.identity, model.source.revision, float(model.score([TokenSpan((1, 2), (3, 4))])[0].sum()))
 """
 
 
