@@ -58,7 +58,7 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.torch
 
 # Real clients for the tests. Each in a folder of its own: their packages bring a top-level `tests`.
 $(VENV)/.clients: constraints.txt | $(BIN)/python
-	for version in 0.9.0 0.11.2; do \
+	for version in 0.9.0 0.9.1.post1 0.11.2; do \
 	  rm -rf $(VENV)/clients/openrlhf-$$version && \
 	  $(INSTALL) --no-deps --only-binary :all: --python-version 3.11 --platform manylinux1_x86_64 \
 	    --target $(VENV)/clients/openrlhf-$$version openrlhf==$$version || exit 1; \

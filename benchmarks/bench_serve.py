@@ -225,6 +225,7 @@ def main() -> int:
     if max(arguments.requests) > 5000:
         parser.error("at most 5,000 requests")
     _raise_file_limit()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server is left behind
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         fake = Path(folder, "fake.yaml")

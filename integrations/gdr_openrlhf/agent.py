@@ -1,4 +1,4 @@
-"""For OpenRLHF's `--train.agent_func_path`: one turn of generation, rewarded from token ids.
+"""For OpenRLHF's `--train.agent_func_path` (0.9.1 and newer): one turn of generation, rewarded from token ids.
 
 `gdr path openrlhf agent` prints this file's path. Against `--reward.remote_url` it knows where the response begins and
 whether it was cut off, and an error ends the training with its own message. The policy's tokenizer comes from OpenRLHF;
@@ -66,8 +66,9 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
         """
         if images:
             raise ValueError("gdr rewards texts only: this prompt has images")
+        # Releases before 0.10 know no images.
         output: dict[str, Any] = await super().execute(
-            prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images
+            prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine
         )
         loop = asyncio.get_running_loop()
         output.update(await loop.run_in_executor(self._pool, self._rewarded, prompt, label, output, hf_tokenizer))
@@ -78,8 +79,9 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
         begin, end = output["action_ranges"][0]
         ids = output["observation_tokens"]
         response, ended = inverter.response_of_ids(ids[:begin], ids[begin:end], keep_lead=self._backend.settings.plain)
-        # A response that ends by a stop string has no token for it, but was not cut either.
-        finished = ended or not output["truncated"]
+        # A response that ends by a stop string has no token for it, but was not cut either. Releases before 0.10 do not
+        # say what was cut.
+        finished = ended or not output.get("truncated", True)
         sample = dialect.sample(prompt, label, response, finished=finished)
         answer = self._backend.rewards(dialect, [sample])
         return {

@@ -206,6 +206,19 @@ class TestAgent:
         guided = run("It is 42.", label={"domain": "math"})
         assert guided["reward"] == pytest.approx(core_reward(config, "It is 42.", domain="math"), abs=1e-4)
 
+    def test_an_older_release(
+        self, client: Client, environment: Callable[..., None], config: Path, tokenizer: Any
+    ) -> None:
+        """0.9.1 knows neither images nor what was cut; the end's token still tells."""
+        client("0.9.1.post1", "openrlhf.utils.agent")
+        environment(CONFIG=config)
+        one = load(gdr_path("agent")).AgentExecutor()
+        for reason, finished in (("stop", True), ("length", False)):
+            output = asyncio.run(
+                one.execute(prompt_of(tokenizer), "", PARAMETERS, 512, tokenizer, engine(tokenizer, "42", reason))
+            )
+            assert output["reward"] == pytest.approx(core_reward(config, "42", finished=finished), abs=1e-4)
+
     def test_its_output_suits_the_samples_generator(
         self, agent: Any, client: Client, environment: Callable[..., None], config: Path, tokenizer: Any
     ) -> None:
