@@ -122,7 +122,7 @@ class LocalModel:
             "dtype": str(self.source.dtype).removeprefix("torch."),
             "length": f"{self.chat.max_length} tokens",
         }
-        return facts | self._path()
+        return facts | self.chat.describe() | self._path()
 
     def unload(self) -> None:
         """Give the weights' memory back, unless another model shares them. Scoring again loads them again."""
@@ -202,7 +202,7 @@ class LoadedModel(LocalModel):
         model = self._model
         dtype = str(model.dtype).removeprefix("torch.")
         facts = {"model": self.name, "device": str(model.device), "dtype": dtype}
-        return facts | {"length": f"{self.chat.max_length} tokens"} | self._path()
+        return facts | {"length": f"{self.chat.max_length} tokens"} | self.chat.describe() | self._path()
 
     def unload(self) -> None:
         """Drop what the engine keeps; the model itself is its maker's."""

@@ -6,6 +6,7 @@ Knows transformers' and peft's loading; nothing of tokens or log-probs. Torch's 
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -162,14 +163,15 @@ def _load(spec: ModelSpec, source: Source) -> PreTrainedModel:
     if place is None and source.device.type != "cpu":
         place = {"": source.device}
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source.path,
-            revision=source.revision,
-            dtype=source.dtype,
-            device_map=place,
-            use_safetensors=True,
-            trust_remote_code=spec.trust_remote_code,
-        )
+        with _bars_only_on_terminals():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                source.path,
+                revision=source.revision,
+                dtype=source.dtype,
+                device_map=place,
+                use_safetensors=True,
+                trust_remote_code=spec.trust_remote_code,
+            )
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"model {spec.target!r} does not fit on {source.device}: try `dtype: bfloat16`, `device_map: auto`, or "
@@ -180,6 +182,21 @@ def _load(spec: ModelSpec, source: Source) -> PreTrainedModel:
     model.train(False)
     use_fast_linears(model)
     return model
+
+
+@contextmanager
+def _bars_only_on_terminals() -> Iterator[None]:
+    """Keep transformers' progress bars out of logs and pipes; its setting is put back."""
+    from transformers.utils import logging
+
+    hide = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if hide:
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if hide:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def release() -> None:
