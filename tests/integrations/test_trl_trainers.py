@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -250,3 +252,43 @@ def test_training_resumes_from_a_checkpoint(pair: Config, policy: str, tmp_path:
     assert [entry["step"] for entry in resumed.state.log_history if "gdr/ratio" in entry] == [1, 2, 3]
     assert logged(resumed, "gdr/ratio")[:2] == pytest.approx(logged(whole, "gdr/ratio")[:2], rel=1e-5)
     assert logged(resumed, "gdr/ratio")[2] == pytest.approx(logged(whole, "gdr/ratio")[2], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [GDRReward, AsyncGDRReward])
+def test_async_grpo_scores_its_groups(pair: Config, policy: str, kind: Any) -> None:
+    """Its rollout worker scoring, after the pickling that sends the reward there (generation would need vLLM)."""
+    from transformers import AutoTokenizer
+    from trl.experimental.async_grpo.async_rollout_worker import (
+        RolloutGroup,
+        TrainingSequence,
+        _AsyncRolloutLoop,
+    )
+
+    end = AutoTokenizer.from_pretrained(policy).eos_token_id
+    reward = pickle.loads(pickle.dumps(kind(pair, name="gdr", policy_tokenizer=policy)))
+    texts, ids = ["Yes.", "No, never.", "Well"], [[9, 8, end], [9, 8, 7, end], [9, 8]]
+    question = [{"role": "user", "content": QUESTIONS[0]}]
+    group = RolloutGroup(
+        prompts=[question] * 3,
+        reward_kwargs={"domain": ["safety"] * 3},
+        completions=[[{"role": "assistant", "content": text}] for text in texts],
+        completions_ids=ids,
+        completions_sequences=[[TrainingSequence(one, [1] * len(one), [0.0] * len(one), None)] for one in ids],
+        tool_call_counts=[0] * 3,
+        tool_failure_counts=[0] * 3,
+        model_version=0,
+        group_id=0,
+        env_rewards=[None] * 3,
+        rollout_rewards=[None] * 3,
+    )
+    loop: Any = object.__new__(_AsyncRolloutLoop)
+    loop.reward_funcs, loop.reward_func_names = [reward], ["gdr"]
+    loop._env_reward_types, loop._provides_rollout_reward = [], False
+    samples = asyncio.run(loop._score_group(group))
+
+    asked = (Message("user", QUESTIONS[0]),)
+    scores = reward.ratio.score(
+        [Sample(asked, text, end in one, {"domain": "safety"}) for text, one in zip(texts, ids, strict=True)]
+    )
+    assert [one.metrics["rewards/gdr"] for one in samples] == pytest.approx([score.reward for score in scores])
+    assert sum(one.advantage for one in samples) == pytest.approx(0, abs=1e-5)
