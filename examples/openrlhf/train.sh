@@ -13,7 +13,7 @@ CONFIG=${CONFIG:-$(dirname "$0")/gdr.yaml}
 OUTPUT=${OUTPUT:-./ckpt/gdr}
 PORT=${PORT:-5000}
 ESTIMATOR=${ESTIMATOR:-group_norm} # group_norm: GRPO; reinforce_baseline: REINFORCE++ with a baseline
-SCALE=${SCALE:-5}                  # one over the spread of raw rewards: see docs/openrlhf.md
+SCALE=${SCALE:-10}                 # one over the spread of raw rewards: see docs/openrlhf.md
 
 # The reward has the last GPU to itself.
 CUDA_VISIBLE_DEVICES=7 gdr serve "$CONFIG" --port "$PORT" --policy-tokenizer "$POLICY" --scale "$SCALE" --clip 5 &
