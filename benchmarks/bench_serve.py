@@ -105,10 +105,12 @@ class Server:
         self.process.wait()
 
     def stop(self) -> None:
-        """Let it finish."""
-        if self.process.poll() is None:
-            self.process.terminate()
+        """Let it finish, if it does."""
+        self.process.terminate()
+        try:
             self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
 
 def requests(count: int, seed: int) -> list[dict[str, Any]]:
