@@ -100,8 +100,11 @@ def read_gguf(path: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokeni
     if hasattr(transformers, "GgufConfig"):  # newer releases would keep weights packed where a kernel exists
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
-        model = AutoModelForCausalLM.from_pretrained(path.parent, **options)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        # In a folder of its own: transformers would follow an adapter_config.json that lies beside the file to a hub.
+        with tempfile.TemporaryDirectory() as alone:
+            (Path(alone) / path.name).symlink_to(path.resolve())
+            model = AutoModelForCausalLM.from_pretrained(alone, **options)
+            tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file=path.name)
     except Exception as error:  # transformers and gguf raise what their parsers happen to raise
         raise ModelError(f"{path} cannot be read as a GGUF language model: {first_line(error)}") from error
     set_pre_tokenizer(tokenizer, path)

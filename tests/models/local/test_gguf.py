@@ -152,6 +152,20 @@ def test_the_files_own_template_and_tokens_survive(tiny_gguf: Callable[..., Path
     assert open_local(spec).chat.has_template
 
 
+def test_an_adapter_beside_the_file_is_not_followed(tiny_gguf: Callable[..., Path], tmp_path: Path) -> None:
+    beside = tmp_path / "pair" / "base.gguf"
+    beside.parent.mkdir()
+    shutil.copy(tiny_gguf(), beside)
+    (beside.parent / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "base_model_name_or_path": "nobody/none"}'
+    )
+
+    model, tokenizer = read_gguf(beside, "float32")
+
+    assert model.config.model_type == "llama"
+    assert tokenizer.chat_template
+
+
 def test_digits_are_split_where_the_file_says_so(tiny_gguf: Callable[..., Path]) -> None:
     def pieces(pre: str) -> list[str]:
         backend = AutoTokenizer.from_pretrained(converted(tiny_gguf(pre), "float32")).backend_tokenizer
