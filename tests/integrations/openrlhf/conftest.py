@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -40,6 +41,8 @@ def _stand_ins() -> dict[str, ModuleType]:
     ray.get = lambda refs: refs  # type: ignore[attr-defined]
     vllm.SamplingParams = SimpleNamespace  # type: ignore[attr-defined]
     engine.batch_vllm_engine_call = None  # type: ignore[attr-defined]
+    for one in (ray, vllm, engine):
+        one.__spec__ = ModuleSpec(one.__name__, None)  # whoever looks for the package finds something in order
     return {"ray": ray, "vllm": vllm, "openrlhf.trainer.ray.vllm_engine": engine}
 
 

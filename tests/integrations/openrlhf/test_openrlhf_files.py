@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -58,6 +59,7 @@ def prompt_of(tokenizer: Any, user: str = USER) -> str:
     )
 
 
+@cache
 def gdr_path(file: str) -> str:
     command = [sys.executable, "-m", "gdr_plugin", "path", "openrlhf", file]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
