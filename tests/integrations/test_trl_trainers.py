@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import pickle
+import socket
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,42 @@ def test_rloo_waits_for_the_async_reward(pair: Config, policy: str, tmp_path: Pa
     assert changed(trainer.model, before)
     assert len(logged(trainer, "rewards/gdr/mean")) == 2
     assert logged(trainer, "gdr/not_scored") == [0.0, 0.0]
+
+
+@pytest.fixture
+def server(pair: Config) -> Iterator[str]:
+    """A real `gdr serve` of the pair, on a port of its own."""
+    import uvicorn
+
+    from gdr_plugin.plugins import Plugins
+    from gdr_plugin.reward import GuidedDensityRatio
+    from gdr_plugin.serve import ScoringService
+    from gdr_plugin.serve.app import create_app
+
+    app = create_app(ScoringService(GuidedDensityRatio.from_config(pair)), Plugins())
+    running = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=asyncio.run, args=(running.serve(sockets=[bound]),))
+        thread.start()
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        running.should_exit = True
+        thread.join(30)
+
+
+def test_a_server_gives_the_same_training(pair: Config, policy: str, tmp_path: Path, server: str) -> None:
+    from trl import GRPOConfig, GRPOTrainer
+
+    def run(*rewards: Any) -> Any:
+        args = GRPOConfig(**group_settings(tmp_path))
+        trainer = GRPOTrainer(model=policy, reward_funcs=list(rewards), args=args, train_dataset=rows())
+        trainer.train()
+        return trainer
+
+    there = run(AsyncGDRReward(remote=server, name="there"), GDRReward(pair, name="here"))
+    for key in ("ratio", "strong_per_token", "truncated", "safety/share"):
+        assert logged(there, f"there/{key}") == pytest.approx(logged(there, f"here/{key}"), rel=1e-4)
+    assert logged(there, "rewards/there/mean") == pytest.approx(logged(there, "rewards/here/mean"), rel=1e-4)
 
 
 def test_online_dpo(pair: Config, policy: str, tmp_path: Path) -> None:
