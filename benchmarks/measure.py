@@ -31,6 +31,8 @@ class Timing:
     method: Method
     seconds: list[float] = field(default_factory=list)
     """Of each whole run."""
+    cpu: list[float] = field(default_factory=list)
+    """Processor seconds of each whole run, which other work on the machine inflates less; none for other processes."""
     logprobs: dict[int, Logprobs] = field(default_factory=dict)
     """Of the last run, by the spans' places."""
     failed: str | None = None
@@ -57,7 +59,7 @@ def alternate(
         One timing a way, in order.
     """
     timings = [Timing(method) for method in methods]
-    running = [0.0] * len(methods)
+    running = [(0.0, 0.0)] * len(methods)
     turns = max(len(method.parts) for method in methods)
     for turn in range(rounds * turns):
         between()
@@ -67,17 +69,20 @@ def alternate(
                 continue
             say(f"{method.name} {method.dtype}: part {part + 1} of {len(method.parts)}")
             method.reset()
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             try:
                 found = method.parts[part]()
             except PeerError as error:
                 timing.failed = str(error)
                 continue
-            running[place] += time.perf_counter() - start
+            wall, busy = running[place]
+            running[place] = (wall + time.perf_counter() - start, busy + time.process_time() - cpu)
             timing.logprobs.update(found)
             if part == len(method.parts) - 1:
-                timing.seconds.append(running[place])
-                running[place] = 0.0
+                wall, busy = running[place]
+                timing.seconds.append(wall)
+                timing.cpu.append(busy)
+                running[place] = (0.0, 0.0)
     return timings
 
 
@@ -136,6 +141,8 @@ class Peaks:
         self._repeats = repeats
         self.found: dict[str, list[float]] = {}
         """FLOP/s by `library dtype threads`, one entry a measurement."""
+        self.found_cpu: dict[str, list[float]] = {}
+        """The same by processor time."""
         generator = torch.Generator().manual_seed(0)
         x, weight = (torch.randn(rows, 2048, generator=generator) for rows in (1024, 2048))
         self._inputs = {"float32": (x, weight), "bfloat16": (x.bfloat16(), weight.bfloat16())}
@@ -151,27 +158,28 @@ class Peaks:
         for library, dtype, product in kinds:
             x, weight = self._inputs[dtype]
             try:
-                best = min(_seconds(product, x, weight) for _ in range(self._repeats))
+                times = [_seconds(product, x, weight) for _ in range(self._repeats)]
             except (RuntimeError, AttributeError):  # a build of torch without oneDNN
                 continue
-            key = f"{library} {dtype} {torch.get_num_threads()}"
-            self.found.setdefault(key, []).append(2.0 * x.shape[0] * weight.numel() / best)
+            key, operations = f"{library} {dtype} {torch.get_num_threads()}", 2.0 * x.shape[0] * weight.numel()
+            self.found.setdefault(key, []).append(operations / min(wall for wall, _ in times))
+            self.found_cpu.setdefault(key, []).append(operations / min(cpu for _, cpu in times))
 
-    def of(self, dtype: str, threads: int) -> float | None:
+    def of(self, dtype: str, threads: int, *, cpu: bool = False) -> float | None:
         """The faster library's median over the run, in FLOP/s."""
         medians = [
             statistics.median(values)
-            for key, values in self.found.items()
+            for key, values in (self.found_cpu if cpu else self.found).items()
             if key.split(" ")[1:] == [dtype, str(threads)]
         ]
         return max(medians, default=None)
 
 
-def _seconds(product: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor) -> float:
+def _seconds(product: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor) -> tuple[float, float]:
     with torch.inference_mode():
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         product(x, weight, None)
-        return time.perf_counter() - start
+        return time.perf_counter() - start, time.process_time() - cpu
 
 
 def machine() -> dict[str, Any]:

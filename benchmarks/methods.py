@@ -45,6 +45,8 @@ class Method:
     """Whether to run it after every part of the slow ways, and not only once a round."""
     heaviest: Part | None = None
     """What to run when memory is measured: a part that needs as much as any; None: not measured here."""
+    inside: bool = True
+    """Whether it runs in this process, so that its processor time is known."""
     warm_up: Callable[[], Any] = field(default=lambda: None)
     """Called before the first run, untimed: loads kernels, and lets ours check itself."""
     reset: Callable[[], Any] = field(default=lambda: None)

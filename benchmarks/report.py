@@ -61,8 +61,10 @@ def details(outcome: Outcome) -> dict[str, Any]:
         "flop_model_ratio": work["naive"] / work["ideal"],
         "useful_mfu_2_threads": {"fp32": mfu(outcome, "float32", 2), "bf16": mfu(outcome, "bfloat16", 2)},
         "growth_exponent": {dtype: growth(outcome, dtype) for dtype in ("float32", "bfloat16")},
+        "by_processor_time": by_processor_time(outcome),
         "precision": outcome.precision,
         "matmul_flops": outcome.peaks.found,
+        "matmul_flops_by_processor_time": outcome.peaks.found_cpu,
         "load_averages": outcome.loads,
         "missing": outcome.missing,
     }
@@ -72,6 +74,23 @@ def mfu(outcome: Outcome, dtype: str, threads: int) -> float | None:
     """Useful share of the machine's matrix-multiply speed: least operations / (median seconds x measured speed)."""
     seconds, peak = outcome.median(MAIN, "ours", dtype, threads), outcome.peaks.of(dtype, threads)
     return round(outcome.work[MAIN]["ideal"] / (seconds * peak), 4) if seconds and peak else None
+
+
+def by_processor_time(outcome: Outcome) -> dict[str, Any]:
+    """Seconds, ratios and useful share by processor time, for runs on a machine that has other work; one thread."""
+    cpu = {
+        (method, dtype): s for (name, method, dtype, threads), s in outcome.cpu.items() if (name, threads) == (MAIN, 1)
+    }
+    found: dict[str, Any] = {"seconds": {f"{way}, {dtype}": round(s, 3) for (way, dtype), s in cpu.items()}}
+    found["ratios"] = {
+        name: round(cpu[slow] / cpu[fast], 2) for name, (slow, fast) in RATIOS.items() if slow in cpu and cpu.get(fast)
+    }
+    for dtype in ("float32", "bfloat16"):
+        seconds, peak = cpu.get(("ours", dtype)), outcome.peaks.of(dtype, 1, cpu=True)
+        found[f"useful_mfu_{dtype}"] = (
+            round(outcome.work[MAIN]["ideal"] / (seconds * peak), 4) if seconds and peak else None
+        )
+    return found
 
 
 def growth(outcome: Outcome, dtype: str) -> float | None:
@@ -186,8 +205,8 @@ def _workloads(axes: Any, names: Sequence[str], outcome: Outcome) -> None:
     axes.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=9)
     axes.set_title("by kind of work")
     axes.set_ylabel("times as fast as naive, float32")
-    axes.margins(y=0.12)
-    axes.legend(fontsize=9, frameon=False)
+    axes.margins(y=0.18)
+    axes.legend(fontsize=9, frameon=False, ncols=2, loc="upper right")
     axes.spines[["top", "right"]].set_visible(False)
 
 

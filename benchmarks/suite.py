@@ -55,6 +55,8 @@ class Outcome:
     machine: dict[str, Any] = field(default_factory=machine)
     rows: list[dict[str, Any]] = field(default_factory=list)
     """One entry for each workload, way, dtype and number of threads, as in the results file."""
+    cpu: dict[tuple[str, str, str, int], float] = field(default_factory=dict)
+    """Median processor seconds of what ran in this process, by workload, way, dtype and number of threads."""
     missing: dict[str, str] = field(default_factory=dict)
     """Ways that could not run, and why."""
     max_token_error: float | None = None
@@ -237,6 +239,8 @@ class Suite:
                 continue
             peak = memory.get(work.name, {}).get((method.name, method.dtype), method.peak_mb())
             self.note(work.name, method.name, method.dtype, threads, timing.seconds, peak)
+            if timing.method.inside:
+                self.outcome.cpu[work.name, method.name, method.dtype, threads] = statistics.median(timing.cpu)
         return timings
 
     def note(
