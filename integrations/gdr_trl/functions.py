@@ -9,7 +9,7 @@ import itertools
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,8 +193,8 @@ class GDRReward(_Reward):
         name: Prefix of metrics and columns; default: `gdr`, `gdr_2` ... in the order of making.
         policy_tokenizer: The policy's tokenizer, hub id or folder: its end tokens tell finished completions from cut
             ones. GRPO and RLOO say it themselves; the other trainers do not.
-        reasoning: Whether reasoning that came apart from the answer (`reasoning_content`) is scored before it, or
-            dropped.
+        reasoning: Whether reasoning before the answer (`reasoning_content`, or a `<think>` block in the text) is
+            scored with it, or dropped.
         token_clip: Bound on each token's log-ratio in nats, so that no single token rules the reward. Needs two models
             with one tokenizer.
         length_penalty: Subtracted for each response token.
@@ -278,6 +278,7 @@ def _next_name() -> str:
 
 
 def _turns(completion: object) -> int:
-    if isinstance(completion, str):
+    """Assistant turns of a completion."""
+    if not isinstance(completion, list | tuple):
         return 1
-    return sum(1 for turn in completion if turn.get("role") == "assistant") if isinstance(completion, list) else 1
+    return sum(1 for turn in completion if isinstance(turn, Mapping) and turn.get("role") == "assistant")

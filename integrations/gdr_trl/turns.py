@@ -39,8 +39,8 @@ def read_completion(
         completion: Text, or messages in which tool turns stand between the assistant's.
         finished: Whether the last assistant turn ended by itself. Earlier ones did: somebody answered them.
         fields: Data set columns of this row.
-        reasoning: Whether `reasoning_content` is part of what is scored. Reasoning of the prompt's own turns never
-            is shown: chat templates drop it, too.
+        reasoning: Whether reasoning before an answer is part of what is scored, and shown to later turns. That of the
+            prompt's own turns never is: chat templates drop it, too.
 
     Returns:
         The samples in order. A completion that cannot be read has none, and a reason.
@@ -126,12 +126,26 @@ def _message(message: Mapping[str, Any], reasoning: Reasoning) -> dict[str, str]
         raise DataError(unknown("role", role, ROLES))
     text = _text(message.get("content"))
     if role == "assistant":
-        thought = message.get("reasoning_content") or message.get("thinking")
-        if reasoning == "score" and isinstance(thought, str) and thought.strip():
-            text = "<think>\n" + thought.strip("\n") + "\n</think>\n\n" + text
+        text = _reasoned(message, text) if reasoning == "score" else _answer(text)
         calls = [_call(call) for call in message.get("tool_calls") or ()]
         text = "\n".join([text, *calls] if text else calls) if calls else text
     return {"role": role, "content": text}
+
+
+def _reasoned(message: Mapping[str, Any], text: str) -> str:
+    """The text after its reasoning, where that came apart from it."""
+    thought = message.get("reasoning_content") or message.get("thinking")
+    if not isinstance(thought, str) or not thought.strip():
+        return text
+    return "<think>\n" + thought.strip("\n") + "\n</think>\n\n" + text
+
+
+def _answer(text: str) -> str:
+    """The text without reasoning in it; some templates open the block themselves, so that only its end is there."""
+    thought, mark, rest = text.partition("</think>")
+    if mark:
+        return rest.lstrip("\n")
+    return "" if thought.lstrip().startswith("<think>") else text
 
 
 def _text(content: object) -> str:

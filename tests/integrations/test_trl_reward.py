@@ -111,7 +111,17 @@ class TestWhatIsScored:
             Sample((USER,), "366."),
         )
         assert GDRReward(config())([ASKED], [completion]) == [whole.reward]
-        assert GDRReward(config(), reasoning="drop")([ASKED], [completion]) == [bare.reward]
+        drop = GDRReward(config(), reasoning="drop")
+        assert drop([ASKED], [completion]) == [bare.reward]
+        assert drop([ASKED], ["<think>\nA leap year.\n</think>\n\n366."]) == [bare.reward]
+        assert drop([ASKED], ["A leap year.\n</think>\n\n366."]) == [bare.reward]
+        assert GDRReward(config())([ASKED], ["<think>\nA leap year.\n</think>\n\n366."]) == [whole.reward]
+
+    def test_reasoning_that_never_ended_leaves_nothing_to_score(self) -> None:
+        logs = Logs(END)
+        reward = GDRReward(config(), reasoning="drop")
+        with pytest.warns(UserWarning, match="no tokens to score"):
+            assert reward([ASKED], ["<think>\nWell"], [[1, 2]], log_metric=logs.metric) == [None]
 
     def test_reasoning_of_earlier_answers_is_not_shown(self) -> None:
         earlier = [*ASKED, answer("366.", reasoning_content="A leap year."), {"role": "user", "content": "Sure?"}]
