@@ -31,7 +31,7 @@ from gdr_plugin.types import Sample, Score
 
 HERE = Path(__file__).resolve().parent
 Margins = npt.NDArray[np.float64]
-SEED, DRAWS, WINDOW = 0, 10_000, 64
+SEED, DRAWS, WINDOW = 0, 10_000, 32
 
 
 @dataclass(frozen=True)
