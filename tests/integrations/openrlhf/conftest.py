@@ -73,9 +73,9 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
 class Server:
     """`gdr serve` in a process of its own."""
 
-    def __init__(self, config: Path, *arguments: str) -> None:
+    def __init__(self, config: Path, *arguments: str, port: int = 0, wait: bool = True) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gdr_plugin", "serve", str(config), "--port", "0", *arguments],
+            [sys.executable, "-m", "gdr_plugin", "serve", str(config), "--port", str(port), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -84,6 +84,11 @@ class Server:
         self.errors: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until both models have scored a probe."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert "serving" in line, "".join(self.errors)
@@ -134,8 +139,8 @@ def serve(policy: Path) -> Iterator[Callable[..., Server]]:
     """Start further servers; they end with the test."""
     running: list[Server] = []
 
-    def start(config: Path, *arguments: str) -> Server:
-        running.append(Server(config, "--policy-tokenizer", str(policy), *arguments))
+    def start(config: Path, *arguments: str, port: int = 0, wait: bool = True) -> Server:
+        running.append(Server(config, "--policy-tokenizer", str(policy), *arguments, port=port, wait=wait))
         return running[-1]
 
     yield start

@@ -252,6 +252,34 @@ def test_the_client_gives_up_loudly(client: Client, server: Any, monkeypatch: py
     assert pauses == [1] * 5
 
 
+@pytest.mark.slow
+def test_a_killed_server_that_comes_back_costs_no_reward(
+    client: Client, serve: Callable[..., Any], tokenizer: Any, tmp_path: Path
+) -> None:
+    """The client's five seconds of tries suffice: the port is open long before the models are loaded."""
+    config = tmp_path / "gdr.yaml"
+    config.write_text("strong: fake:a\nweak: fake:b\n")
+    first = serve(config)
+    executor = client("0.11.2", "openrlhf.utils.agent").SingleTurnAgentExecutor(first.rewards)
+    prompt = templated(tokenizer, USER)
+
+    async def ask(text: str) -> Any:
+        (answer,) = await executor._fetch_rewards_via_http([f"{prompt}{text}<|im_end|>"], [prompt], [""])
+        return answer["rewards"]
+
+    async def ask_all(restart: bool) -> list[Any]:
+        if restart:
+            first.process.kill()
+            first.process.wait(30)
+        tasks = [asyncio.create_task(ask(str(number))) for number in range(50)]
+        await asyncio.sleep(0)  # all are on their way to a closed port
+        if restart:
+            serve(config, port=int(first.url.rsplit(":", 1)[1]), wait=False)
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(ask_all(False)) == asyncio.run(ask_all(True))
+
+
 def test_scale_clip_temperature_and_unscored(
     serve: Callable[..., Any], config: Path, tokenizer: Any, core: Callable[..., list[Score]], tmp_path: Path
 ) -> None:
