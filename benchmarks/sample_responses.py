@@ -3,16 +3,18 @@
     python -m benchmarks.sample_responses
 
 Their result, data/responses.jsonl, is kept with the benchmarks, so that every run has the same work; run this only to
-make other work. Responses of fewer than 60 tokens are left out: the workloads are about answers of 60 to 180.
+make other work. Responses of fewer than 60 tokens are left out, and each is cut at a length drawn from 60 to 180.
 """
 
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 from gdr_plugin.config import Limits, ModelSpec
-from gdr_plugin.models.local import open_local
+from gdr_plugin.models.local.source import load_tokenizer, locate
 from gdr_plugin.preferences.read import parse_prompt
 from gdr_plugin.preferences.sample import PolicySampler, Sampling
 
@@ -25,9 +27,17 @@ MANY, FEW, COUNT = 64, 8, 16
 """Responses to the first prompt, to each other prompt, and prompts."""
 
 
+def _cut(text: str, finished: bool, tokenizer: Any, lengths: random.Random) -> dict[str, Any] | None:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    length = lengths.randint(SHORTEST, LONGEST)
+    if len(ids) < SHORTEST:
+        return None
+    return {"text": tokenizer.decode(ids[:length]), "finished": finished and len(ids) <= length}
+
+
 def main() -> None:
     spec = ModelSpec(model=str(MODEL))
-    sampler, chat = PolicySampler(spec, Limits()), open_local(spec, Limits()).chat
+    sampler, tokenizer, lengths = PolicySampler(spec, Limits()), load_tokenizer(spec, locate(spec)), random.Random(0)
     rows = [json.loads(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
     lines: list[str] = []
     for row in rows:
@@ -35,11 +45,8 @@ def main() -> None:
         prompt = parse_prompt(row["prompt"])
         sampling = Sampling(samples=wanted * 3 // 2, temperature=0.9, top_p=0.95, max_new_tokens=LONGEST)
         (drawn,) = sampler.sample([prompt], [row["id"]], sampling)
-        long = [
-            {"text": text, "finished": finished}
-            for text, finished in drawn.responses
-            if len(chat.span(prompt, text, end=finished).response) >= SHORTEST
-        ]
+        cut = (_cut(text, finished, tokenizer, lengths) for text, finished in drawn.responses)
+        long = [one for one in cut if one is not None]
         if len(long) >= wanted:
             lines.append(json.dumps({"id": row["id"], "prompt": row["prompt"], "responses": long[:wanted]}))
             print(f"{row['id']}: {len(long)} of {sampling.samples} are long enough")
