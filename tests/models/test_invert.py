@@ -281,6 +281,32 @@ def test_half_a_character_at_a_cut_is_dropped(family: Family) -> None:
     assert inverter.response_of_ids(ids, answer) == ("Oh ", False)
 
 
+def test_a_tokenizer_that_normalizes_text(fresh_family: Family) -> None:
+    """Qwen's composes accents: the query shows other characters than the prompt."""
+    from tokenizers import normalizers
+
+    tokenizer = fresh_family("chatml")
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    inverter = TemplateInverter(tokenizer)
+    prompt = rendered(tokenizer, turns("Cafe\u0301 or not?"))
+    sent = query(tokenizer, prompt, "Cafe\u0301.<|im_end|>")
+    assert "Cafe\u0301" not in sent
+    assert inverter.response(sent, prompt) == ("Caf\u00e9.", True)
+    assert inverter.messages(prompt) == turns("Cafe\u0301 or not?")
+
+
+def test_a_real_tokenizer_with_a_default_system_turn(smol_gguf: Path) -> None:
+    """SmolLM2: whatever is read renders as the same text again."""
+    inverter = TemplateInverter.open(str(smol_gguf))
+    template = inverter._template
+    text = template.render(turns("Hello"))
+    assert "You are a helpful AI assistant named SmolLM" in text
+    for conversation in (turns("Hello"), turns("Hi", "Yes?", "Bye"), turns("Hi", system="Be short")):
+        text = template.render(conversation)
+        assert inverter.messages(text) == conversation
+        assert inverter.response(text + "Indeed.<|im_end|>", text) == ("Indeed.", True)
+
+
 def test_another_policys_text_is_refused(family: Family) -> None:
     inverter = _inverter(family, "llama3")
     text = rendered(family("chatml"), turns("Hello"))
