@@ -21,11 +21,18 @@ def reward_func(queries: list[str], prompts: list[str], labels: list[Any]) -> di
         `rewards`, `scores` and `extra_logs`, lists as long as `queries`.
 
     Raises:
-        GDRError: The environment is wrong, the server cannot be reached, or a sample cannot be scored. OpenRLHF logs
-            it and goes on without the reward, which ends the training soon after.
+        GDRError: The environment is wrong, the server cannot be reached, or a sample cannot be scored. It is logged as
+            an error here: OpenRLHF only mentions it and goes on without the reward, until the training ends for that.
     """
     # Older releases send this function to other processes by value: it must not refer to anything in this file.
-    from gdr_openrlhf.backend import dialect_from_environment, from_environment
+    from logging import getLogger
 
-    dialect = dialect_from_environment()
-    return from_environment().rewards(dialect, dialect.samples(queries, prompts, labels))
+    from gdr_openrlhf.backend import dialect_from_environment, from_environment
+    from gdr_plugin.errors import GDRError
+
+    try:
+        dialect = dialect_from_environment()
+        return from_environment().rewards(dialect, dialect.samples(queries, prompts, labels))
+    except GDRError as error:
+        getLogger("gdr_openrlhf").error("no reward: %s", error)
+        raise

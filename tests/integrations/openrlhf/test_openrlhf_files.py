@@ -162,12 +162,15 @@ def test_a_wrong_environment_is_said(environment: Callable[..., None], variables
         from_environment()
 
 
-def test_without_the_policys_tokenizer_nothing_is_guessed(environment: Callable[..., None], config: Path) -> None:
+def test_without_the_policys_tokenizer_nothing_is_guessed(
+    environment: Callable[..., None], config: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from gdr_openrlhf.reward_func import reward_func
 
     environment(CONFIG=config)
     with pytest.raises(DataError, match="does not know the policy's tokenizer"):
         reward_func(["Hi there"], ["Hi"], [""])
+    assert [(record.levelname, record.message[:9]) for record in caplog.records] == [("ERROR", "no reward")]
     assert reward_func([], [], [])["rewards"] == []
 
 
