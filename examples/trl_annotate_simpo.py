@@ -95,16 +95,14 @@ def make_pairs(config: Config, options: argparse.Namespace) -> Dataset:
     questions = options.out / "questions.jsonl"
     questions.write_text("\n".join(json.dumps({"prompt": one}) for one in ASK), encoding="utf-8")
     sampling = Sampling(samples=options.samples, max_new_tokens=32, seed=options.seed)
-    folder = annotate(
-        questions, config, options.out / "pairs", AnnotateOptions(policy="weak", sampling=sampling)
-    ).folder
-    return load_dataset(str(folder), split="train")
+    done = annotate(questions, config, options.out / "pairs", AnnotateOptions(policy="weak", sampling=sampling))
+    return load_dataset(str(done.out), split="train")
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="annotate with the guided density ratio, then SimPO")
     parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--epochs", type=float, default=6)
+    parser.add_argument("--epochs", type=float, default=4)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE.parent / "demo-out" / "simpo")

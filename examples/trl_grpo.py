@@ -104,7 +104,7 @@ def main() -> None:
     after = answers(trainer.model, tokenizer, reward, options.seed)
 
     log = [entry for entry in trainer.state.log_history if "gdr/ratio" in entry]
-    options.out.mkdir(parents=True, exist_ok=True)
+    trainer.save_model(str(options.out / "adapter"))
     result = {"seed": options.seed, "log": log, "before": before, "after": after}
     (options.out / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
     draw(log, options.out / "curve.png")
@@ -114,7 +114,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="GRPO with the guided density ratio")
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--beta", type=float, default=0.0, help="weight of the divergence from the untrained model")
     parser.add_argument("--seed", type=int, default=0)
@@ -124,7 +124,7 @@ def arguments() -> argparse.Namespace:
 
 @torch.inference_mode()
 def answers(model: Any, tokenizer: Any, reward: GDRReward, seed: int) -> list[dict[str, Any]]:
-    """Two sampled answers to each question that is not trained on, with their rewards."""
+    """Two answers to each question that is not trained on, with their rewards; drawn more calmly than in training."""
     model.eval()
     set_seed(seed)
     asked = [[{"role": "user", "content": one}] for one in HELD_OUT for _ in range(2)]
@@ -132,7 +132,7 @@ def answers(model: Any, tokenizer: Any, reward: GDRReward, seed: int) -> list[di
     inputs = tokenizer.apply_chat_template(
         asked, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
     ).to(model.device)
-    output = model.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=LENGTH)
+    output = model.generate(**inputs, do_sample=True, temperature=0.7, top_k=0, top_p=1.0, max_new_tokens=LENGTH)
     ids = output[:, inputs["input_ids"].shape[1] :].tolist()
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     finished = [tokenizer.eos_token_id in one for one in ids]
