@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import copy
 import shutil
+import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,9 +71,10 @@ def _convert(path: Path, dtype: str, folder: Path) -> None:
         raise MissingDependencyError("gguf", "gguf", "to read .gguf files") from error
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
     try:
-        model, tokenizer = read_gguf(path, dtype)
-        plain_copy(model).save_pretrained(work)
-        tokenizer.save_pretrained(work)
+        with bars_only_on_terminals():
+            model, tokenizer = read_gguf(path, dtype)
+            plain_copy(model).save_pretrained(work)
+            tokenizer.save_pretrained(work)
         for file in work.iterdir():
             file.chmod(0o644)
         work.chmod(0o755)
@@ -182,3 +186,18 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its class where there is none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def bars_only_on_terminals() -> Iterator[None]:
+    """Keep transformers' progress bars out of logs and pipes; its setting is put back."""
+    from transformers.utils import logging
+
+    hide = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if hide:
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if hide:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -6,7 +6,6 @@ Knows transformers' and peft's loading; nothing of tokens or log-probs. Torch's 
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import torch
 
 from gdr_plugin.errors import ModelError
 from gdr_plugin.models.local.cpu import use_fast_linears
-from gdr_plugin.models.local.gguf import first_line
+from gdr_plugin.models.local.gguf import bars_only_on_terminals, first_line
 from gdr_plugin.models.local.source import Source
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def _load(spec: ModelSpec, source: Source) -> PreTrainedModel:
     if place is None and source.device.type != "cpu":
         place = {"": source.device}
     try:
-        with _bars_only_on_terminals():
+        with bars_only_on_terminals():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 source.path,
                 revision=source.revision,
@@ -182,21 +181,6 @@ def _load(spec: ModelSpec, source: Source) -> PreTrainedModel:
     model.train(False)
     use_fast_linears(model)
     return model
-
-
-@contextmanager
-def _bars_only_on_terminals() -> Iterator[None]:
-    """Keep transformers' progress bars out of logs and pipes; its setting is put back."""
-    from transformers.utils import logging
-
-    hide = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
-    if hide:
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if hide:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def release() -> None:
