@@ -195,6 +195,12 @@ class GuidedDensityRatio:
         """How many samples of `score` each router decided, `default` where none did, `error` where one failed."""
         return dict(self._routed)
 
+    @property
+    def paths(self) -> dict[str, str]:
+        """How each model computes and why, as far as it has computed; empty where the backend does not say."""
+        facts = {"strong": self.strong.describe(), "weak": self.weak.describe()}
+        return {side: f"{one['path']} ({one['why']})" for side, one in facts.items() if "path" in one and "why" in one}
+
     def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
         """Score samples; any number, but for a long stream use `stream`.
 

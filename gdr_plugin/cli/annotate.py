@@ -128,4 +128,4 @@ def _counts(summary: Mapping[str, Any]) -> dict[str, str]:
     for reason, count in summary["candidates_not_scored"].items():
         facts[f"not scored: {reason}"] = f"{count:,}"
     facts["domains by"] = ", ".join(f"{name} {count:,}" for name, count in summary["routers"].items()) or "-"
-    return facts
+    return facts | {f"{side} model": path for side, path in summary["run"].get("paths", {}).items()}

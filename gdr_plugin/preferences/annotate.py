@@ -95,7 +95,7 @@ def annotate(
         job = Job(folder, prompts, inventory.rows, size, ratio, sampler, options, progress or _silent)
         job.run(sequential=sequential)
         picking = Picking(selector, options.filters, options.sampling.seed)
-        summary = finish(folder, job.windows, picking, {**run, **compare}, ratio.rendered)
+        summary = finish(folder, job.windows, picking, {**run, **compare, "paths": ratio.paths}, ratio.rendered)
         folder.clear_work()
         return Annotated(root, summary, already_complete=False)
 

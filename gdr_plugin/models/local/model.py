@@ -21,6 +21,8 @@ from gdr_plugin.types import Logprobs, TokenSpan
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_UNKNOWN_PATH = {"path": "chosen when the weights are loaded"}
+
 
 class LocalModel:
     """A language model computed here with transformers: a `LogprobModel`.
@@ -53,6 +55,7 @@ class LocalModel:
         self._weights: Weights | None = None
         self._attached: str | None = None
         self._engine: Engine | None = None
+        self._known_path = dict(_UNKNOWN_PATH)
 
     @classmethod
     def from_objects(
@@ -127,6 +130,7 @@ class LocalModel:
     def unload(self) -> None:
         """Give the weights' memory back, unless another model shares them. Scoring again loads them again."""
         with self._lock:
+            self._path()  # what it was computed by is still known afterwards
             weights, self._weights, self._engine = self._weights, None, None
             if weights is not None and self._attached is not None:
                 weights.detach(self._attached)
@@ -148,9 +152,9 @@ class LocalModel:
 
     def _path(self) -> dict[str, str]:
         engine = self._engine
-        if engine is None:
-            return {"path": "chosen when the weights are loaded"}
-        return {"path": f"rung {int(engine.rung)}: {engine.rung.words}", "why": engine.why}
+        if engine is not None:
+            self._known_path = {"path": f"rung {int(engine.rung)}: {engine.rung.words}", "why": engine.why}
+        return self._known_path
 
 
 class LoadedModel(LocalModel):
@@ -177,6 +181,7 @@ class LoadedModel(LocalModel):
         self._weights = Weights(inner, owned=False)
         self._attached = None
         self._engine = None
+        self._known_path = dict(_UNKNOWN_PATH)
         self._state: tuple[object, ...] = ()
         self._digest = ""
 
