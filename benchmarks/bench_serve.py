@@ -10,7 +10,8 @@ training with groups of eight: forty real prompts in turn, every response anothe
     repeated  the same requests again: what a retry costs
     restart   new requests; a third of the way the server is killed (SIGKILL) and started again on the same port
 
-The server listens on the loopback address only. Exit code 1 if any request fails.
+The server listens on the loopback address only. Exit code 1 if any request fails. Where the models need more than a
+quarter of an hour for all requests, some must: the client has given up by then.
 """
 
 from __future__ import annotations
@@ -188,33 +189,32 @@ def summary(name: str, count: int, outcome: Outcome, before: float, after: float
 
 async def bench(pair: str, config: Path, counts: list[int], log: Path) -> list[dict[str, Any]]:
     """All passes against one pair of models, at every number of requests."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for count in counts:
         server = Server(config, log)
+
+        def report(name: str, outcome: Outcome, before: float, server: Server = server, count: int = count) -> None:
+            rows.append({"pair": pair, **summary(name, count, outcome, before, server.memory_mb())})
+            print(json.dumps(rows[-1]), flush=True)
+
+        def restart(server: Server = server) -> None:
+            server.kill()
+            server.start()
+
         try:
-            started = await server.ready()
-            bodies = requests(count, seed=count)
-            before = server.memory_mb()
+            await server.ready()
+            bodies, before = requests(count, seed=count), server.memory_mb()
             cold = await run(server.url, bodies)
-            rows.append(summary("cold", count, cold, before, middle := server.memory_mb()))
+            report("cold", cold, before)
+            before = server.memory_mb()
             again = await run(server.url, bodies)
-            rows.append(summary("repeated", count, again, middle, server.memory_mb()))
+            report("repeated", again, before)
             if pair == "fake" and sorted(cold.rewards) != sorted(again.rewards):
                 raise SystemExit("the same requests got other rewards")
-
-            def restart(server: Server = server) -> None:
-                server.kill()
-                server.start()
-
-            fresh = requests(count, seed=count + 1)
-            before = server.memory_mb()
-            outcome = await run(server.url, fresh, at_third=restart)
-            rows.append(summary("restart", count, outcome, before, server.memory_mb()))
+            fresh, before = requests(count, seed=count + 1), server.memory_mb()
+            report("restart", await run(server.url, fresh, at_third=restart), before)
         finally:
             server.stop()
-        for row in rows[-3:]:
-            row |= {"pair": pair, "ready_s": round(started, 1)}
-            print(json.dumps(row), flush=True)
     return rows
 
 
