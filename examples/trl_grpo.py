@@ -114,7 +114,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="GRPO with the guided density ratio")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--beta", type=float, default=0.0, help="weight of the divergence from the untrained model")
     parser.add_argument("--seed", type=int, default=0)
@@ -148,7 +148,7 @@ def answers(model: Any, tokenizer: Any, reward: GDRReward, seed: int) -> list[di
 
 
 def draw(log: list[dict[str, Any]], path: Path) -> None:
-    """Reward and length of the sampled completions, step by step."""
+    """The reward step by step, and two signs of what it is bought with."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -167,13 +167,13 @@ def draw(log: list[dict[str, Any]], path: Path) -> None:
         alpha=0.15,
     )
     top.set_ylabel("reward (nats a token)")
-    bottom.plot(steps, [entry["completions/mean_length"] for entry in log], color="tab:green", label="tokens")
-    bottom.set_ylabel("tokens a completion")
+    bottom.plot(steps, [entry["entropy"] for entry in log], color="tab:green", label="entropy of the policy")
+    weak = [-entry["gdr/weak_per_token"] for entry in log]
+    bottom.plot(steps, weak, color="tab:red", label="surprise of the weak model")
+    bottom.set_ylabel("nats a token")
     bottom.set_xlabel("step")
-    other = bottom.twinx()
-    other.plot(steps, [entry.get("gdr_hack") for entry in log], color="tab:red", linestyle=":", label="gdr_hack")
-    other.set_ylim(-1, 1)
-    other.set_ylabel("correlation of reward and length", color="tab:red")
+    bottom.set_ylim(bottom=0)
+    bottom.legend()
     for axis in (top, bottom):
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -9,9 +9,9 @@ import itertools
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from gdr_trl.metrics import LogExtra, LogMetric, log_batch
 from gdr_trl.outcome import Outcome, Shaping, join
 from gdr_trl.placement import outside_zero3
 from gdr_trl.source import Pair, Ratio, Source
-from gdr_trl.turns import Reasoning, Turns, ended, read_completion, row_fields
+from gdr_trl.turns import Reasoning, Turns, count_turns, ended, length, read_completion, row_fields
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -98,7 +98,9 @@ class _Reward:
         if len(call.completions) != count:
             raise DataError(f"{count} prompts but {len(call.completions)} completions: one a prompt is needed")
         started = time.perf_counter()
-        outcomes = self._outcomes(self._read(call)) if count else []
+        ends = self._ended(call)
+        outcomes = self._outcomes(self._read(call, [done for done, _ in ends])) if count else []
+        outcomes = [replace(one, length=size) for one, (_, size) in zip(outcomes, ends, strict=True)]
         seconds = time.perf_counter() - started
         self._complain(outcomes, call)
         log_batch(
@@ -111,32 +113,30 @@ class _Reward:
         )
         return [one.reward for one in outcomes]
 
-    def _read(self, call: _Call) -> list[Turns]:
-        count = len(call.prompts)
-        fields = row_fields(call.columns, count)
+    def _read(self, call: _Call, finished: Sequence[bool]) -> list[Turns]:
+        fields = row_fields(call.columns, len(call.prompts))
+        rows = zip(call.prompts, call.completions, finished, fields, strict=True)
         return [
-            read_completion(
-                call.prompts[row],
-                call.completions[row],
-                finished=finished,
-                fields=fields[row],
-                reasoning=self._reasoning,
-            )
-            for row, finished in enumerate(self._finished(call))
+            read_completion(prompt, completion, finished=done, fields=columns, reasoning=self._reasoning)
+            for prompt, completion, done, columns in rows
         ]
 
-    def _finished(self, call: _Call) -> list[bool]:
-        ids = call.completion_ids
-        if ids is None:
-            return [True] * len(call.prompts)
+    def _ended(self, call: _Call) -> list[tuple[bool, int | None]]:
+        """Whether each completion ended by itself, and its length where that is known."""
+        if call.completion_ids is None:
+            return [(True, None)] * len(call.prompts)
         ends = self._ends.find(call.log_metric or call.log_extra)
         if ends is None:
             self._warn(
                 "this trainer does not say which token ends a completion, so all completions count as finished: pass "
                 "policy_tokenizer= to tell those that were cut at the length limit"
             )
-            return [True] * len(ids)
-        return [ended(one, ends, _turns(whole)) for one, whole in zip(ids, call.completions, strict=True)]
+            return [(True, None)] * len(call.prompts)
+        found: list[tuple[bool, int | None]] = []
+        for ids, completion in zip(call.completion_ids, call.completions, strict=True):
+            turns = count_turns(completion)
+            found.append((ended(ids, ends, turns), length(ids, ends, turns)))
+        return found
 
     def _outcomes(self, batch: Sequence[Turns]) -> list[Outcome]:
         ratio = self.ratio
@@ -275,10 +275,3 @@ def _next_name() -> str:
     """The same on every rank, since it only depends on the order of making."""
     number = next(_unnamed)
     return "gdr" if number == 1 else f"gdr_{number}"
-
-
-def _turns(completion: object) -> int:
-    """Assistant turns of a completion."""
-    if not isinstance(completion, list | tuple):
-        return 1
-    return sum(1 for turn in completion if isinstance(turn, Mapping) and turn.get("role") == "assistant")

@@ -72,7 +72,7 @@ def metrics(name: str, outcomes: Sequence[Outcome], domains: Collection[str], se
         f"{name}/truncated": fmean(one.cut for one in outcomes),
         f"{name}/not_scored": 1 - len(scored) / len(outcomes),
         f"{name}/tokens_per_s": (strong_tokens + weak_tokens) / max(seconds, 1e-9),
-        f"{name}_hack": correlation([one.reward for one in scored], [one.strong_tokens for one in scored]),
+        f"{name}_hack": correlation([one.reward for one in scored], [_length(one) for one in scored]),
     }
     for domain in domains:
         found[f"{name}/{domain}/share"] = fmean(one.domain == domain for one in outcomes)
@@ -97,6 +97,11 @@ def correlation(rewards: Sequence[float | None], lengths: Sequence[int]) -> floa
     together = math.fsum((reward - mean_reward) * (length - mean_length) for reward, length in pairs)
     spread = math.hypot(*(r - mean_reward for r, _ in pairs)) * math.hypot(*(n - mean_length for _, n in pairs))
     return max(-1.0, min(1.0, together / spread)) if spread > 1e-12 else None
+
+
+def _length(outcome: Outcome) -> int:
+    # The strong model cuts the text anew: completions that all reached the length limit would seem to differ.
+    return outcome.strong_tokens if outcome.length is None else outcome.length
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

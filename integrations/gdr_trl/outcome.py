@@ -44,12 +44,14 @@ class Outcome:
     """Sum of the strong model's log-probs, in nats."""
     weak: float | None = None
     strong_tokens: int = 0
-    """Response tokens of the strong model: the length that the penalty and the metrics mean."""
+    """Response tokens of the strong model: the length that the penalty means."""
     weak_tokens: int = 0
     domain: str | None = None
     """The domain of the first assistant turn."""
     cut: bool = False
     """Whether the completion was cut at the length limit."""
+    length: int | None = None
+    """The policy's own tokens, where they are known."""
 
 
 def join(samples: Sequence[Sample], scores: Sequence[Score], reduction: Reduction | None, shaping: Shaping) -> Outcome:

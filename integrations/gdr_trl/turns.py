@@ -87,6 +87,13 @@ def row_fields(columns: Mapping[str, object], count: int) -> list[dict[str, Any]
     return [{name: values[row] for name, values in usable.items()} for row in range(count)]
 
 
+def count_turns(completion: object) -> int:
+    """Assistant turns of a completion."""
+    if not isinstance(completion, list | tuple):
+        return 1
+    return sum(1 for turn in completion if isinstance(turn, Mapping) and turn.get("role") == "assistant")
+
+
 def ended(ids: Sequence[int], ends: Collection[int], turns: int = 1) -> bool:
     """Whether a completion ended by itself rather than at the length limit.
 
@@ -101,6 +108,13 @@ def ended(ids: Sequence[int], ends: Collection[int], turns: int = 1) -> bool:
     if turns > 1:
         return bool(ids) and ids[-1] in ends
     return any(id in ends for id in ids)
+
+
+def length(ids: Sequence[int], ends: Collection[int], turns: int = 1) -> int:
+    """How many tokens a completion has, its end counted and padding after it not; arguments as for `ended`."""
+    if turns > 1:
+        return len(ids)
+    return next((place for place, id in enumerate(ids, start=1) if id in ends), len(ids))
 
 
 class NotTextError(DataError):

@@ -312,6 +312,15 @@ class TestLogs:
         assert hack(1.0, ["ab", "cd", "ef"]) is None
         assert hack(1.0, ["a", "ab"]) is None
 
+    def test_completions_that_all_reached_the_limit_have_no_correlation(self) -> None:
+        """However the pair's own tokenizer cuts their texts."""
+        logs, ids = Logs(END), [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+        GDRReward(config(), name="gdr")(["q"] * 3, ["a", "ab", "abc"], ids, log_metric=logs.metric)
+        assert "gdr_hack" not in logs.metrics
+        logs, ids = Logs(END), [[1, END, 0, 0], [1, 2, END, 0], [1, 2, 3, 4]]
+        GDRReward(config(), name="gdr")(["q"] * 3, ["a", "ab", "abc"], ids, log_metric=logs.metric)
+        assert "gdr_hack" in logs.metrics
+
     def test_what_a_batch_does_not_have_is_left_out(self) -> None:
         logs = Logs(END)
         with pytest.warns(UserWarning, match="not scored"):
