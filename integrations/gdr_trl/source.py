@@ -86,15 +86,16 @@ class Source:
     def __getstate__(self) -> dict[str, Any]:
         """Without models: they load again where they are needed."""
         state = {**self.__dict__, "_ratio": None}
-        if self._ready is None:
-            return state
         config = getattr(self._ready, "config", None)
-        if not isinstance(config, Config):
+        loaded = [one for one in (self._pair.get("strong"), self._pair.get("weak")) if one is not None]
+        if self._ready is not None and isinstance(config, Config):
+            return {**state, "_ready": None, "_config": config}
+        if self._ready is not None or not all(isinstance(one, str | ModelSpec) for one in loaded):
             raise pickle.PicklingError(
-                "a reward around a ready-made ratio cannot go to another process: make it from a gdr.yaml, or from "
-                "the names of two models"
+                "a reward around objects that are loaded already cannot go to another process: make it from a "
+                "gdr.yaml, or from the names of two models"
             )
-        return {**state, "_ready": None, "_config": config}
+        return state
 
     def open(self) -> Ratio:
         """The ratio, opened at the first call.

@@ -382,10 +382,13 @@ class TestTheObject:
             assert again.__name__ == reward.__name__
             assert again(["Question?"], ["Yes."]) == before
 
-    def test_a_ready_made_ratio_without_a_file_cannot_be_sent(self) -> None:
-        reward = GDRReward(ratio=GuidedDensityRatio.from_models("fake:a", "fake:b", reduction="mean"))
-        with pytest.raises(pickle.PicklingError, match=r"make it from a gdr\.yaml"):
-            pickle.dumps(reward)
+    def test_what_is_loaded_already_cannot_be_sent(self) -> None:
+        from gdr_plugin.models.fake import FakeModel
+
+        ready = GuidedDensityRatio.from_models("fake:a", "fake:b", reduction="mean")
+        for reward in (GDRReward(ratio=ready), GDRReward(strong=FakeModel("a"), weak="fake:b", reduction="mean")):
+            with pytest.raises(pickle.PicklingError, match=r"make it from a gdr\.yaml"):
+                pickle.dumps(reward)
 
     def test_the_trainers_gradients_and_autocast_do_not_reach_the_models(self, tiny_model: TinyModel) -> None:
         import torch
