@@ -1,6 +1,6 @@
 """What a precision costs in decisions: errors of the reward, pairs that flip, winners that change, against float32.
 
-    python -m benchmarks.precision [PAIRS.jsonl] [--config gdr.yaml] [--float16 ROWS] [--json OUT]
+    python -m benchmarks.precision [PAIRS.jsonl] [--config gdr.yaml] [--float16 ROWS] [--store FILE] [--json OUT]
 
 Without a file: all pairs within the prompts of data/responses.jsonl, and the best of each prompt's eight responses.
 With one, its rows `{"prompt", "chosen", "rejected"}` as well. The reward is the sum, unguided. float16 is slow on most
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
@@ -157,13 +156,13 @@ def plain(config: Config, samples: Sequence[Sample]) -> Values:
     return sides[0] - sides[1]
 
 
-def measure(config: Config, decisions: Decisions, few: int, say: Any) -> dict[str, dict[str, Any]]:
+def measure(
+    config: Config, decisions: Decisions, few: int, say: Any, store: Path | None = None
+) -> dict[str, dict[str, Any]]:
     """Every precision against float32 on one set of decisions."""
     found: dict[str, dict[str, Any]] = {}
-    start = time.perf_counter()
     say(f"{decisions.name}: float32, {len(decisions.samples)} samples")
-    truth = rewards(in_precision(config, "float32"), decisions.samples)
-    seconds = {"float32": time.perf_counter() - start}
+    truth = rewards(in_precision(config, "float32"), decisions.samples, store)
     some = decisions.first(few)
     if some.groups:
         say(f"{decisions.name}: float32 one by one, {len(some.samples)} samples")
@@ -172,11 +171,9 @@ def measure(config: Config, decisions: Decisions, few: int, say: Any) -> dict[st
     for dtype, part in (("bfloat16", decisions), ("float16", some)):
         if part.groups:
             say(f"{decisions.name}: {dtype}, {len(part.samples)} samples")
-            start = time.perf_counter()
-            other = rewards(in_precision(config, dtype), part.samples)
-            seconds[dtype] = time.perf_counter() - start
+            other = rewards(in_precision(config, dtype), part.samples, store)
             found[dtype] = compare(truth[: len(other)], other, part.groups)
-    return {dtype: {**one, "seconds": seconds[dtype]} for dtype, one in found.items()}
+    return found
 
 
 def show(name: str, found: dict[str, dict[str, Any]], console: Console) -> None:
@@ -200,13 +197,14 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=PAIR)
     parser.add_argument("--limit", type=int, help="only the first pairs of the file")
     parser.add_argument("--float16", type=int, default=16, help="samples of each set that are scored in float16")
+    parser.add_argument("--store", type=Path, help="keep log-probs here, so that a second run is instant")
     parser.add_argument("--json", type=Path, help="also write the results here")
     args = parser.parse_args()
     progress, console = Console(stderr=True), Console(width=None if sys.stdout.isatty() else 120)
     config, results = load_config(args.config), {}
     sets = [drawn(), *([labelled(args.pairs, args.limit)] if args.pairs else [])]
     for decisions in sets:
-        results[decisions.name] = measure(config, decisions, args.float16, progress.print)
+        results[decisions.name] = measure(config, decisions, args.float16, progress.print, args.store)
         show(decisions.name, results[decisions.name], console)
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
