@@ -50,6 +50,10 @@ def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE, **options)  # type: ignore[call-overload,no-any-return]
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def hooks(folder: Path, body: str) -> Path:
     path = folder / "hooks.py"
     path.write_text(PLUGIN.format(body=body))
@@ -125,7 +129,8 @@ def test_plugin_files_are_loaded_and_may_be_repeated(gdr, tmp_path: Path) -> Non
 def test_an_interrupt_exits_with_130_and_one_line(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     body = f"open({str(ready)!r}, 'w').close(); time.sleep(60)"
-    process = start("--plugin", hooks(tmp_path, body), "plugins")
+    # A shell starts background jobs with SIGINT ignored, and children would inherit that from this test run.
+    process = start("--plugin", hooks(tmp_path, body), "plugins", preexec_fn=_heed_interrupts)
     deadline = time.monotonic() + 60
     while not ready.exists():
         assert time.monotonic() < deadline

@@ -4,16 +4,24 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
 import torch
 
+from gdr_plugin.models.local import weights
 from gdr_plugin.models.local.forward import Network
 from gdr_plugin.types import Logprobs, TokenSpan
 
 Adapter = Callable[..., Path]
 Spans = Callable[..., list[TokenSpan]]
+
+
+@pytest.fixture(autouse=True)
+def no_weights_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty registry of shared weights: what other tests still hold must not be counted here."""
+    monkeypatch.setattr(weights, "_shared", WeakValueDictionary())
 
 
 @pytest.fixture(scope="session")
