@@ -146,22 +146,24 @@ def evaluate(passes: Sequence[Pass], subsets: Sequence[str]) -> list[dict[str, A
 
 
 def show(results: Sequence[dict[str, Any]], title: str, console: Console) -> None:
-    """One line a method; a column a subset where there are several."""
+    """One line a method; where there are several subsets, a second table with their accuracies."""
+    table = Table("method", "by", "pairs", "accuracy", "95 % interval", "r with length", title=title)
     subsets = list(results[0]["subsets"])
-    subsets = subsets if len(subsets) > 1 else []
-    table = Table("method", "by", "pairs", "accuracy", "95 % interval", "r with length", *subsets, title=title)
+    parts = Table("method", "by", *subsets, title=f"{title}: accuracy by subset")
     for one in results:
         r = one["length_correlation"]
-        table.add_row(
-            one["method"],
-            one["reduction"],
-            str(one["pairs"]),
-            f"{one['accuracy']:.3f}",
-            f"{one['low']:.3f}-{one['high']:.3f}",
-            "" if r is None else f"{r:+.2f}",
-            *(f"{one['subsets'][name]['accuracy']:.3f}" for name in subsets),
-        )
+        interval = f"{_number(one['low'])}-{_number(one['high'])}"
+        correlation = "" if r is None else f"{r:+.2f}"
+        name, how = one["method"], one["reduction"]
+        table.add_row(name, how, str(one["pairs"]), _number(one["accuracy"]), interval, correlation)
+        parts.add_row(name, how, *(_number(one["subsets"][subset]["accuracy"]) for subset in subsets))
     console.print(table)
+    if len(subsets) > 1:
+        console.print(parts)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def main() -> None:
