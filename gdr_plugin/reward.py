@@ -115,10 +115,11 @@ class GuidedDensityRatio:
             ConfigError: The file or a name in it is wrong.
             ModelError: A model does not exist, or an adapter does not fit its base.
         """
+        origin = "configuration"
         if not isinstance(config, Config):
-            config = load_config(config)
+            config, origin = load_config(config), str(config)
         plugins = plugins or Plugins()
-        resolved = resolve_names(config, plugins)
+        resolved = resolve_names(config, plugins, origin=origin)
         path = config.store.path if config.store else store
         ratio = cls(
             plugins.open_model(config.strong, config.limits),

@@ -67,7 +67,8 @@ def annotate(
     options = options or AnnotateOptions()
     root = Path(out)
     plugins = plugins or Plugins()
-    config = config if isinstance(config, Config) else load_config(config)
+    config, origin = (config, "configuration") if isinstance(config, Config) else (load_config(config), str(config))
+    routers = resolve_names(config, plugins, origin=origin).routers
     selector = find_selector(options.select, plugins.selectors())
     RunFolder.check_usable(root)
     sampler = open_policy(config, options)
@@ -77,7 +78,7 @@ def annotate(
         columns=options.columns,
         limit=options.limit,
         sampled=sampler is not None,
-        check_fields=_field_check(resolve_names(config, plugins).routers, ratio),
+        check_fields=_field_check(routers, ratio),
     )
     inventory = prompts.check(skip_bad=options.skip_bad)
     compare = describe_run(config, options, inventory, ratio, sampler)

@@ -114,8 +114,8 @@ def score_rows(
         ModelError: A model does not exist or fails.
     """
     plugins = plugins or Plugins()
-    config = config if isinstance(config, Config) else load_config(config)
-    resolved = resolve_names(config, plugins)
+    config, origin = (config, "configuration") if isinstance(config, Config) else (load_config(config), str(config))
+    resolved = resolve_names(config, plugins, origin=origin)
     options: dict[str, Any] = {
         "columns": columns,
         "domains": resolved.guidances,
@@ -125,10 +125,10 @@ def score_rows(
     summary = ScoreSummary()
     sequential = config.load == "sequential"
     with ExitStack() as stack:
-        origin, total = str(source), None
+        named, total = str(source), None
         if sequential:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gdr-score-")))
-            source = _spooled(folder) if origin == STDIN else source
+            source = _spooled(folder) if named == STDIN else source
         if str(source) != STDIN:
             report = scan(source, parse_score_row, **options)
             if not skip_bad:
