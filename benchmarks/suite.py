@@ -151,7 +151,8 @@ class Suite:
         """
         shapes = QUICK if quick else FULL
         works = [self.work(name, shape) for name, shape in shapes.items()]
-        memory = {work.name: self.memory(work) for work in works}  # first, while this process's heap is clean
+        # First, while this process's heap is clean.
+        memory = {work.name: self.memory(work, {"naive", "ours"} if quick else None) for work in works}
         annotation, *others = works
         with ExitStack() as stack:
             more = [] if quick else list(self.slower(annotation, stack, lm_eval, vllm))
@@ -205,11 +206,13 @@ class Suite:
         self.outcome.precision = {"bfloat16": precision.compare(found["float32"], found["bfloat16"], groups)}
         self.outcome.flips = {"bf16": self.outcome.precision["bfloat16"]["flipped"]}
 
-    def memory(self, work: Workload) -> dict[tuple[str, str], float | None]:
-        """Peak memory of each way above the loaded model, each in a process of its own."""
+    def memory(self, work: Workload, only: set[str] | None = None) -> dict[tuple[str, str], float | None]:
+        """Peak memory of each way (or only some) above the loaded model, each in a process of its own."""
         shortest = [min(work.spans, key=lambda span: len(span.response))]
         found = {}
         for before, method in zip(self.in_process(Workload("", shortest)), self.in_process(work), strict=True):
+            if only is not None and method.name not in only:
+                continue
             self.say(f"{work.name}: memory of {method.name} {method.dtype}")
             assert method.heaviest is not None
             found[method.name, method.dtype] = peak_above(before.parts[0], method.heaviest)
