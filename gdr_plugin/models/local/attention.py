@@ -235,22 +235,22 @@ class _Kernel:
 
 
 def _products(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Unmasked attention by plain products, where those are faster than the fused kernel: float32 through oneDNN.
+    """Unmasked attention by plain products, where those are faster than the fused kernel; scores always in float32.
 
     Exponentials are taken to base two, see `cpu.LOG2_E`.
     """
     heads, tokens, _ = q.shape
     out = torch.empty_like(q)
-    lse = q.new_empty(heads, tokens)
+    lse = torch.empty(heads, tokens, dtype=torch.float32)
     # Dense, since oneDNN falls back to a reference loop, a hundred times slower, for weights with gaps between rows.
-    keys, values = (k * (scale * cpu.LOG2_E)).contiguous(), v.transpose(1, 2).contiguous()
+    keys, values = (k.float() * (scale * cpu.LOG2_E)).contiguous(), v.transpose(1, 2).contiguous()
     for head in range(heads):
         for start in range(0, tokens, _PRODUCT_ROWS):
             rows = slice(start, start + _PRODUCT_ROWS)
-            scores = cpu.product(q[head, rows], keys[head])
+            scores = cpu.product(q[head, rows].float(), keys[head])
             peak = scores.amax(-1, keepdim=True)
             total = scores.sub_(peak).exp2_().sum(-1, keepdim=True)
-            out[head, rows] = cpu.product(scores, values[head]).div_(total)
+            out[head, rows] = cpu.product(scores.to(v.dtype), values[head]) / total
             lse[head, rows] = total.log2_().add_(peak).squeeze(-1).mul_(LN_2)
     return out, lse
 

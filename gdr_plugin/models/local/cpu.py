@@ -84,8 +84,9 @@ def use_fast_linears(model: nn.Module) -> bool:
 
 
 def prefers_products(x: Tensor) -> bool:
-    """Whether plain products beat torch's fused attention for `x`: float32 on a CPU where oneDNN is faster."""
-    return _suits(x) and fast_linear() is onednn_linear
+    """Whether plain products beat torch's fused attention for `x`: on a CPU where oneDNN is the faster library."""
+    mine = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+    return mine and fast_linear() is onednn_linear
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:

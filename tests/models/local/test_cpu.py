@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gdr_plugin.config import ModelSpec
-from gdr_plugin.models.local import LocalModel, cpu, open_local
+from gdr_plugin.models.local import LocalModel, attention, cpu, open_local
 from gdr_plugin.types import TokenSpan
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="a torch build without oneDNN")
@@ -78,3 +78,20 @@ def test_a_model_of_somebody_else_is_left_alone(
     assert not any("forward" in vars(module) for module in theirs.modules())
     assert theirs.config._attn_implementation == "sdpa"
     assert (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()) == before
+
+
+@needs_onednn
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@torch.inference_mode()
+def test_attention_by_products_equals_the_definition(dtype: torch.dtype, close: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    # Keys as a slice of a longer row: products must not depend on how their input lies in memory.
+    q, row = (torch.randn(2, size, 16, generator=draw).to(dtype) for size in (1100, 90))
+    k = v = row[:, 20:70]
+    scores = q.double() @ k.double().transpose(1, 2) * 0.25
+
+    out, lse = attention._products(q, k, v, 0.25)
+
+    assert out.dtype is dtype
+    assert (out.double() - scores.softmax(-1) @ v.double()).abs().max() < close
+    assert (lse.double() - scores.logsumexp(-1)).abs().max() < 1e-5
