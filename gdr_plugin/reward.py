@@ -8,6 +8,7 @@ Source: "Preference Data Annotation with Guided Density Ratios" (arXiv 2411.0248
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from gdr_plugin.config import (
     RewardSection,
     load_config,
 )
-from gdr_plugin.errors import ChatError, ConfigError, unknown
+from gdr_plugin.errors import ChatError, ConfigError, EngineWarning, unknown
 from gdr_plugin.guidance import Guidance, RenderedGuidance, apply, render
 from gdr_plugin.models.base import LogprobModel
 from gdr_plugin.plugins import Plugins
@@ -96,6 +97,14 @@ class GuidedDensityRatio:
         self._context = RoutingContext(
             domains={name: one.description if one else "" for name, one in self.domains.items()}, model=self.strong
         )
+        dtypes = [model.describe().get("dtype") for model in (strong, weak)]
+        if None not in dtypes and dtypes[0] != dtypes[1]:
+            warnings.warn(
+                f"strong computes in {dtypes[0]}, weak in {dtypes[1]}: their rounding errors do not cancel and add to "
+                "every reward; set the same dtype for both",
+                EngineWarning,
+                stacklevel=3,
+            )
 
     @classmethod
     def from_config(

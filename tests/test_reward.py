@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gdr_plugin.config import Limits, parse_config
-from gdr_plugin.errors import ChatError, ConfigError
+from gdr_plugin.config import Limits, ModelSpec, parse_config
+from gdr_plugin.errors import ChatError, ConfigError, EngineWarning
 from gdr_plugin.guidance import Exemplar, Guidance, apply, render
 from gdr_plugin.models.fake import FakeModel
 from gdr_plugin.reward import GuidedDensityRatio
@@ -61,7 +61,7 @@ def test_placement_says_which_model_sees_the_guidance(placement: Any, strong_gui
 
 
 def test_mean_divides_each_side_by_its_own_tokens_and_per_byte_by_bytes() -> None:
-    one = sample(response="Vier – naïve 🙂")
+    one = sample(response="Vier… naïve 🙂")
     (strong, n), (weak, m) = total("a", one.prompt, one.response), total("b", one.prompt, one.response)
 
     mean = GuidedDensityRatio.from_models("fake:a", "fake:b", reduction="mean").score([one])[0].reward
@@ -212,3 +212,12 @@ def test_warming_without_a_store_is_an_error() -> None:
 def test_an_unknown_guidance_name_says_what_is_known() -> None:
     with pytest.raises(ConfigError, match="did you mean 'safety'"):
         GuidedDensityRatio.from_models("fake:a", "fake:b", guidance="saftey")
+
+
+def test_two_precisions_are_warned_about(tiny_model: Any) -> None:
+    spec = ModelSpec(model=str(tiny_model()), dtype="float32")
+    other = ModelSpec(model=str(tiny_model(seed=1)), dtype="bfloat16")
+
+    with pytest.warns(EngineWarning, match="strong computes in float32, weak in bfloat16"):
+        GuidedDensityRatio.from_models(spec, other)
+    GuidedDensityRatio.from_models(spec, other.model_copy(update={"dtype": "float32"}))
