@@ -39,7 +39,10 @@ if trainer.accelerator.is_main_process:
     facts = {"ranks": trainer.accelerator.num_processes, "log": trainer.state.log_history, "weights": total}
     with open(os.path.join(out, "facts.json"), "w") as file:
         json.dump(facts, file)
+trainer.accelerator.wait_for_everyone()
 trainer.accelerator.end_training()
+sys.stdout.flush()
+os._exit(0)  # a rank's communication threads may be gone before the other's: nothing of that is tested here
 """
 
 

@@ -94,7 +94,8 @@ def test_a_policy_that_is_a_base_is_opened_as_that_base(tmp_path: Path, tiny_mod
     folder = tiny_model()
     (tmp_path / "link").symlink_to(folder)
     weak: dict[str, Any] = {"model": str(folder), "dtype": "bfloat16"}
-    config = parse_config({"strong": str(tiny_model(seed=1)), "weak": weak, "guidance": {"domains": {"chat": "none"}}})
+    strong = {**weak, "model": str(tiny_model(seed=1))}
+    config = parse_config({"strong": strong, "weak": weak, "guidance": {"domains": {"chat": "none"}}})
     sampling = Sampling(samples=1, max_new_tokens=1)
     for name in ("weak", str(folder), str(tmp_path / "link")):
         policy = open_policy(config, AnnotateOptions(policy=name, sampling=sampling))
