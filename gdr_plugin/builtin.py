@@ -36,9 +36,9 @@ def gdr_register_guidance() -> Iterable[Guidance]:
 @hookimpl
 def gdr_register_routers() -> Iterable[Router]:
     """The routers `field`, `keyword`, `likelihood` and `fixed`."""
-    from gdr_plugin.routing import FieldRouter, FixedRouter, KeywordRouter, LikelihoodRouter
+    from gdr_plugin.routing import builtin_routers
 
-    return [FieldRouter(), KeywordRouter(), LikelihoodRouter(), FixedRouter()]
+    return builtin_routers()
 
 
 @hookimpl

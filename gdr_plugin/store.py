@@ -176,7 +176,7 @@ class LogprobStore:
 
 
 class StoredModel:
-    """A `LogprobModel` that asks the store by_key: only misses reach the model, and duplicates in one call do once.
+    """A `LogprobModel` that asks the store first: only misses reach the model, and duplicates in one call do once.
 
     Args:
         model: The model that computes.
