@@ -37,7 +37,7 @@ def main() -> None:
     from benchmarks import report
     from benchmarks.outcome import Plan
     from benchmarks.suite import Suite
-    from gdr_plugin.config import load_config
+    from gdr_plugin.config.load import load_config
 
     progress, start = Console(stderr=True), time.perf_counter()
 

@@ -132,7 +132,7 @@ class Server:
 
 def requests(count: int, seed: int) -> list[dict[str, Any]]:
     """One-item bodies: `GROUP` responses to each prompt in turn, every one of them new."""
-    from gdr_plugin.config import ModelSpec
+    from gdr_plugin.api.settings import ModelSpec
     from gdr_plugin.models.local.source import load_tokenizer, locate
 
     spec = ModelSpec(model=str(PAIR / "base.gguf"))

@@ -29,9 +29,10 @@ from benchmarks import methods
 from benchmarks.measure import Timing, alternate
 from benchmarks.methods import Method
 from benchmarks.work import Shape, Workload, flops, make, read_candidates
-from gdr_plugin.config import Limits, ModelSpec, load_config
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.config.load import load_config
 from gdr_plugin.models.local import LocalModel, open_local
-from gdr_plugin.models.local.rungs import Rung
+from gdr_plugin.models.local.strategies import Rung
 
 PAIR = Path(__file__).resolve().parent.parent / "examples" / "demo-pair" / "gdr.yaml"
 SHAPES = {

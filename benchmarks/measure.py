@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from benchmarks.methods import Method, PeerError
+from gdr_plugin.api.types import Logprobs
 from gdr_plugin.models.local.cpu import onednn_linear
-from gdr_plugin.types import Logprobs
 
 
 @dataclass

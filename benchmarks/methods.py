@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gdr_plugin.models.base import LogprobModel
+from gdr_plugin.api.models import LogprobModel
+from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local.engine import Engine
 from gdr_plugin.models.local.forward import Network
-from gdr_plugin.models.local.rungs import Rung
-from gdr_plugin.types import Logprobs, TokenSpan
+from gdr_plugin.models.local.strategies import Rung
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.methods import BATCH, Method, PeerError, parts_of
-from gdr_plugin.types import Logprobs, TokenSpan
+from gdr_plugin.api.types import Logprobs, TokenSpan
 
 HERE = Path(__file__).resolve().parent
 READY_S, ANSWER_S = 300, 900

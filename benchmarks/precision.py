@@ -32,12 +32,13 @@ from rich.table import Table
 
 from benchmarks.work import read_candidates
 from gdr_plugin import GuidedDensityRatio
-from gdr_plugin.config import Config, GuidanceSection, load_config
-from gdr_plugin.errors import ChatError
+from gdr_plugin.api.errors import ChatError
+from gdr_plugin.api.types import Sample
+from gdr_plugin.config.load import load_config
+from gdr_plugin.config.schema import Config, GuidanceSection
+from gdr_plugin.data.rows import parse_prompt
 from gdr_plugin.models.local import open_local
 from gdr_plugin.models.local.source import locate
-from gdr_plugin.preferences.read import parse_prompt
-from gdr_plugin.types import Sample
 
 PAIR = Path(__file__).resolve().parent.parent / "examples" / "demo-pair" / "gdr.yaml"
 BEST_OF = 8
@@ -126,7 +127,7 @@ def compare(
         Error's standard deviation and largest value (nats), pairs, share flipped, share flipped among those whose
         margin is over three standard deviations, groups, and share whose best stayed; None without pairs. With tokens
         also `token_error`: the root mean square of a margin's error over the square root of its pair's tokens, which is
-        what `gdr_plugin.precision.TOKEN_ERROR` holds.
+        what `gdr_plugin.arithmetic.noise.TOKEN_ERROR` holds.
     """
     error = other - truth
     known = error[np.isfinite(error)]

@@ -27,13 +27,14 @@ from rich.table import Table
 
 from benchmarks.work import Candidates, read_candidates
 from gdr_plugin import GuidedDensityRatio
-from gdr_plugin.config import Config, load_config
-from gdr_plugin.models.base import LogprobModel
+from gdr_plugin.api.models import LogprobModel
+from gdr_plugin.api.types import Logprobs, Message, Sample, TokenSpan
+from gdr_plugin.config.load import load_config
+from gdr_plugin.config.schema import Config
 from gdr_plugin.models.local import open_local
-from gdr_plugin.plugins import Plugins
-from gdr_plugin.resolve import resolve_names
+from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.reward.resolve import resolve_names
 from gdr_plugin.routing import RouterChain
-from gdr_plugin.types import Logprobs, Message, Sample, TokenSpan
 
 PAIR = Path(__file__).resolve().parent.parent / "examples" / "demo-pair" / "gdr.yaml"
 

@@ -13,10 +13,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from gdr_plugin.config import Limits, ModelSpec
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.data.rows import parse_prompt
 from gdr_plugin.models.local.source import load_tokenizer, locate
-from gdr_plugin.preferences.read import parse_prompt
-from gdr_plugin.preferences.sample import PolicySampler, Sampling
+from gdr_plugin.sampling.sample import PolicySampler, Sampling
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE.parent / "examples" / "demo-pair" / "base.gguf"

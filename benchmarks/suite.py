@@ -40,13 +40,15 @@ from benchmarks.work import (
     samples,
 )
 from gdr_plugin import GuidedDensityRatio
-from gdr_plugin.config import Config, Limits, ModelSpec
-from gdr_plugin.errors import ConfigError
+from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.api.types import Sample
+from gdr_plugin.config.schema import Config
 from gdr_plugin.models.local import LocalModel, beside, open_local
 from gdr_plugin.models.local.gguf import converted
-from gdr_plugin.models.local.rungs import Rung
-from gdr_plugin.store import LogprobStore, StoredModel
-from gdr_plugin.types import Sample
+from gdr_plugin.models.local.strategies import Rung
+from gdr_plugin.store.model import StoredModel
+from gdr_plugin.store.store import LogprobStore
 
 COLD = Limits(kv_cache_mb=0)
 """Guidance is not kept between calls, so that every run of ours does all of its work."""

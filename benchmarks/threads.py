@@ -25,7 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gdr_plugin.types import TokenSpan
+from gdr_plugin.api.types import TokenSpan
 
 ROOT = Path(__file__).resolve().parent.parent
 DTYPES = ("float32", "bfloat16")
@@ -164,7 +164,8 @@ def work(config: Path) -> None:
     os.dup2(2, 1)  # standard output belongs to the answers alone
     import torch
 
-    from gdr_plugin.config import Limits, ModelSpec, load_config
+    from gdr_plugin.api.settings import Limits, ModelSpec
+    from gdr_plugin.config.load import load_config
     from gdr_plugin.models.local import open_local
 
     spec = load_config(config).weak
@@ -228,7 +229,7 @@ def main() -> None:
         work(args.config)
         return
     from benchmarks.work import Shape, make, read_candidates
-    from gdr_plugin.config import load_config
+    from gdr_plugin.config.load import load_config
     from gdr_plugin.models.local import open_local
 
     progress, console = Console(stderr=True), Console(width=None if sys.stdout.isatty() else 100)

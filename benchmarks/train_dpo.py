@@ -48,7 +48,7 @@ class Pair:
 
 def read_pairs(path: Path, chat: Any, *, max_tokens: int) -> list[Pair]:
     """The pairs of a JSONL file that fit into a row of `max_tokens`, in the file's order."""
-    from gdr_plugin.preferences.read import parse_prompt
+    from gdr_plugin.data.rows import parse_prompt
 
     pairs = []
     with path.open(encoding="utf-8") as lines:
@@ -237,7 +237,7 @@ def main() -> None:
 
     from transformers import AutoModelForCausalLM
 
-    from gdr_plugin.config import ModelSpec
+    from gdr_plugin.api.settings import ModelSpec
     from gdr_plugin.models.local.model import open_local
 
     opened = open_local(ModelSpec(model=args.model, dtype=args.dtype, device="cpu"))

@@ -27,10 +27,11 @@ from rich.table import Table
 
 from benchmarks.measure import machine
 from benchmarks.work import Shape, make, read_candidates
-from gdr_plugin.config import ModelSpec, load_config
+from gdr_plugin.api.settings import ModelSpec
+from gdr_plugin.api.types import Logprobs, TokenSpan
+from gdr_plugin.config.load import load_config
 from gdr_plugin.models.local import LocalModel, beside, open_local, weights
 from gdr_plugin.models.local.engine import Engine
-from gdr_plugin.types import Logprobs, TokenSpan
 
 ROOT = Path(__file__).resolve().parent
 PAIR = ROOT.parent / "examples" / "demo-pair" / "gdr.yaml"

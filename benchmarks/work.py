@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdr_plugin.guidance import RenderedGuidance, apply, library, render
-from gdr_plugin.preferences.read import parse_prompt
-from gdr_plugin.types import Conversation, Sample, TokenSpan
+from gdr_plugin.api.guidance import RenderedGuidance
+from gdr_plugin.api.types import Conversation, Sample, TokenSpan
+from gdr_plugin.data.rows import parse_prompt
+from gdr_plugin.guidance import apply, library, render
 
 if TYPE_CHECKING:
-    from gdr_plugin.models.chat import Chat
+    from gdr_plugin.models.text.chat import Chat
 
 RESPONSES = Path(__file__).resolve().parent / "data" / "responses.jsonl"
 

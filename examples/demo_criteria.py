@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gdr_plugin import GuidedDensityRatio, Message, Sample, Score
-from gdr_plugin.config import Limits, ModelSpec
+from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.guidance import load_guidance_file
-from gdr_plugin.plugins import Plugins
+from gdr_plugin.plugins.registry import Plugins
 
 DATA = Path(__file__).resolve().parent / "data"
 Value = Callable[[Score], float]

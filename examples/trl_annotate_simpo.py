@@ -31,11 +31,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl_grpo import ASK, answers, show
 
-from gdr_plugin.config import Config, load_config
+from gdr_plugin.annotation.annotate import annotate
+from gdr_plugin.annotation.options import AnnotateOptions
+from gdr_plugin.config.load import load_config
+from gdr_plugin.config.schema import Config
 from gdr_plugin.models.local.gguf import converted
-from gdr_plugin.preferences.annotate import annotate
-from gdr_plugin.preferences.options import AnnotateOptions
-from gdr_plugin.preferences.sample import Sampling
+from gdr_plugin.sampling.sample import Sampling
 from gdr_trl import GDRReward
 
 HERE = Path(__file__).resolve().parent

@@ -29,7 +29,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
-from gdr_plugin.config import ModelSpec
+from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.models.local.gguf import converted
 from gdr_trl import GDRReward
 

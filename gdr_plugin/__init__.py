@@ -7,17 +7,17 @@ looked up at their first use.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from gdr_plugin.errors import GDRError
-from gdr_plugin.hookspecs import hookimpl
-from gdr_plugin.types import Message, Sample, Score
+from gdr_plugin.api.errors import GDRError
+from gdr_plugin.api.hooks import hookimpl
+from gdr_plugin.api.types import Message, Sample, Score
+from gdr_plugin.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from gdr_plugin.config import Config, load_config
-    from gdr_plugin.guidance import Exemplar, Guidance
-    from gdr_plugin.plugins import Plugins
-    from gdr_plugin.reward import GuidedDensityRatio
-
-__version__ = "0.1.0"
+    from gdr_plugin.api.guidance import Exemplar, Guidance
+    from gdr_plugin.config.load import load_config
+    from gdr_plugin.config.schema import Config
+    from gdr_plugin.plugins.registry import Plugins
+    from gdr_plugin.reward.reward import GuidedDensityRatio
 
 __all__ = [
     "Config",
@@ -34,12 +34,12 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Config": "gdr_plugin.config",
-    "Exemplar": "gdr_plugin.guidance",
-    "Guidance": "gdr_plugin.guidance",
-    "GuidedDensityRatio": "gdr_plugin.reward",
-    "Plugins": "gdr_plugin.plugins",
-    "load_config": "gdr_plugin.config",
+    "Config": "gdr_plugin.config.schema",
+    "Exemplar": "gdr_plugin.api.guidance",
+    "Guidance": "gdr_plugin.api.guidance",
+    "GuidedDensityRatio": "gdr_plugin.reward.reward",
+    "Plugins": "gdr_plugin.plugins.registry",
+    "load_config": "gdr_plugin.config.load",
 }
 """Public name -> the module that it comes from."""
 

@@ -7,21 +7,22 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from gdr_plugin.hookspecs import hookimpl
+from gdr_plugin.api.errors import UnknownSchemeError, unknown
+from gdr_plugin.api.hooks import hookimpl
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
-    from gdr_plugin.config import Limits, ModelSpec
-    from gdr_plugin.guidance import Guidance
-    from gdr_plugin.models.base import LogprobModel
-    from gdr_plugin.preferences.select import Selector
-    from gdr_plugin.routing import Router
-    from gdr_plugin.serve import ScoringService
+    from gdr_plugin.api.guidance import Guidance
+    from gdr_plugin.api.models import LogprobModel
+    from gdr_plugin.api.routers import Router
+    from gdr_plugin.api.selectors import Selector
+    from gdr_plugin.api.service import ScoringService
+    from gdr_plugin.api.settings import Limits, ModelSpec
 
-INTEGRATIONS = ("gdr_openrlhf",)
+_INTEGRATIONS = ("gdr_openrlhf",)
 """Our packages whose module `routes` has `routes(service) -> list[APIRouter]`, where they are installed."""
-SCHEMES = ("fake", "hf")
+_SCHEMES = ("fake", "hf")
 """The model schemes that `gdr_open_model` below takes."""
 
 
@@ -44,14 +45,17 @@ def gdr_register_routers() -> Iterable[Router]:
 @hookimpl
 def gdr_register_selectors() -> Iterable[Selector]:
     """The selectors of `gdr annotate`."""
-    from gdr_plugin.preferences.select import builtin_selectors
+    from gdr_plugin.annotation.selectors import builtin_selectors
 
     return builtin_selectors()
 
 
 @hookimpl(trylast=True)
-def gdr_open_model(spec: ModelSpec, limits: Limits) -> LogprobModel | None:
-    """Local models (`hf`) and the fake model (`fake`); only the backend that is needed is imported."""
+def gdr_open_model(spec: ModelSpec, limits: Limits) -> LogprobModel:
+    """Local models (`hf`) and the fake model (`fake`); only the backend that is needed is imported.
+
+    Asked last, so no backend knows another scheme: that is an `UnknownSchemeError`.
+    """
     if spec.scheme == "fake":
         from gdr_plugin.models.fake import FakeModel
 
@@ -60,7 +64,7 @@ def gdr_open_model(spec: ModelSpec, limits: Limits) -> LogprobModel | None:
         from gdr_plugin.models.local import open_local
 
         return open_local(spec, limits)
-    return None
+    raise UnknownSchemeError(f"model {spec.model!r}: {unknown('scheme', spec.scheme, _SCHEMES)}")
 
 
 @hookimpl
@@ -69,7 +73,7 @@ def gdr_serve_routes(service: ScoringService) -> Iterable[APIRouter]:
     from gdr_plugin.serve import native, vllm
 
     routers = [native.router(service), vllm.router(service)]
-    for integration in INTEGRATIONS:
+    for integration in _INTEGRATIONS:
         if find_spec(integration) and find_spec(f"{integration}.routes"):
             routers += import_module(f"{integration}.routes").routes(service)
     return routers

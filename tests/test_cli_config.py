@@ -12,8 +12,9 @@ import yaml
 
 from gdr_plugin.cli import main
 from gdr_plugin.cli.init import template
-from gdr_plugin.config import Config, fingerprint, load_config, parse_config
-from gdr_plugin.configcheck import model_in
+from gdr_plugin.config.load import fingerprint, load_config, parse_config
+from gdr_plugin.config.messages import model_in
+from gdr_plugin.config.schema import Config
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_debug_shows_the_traceback_and_the_line(gdr, tmp_path: Path, monkeypatch
 
 
 def test_a_defect_is_one_line_and_exit_code_1(gdr, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gdr_plugin.plugins import Plugins
+    from gdr_plugin.plugins.registry import Plugins
 
     def broken(self: Plugins) -> None:
         raise RuntimeError("a defect\nof ours")

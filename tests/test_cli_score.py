@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from gdr_plugin.api.types import Message, Sample
 from gdr_plugin.cli import main
-from gdr_plugin.preferences.score import PIPE_WINDOW
-from gdr_plugin.reward import GuidedDensityRatio
-from gdr_plugin.types import Message, Sample
+from gdr_plugin.reward.reward import GuidedDensityRatio
+from gdr_plugin.scoring.rows import PIPE_WINDOW
 
 CONFIG = """
 strong: "fake:a"

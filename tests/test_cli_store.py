@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from gdr_plugin.api.types import TokenSpan
 from gdr_plugin.cli import main
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.store import LogprobStore
-from gdr_plugin.types import TokenSpan
+from gdr_plugin.store.store import LogprobStore
 
 Gdr = Callable[..., tuple[int, str, str]]
 

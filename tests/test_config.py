@@ -10,8 +10,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from gdr_plugin.config import Config, ModelSpec, fingerprint, load_config, parse_config
-from gdr_plugin.errors import ConfigError
+from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.settings import ModelSpec
+from gdr_plugin.config.load import fingerprint, load_config, parse_config
+from gdr_plugin.config.schema import Config
 
 PAIR: dict[str, Any] = {"strong": "fake:a", "weak": "fake:b"}
 

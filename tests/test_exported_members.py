@@ -36,9 +36,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_lazy_names_are_the_modules_own_objects() -> None:
-    from gdr_plugin.config import load_config
-    from gdr_plugin.plugins import Plugins
-    from gdr_plugin.reward import GuidedDensityRatio
+    from gdr_plugin.config.load import load_config
+    from gdr_plugin.plugins.registry import Plugins
+    from gdr_plugin.reward.reward import GuidedDensityRatio
 
     assert gdr_plugin.load_config is load_config
     assert gdr_plugin.Plugins is Plugins

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from gdr_plugin import GuidedDensityRatio
-from gdr_plugin.config import parse_config
-from gdr_plugin.types import Message, Sample
+from gdr_plugin.api.types import Message, Sample
+from gdr_plugin.config.load import parse_config
 
 SAMPLES = [
     Sample((Message("user", prompt),), response)

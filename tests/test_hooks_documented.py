@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gdr_plugin import builtin, hookspecs
+from gdr_plugin import builtin
+from gdr_plugin.api import hooks as hookspecs
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -25,7 +25,7 @@ def loaded_after(code: str) -> set[str]:
     "code",
     [
         "import gdr_plugin",
-        "import gdr_plugin.plugins; gdr_plugin.plugins.Plugins(entry_points=False)",
+        "import gdr_plugin.plugins.registry; gdr_plugin.plugins.registry.Plugins(entry_points=False)",
         "import gdr_plugin; gdr_plugin.Config; gdr_plugin.Guidance; gdr_plugin.load_config",
         "from gdr_plugin.cli import main; main(['--help'])",
         "from gdr_plugin.cli import main; main(['--version'])",
@@ -41,7 +41,7 @@ def test_nothing_heavy_is_imported(code: str) -> None:
     [
         "import gdr_plugin; gdr_plugin.GuidedDensityRatio",
         "from gdr_plugin.cli import main; main(['plugins'])",
-        "from gdr_plugin import Plugins; from gdr_plugin.config import *; "
+        "from gdr_plugin import Plugins; from gdr_plugin.config.schema import *; "
         "Plugins(entry_points=False).open_model(ModelSpec(model='fake:a'), Limits())",
     ],
 )

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from gdr_plugin import Guidance, hookimpl
-from gdr_plugin.config import Limits, ModelSpec
-from gdr_plugin.errors import ConfigError, ModelError, PluginError
-from gdr_plugin.hookspecs import HOOKS
+from gdr_plugin.api.errors import ConfigError, ModelError, PluginError
+from gdr_plugin.api.hooks import HOOKS
+from gdr_plugin.api.routers import RoutingContext
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.api.types import Sample
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.plugins import Plugins
-from gdr_plugin.routing import RoutingContext
-from gdr_plugin.types import Sample
+from gdr_plugin.plugins.registry import Plugins
 
 LIMITS = Limits()
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.config import parse_config
-from gdr_plugin.precision import SURE, TOKEN_ERROR, RewardNoise
-from gdr_plugin.preferences.annotate import annotate
+from gdr_plugin.annotation.annotate import annotate
+from gdr_plugin.arithmetic.noise import SURE, TOKEN_ERROR, RewardNoise
+from gdr_plugin.config.load import parse_config
 
 
 def test_the_coarser_precision_counts_and_an_unknown_one_leaves_it_open() -> None:

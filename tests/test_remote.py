@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.config import Config, parse_config
-from gdr_plugin.errors import ConfigError, DataError, ModelError
-from gdr_plugin.remote import ROWS, RemoteRatio
-from gdr_plugin.reward import GuidedDensityRatio
-from gdr_plugin.types import Message, Sample
+from gdr_plugin.api.errors import ConfigError, DataError, ModelError
+from gdr_plugin.api.types import Message, Sample
+from gdr_plugin.config.load import parse_config
+from gdr_plugin.config.schema import Config
+from gdr_plugin.reward.remote import ROWS, RemoteRatio
+from gdr_plugin.reward.reward import GuidedDensityRatio
 
 CONFIG: dict[str, Any] = {
     "strong": "fake:a",
@@ -43,12 +44,12 @@ def server(config: Config) -> Iterator[str]:
     """A real `gdr serve` with a token, on a port of its own."""
     import uvicorn
 
-    from gdr_plugin.plugins import Plugins
-    from gdr_plugin.serve import ScoringService, ServeSettings
+    from gdr_plugin.plugins.registry import Plugins
+    from gdr_plugin.serve import BatchingService, ServeSettings
     from gdr_plugin.serve.app import create_app
 
     settings = ServeSettings(token="secret", max_wait_ms=1)
-    app = create_app(ScoringService(GuidedDensityRatio.from_config(config), settings), Plugins())
+    app = create_app(BatchingService(GuidedDensityRatio.from_config(config), settings), Plugins())
     running = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
@@ -107,7 +108,7 @@ def stand() -> Iterator[Callable[[Reply], tuple[str, list[str]]]]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long the client would have slept."""
     slept: list[float] = []
-    monkeypatch.setattr("gdr_plugin.remote.time.sleep", slept.append)
+    monkeypatch.setattr("gdr_plugin.reward.remote.time.sleep", slept.append)
     return slept
 
 

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gdr_plugin.config import Limits, ModelSpec, parse_config
-from gdr_plugin.errors import ChatError, ConfigError, EngineWarning
-from gdr_plugin.guidance import Exemplar, Guidance, apply, render
+from gdr_plugin.api.errors import ChatError, ConfigError, EngineWarning
+from gdr_plugin.api.guidance import Exemplar, Guidance
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.api.types import Conversation, Logprobs, Message, Sample, TokenSpan
+from gdr_plugin.config.load import parse_config
+from gdr_plugin.guidance import apply, render
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.reward import GuidedDensityRatio
+from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.routing import RouterChain
-from gdr_plugin.types import Conversation, Logprobs, Message, Sample, TokenSpan
 
 GUIDANCE = Guidance("short", "Answer in one sentence.", (Exemplar("e1", "Hi?", "Hello.", "Well, hello...", "Brief."),))
 

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdr_plugin.config import Reduction
-from gdr_plugin.reward import GuidedDensityRatio
-from gdr_plugin.steps import Step, cut, step_rewards
-from gdr_plugin.types import Message, Sample, Score
+from gdr_plugin.api.types import Message, Reduction, Sample, Score
+from gdr_plugin.arithmetic.steps import Step, cut, step_rewards
+from gdr_plugin.reward.reward import GuidedDensityRatio
 
 PROMPT = (Message("user", "Add 17 and 25."),)
 ANSWER = "First add the tens: 30.\n\nThen the units: 12 — zwölf.\n  So it is 42. 👍"

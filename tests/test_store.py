@@ -17,13 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdr_plugin.errors import StoreError
-from gdr_plugin.models.base import LogprobModel
+from gdr_plugin.api.errors import StoreError
+from gdr_plugin.api.models import LogprobModel
+from gdr_plugin.api.types import Logprobs, Message, Sample, TokenSpan
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.reward import GuidedDensityRatio
+from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.routing import RouterChain
-from gdr_plugin.store import LogprobStore, StoredModel, span_keys
-from gdr_plugin.types import Logprobs, Message, Sample, TokenSpan
+from gdr_plugin.store.model import StoredModel
+from gdr_plugin.store.store import LogprobStore, span_keys
 
 
 def spans(count: int, *, length: int = 5, context: int = 7) -> list[TokenSpan]:

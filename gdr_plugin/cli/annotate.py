@@ -11,7 +11,7 @@ import typer
 from gdr_plugin.cli.main import app
 
 if TYPE_CHECKING:
-    from gdr_plugin.preferences.annotate import Annotated as Result
+    from gdr_plugin.annotation.annotate import Annotated as Result
 
 
 @app.command()
@@ -60,12 +60,12 @@ def annotate(
     ] = False,
 ) -> None:
     """Make a preference data set from prompts: draw or take responses, score them, pick chosen and rejected."""
+    from gdr_plugin.annotation.annotate import annotate as run
+    from gdr_plugin.annotation.filters import Filters
+    from gdr_plugin.annotation.options import AnnotateOptions
     from gdr_plugin.cli.progress import progress_bars
-    from gdr_plugin.preferences.annotate import annotate as run
-    from gdr_plugin.preferences.filters import Filters
-    from gdr_plugin.preferences.options import AnnotateOptions
-    from gdr_plugin.preferences.read import parse_columns
-    from gdr_plugin.preferences.sample import Sampling
+    from gdr_plugin.data.sources import parse_columns
+    from gdr_plugin.sampling.sample import Sampling
 
     options = AnnotateOptions(
         select=select,

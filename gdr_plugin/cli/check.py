@@ -11,9 +11,10 @@ import typer
 from gdr_plugin.cli.main import app
 
 if TYPE_CHECKING:
-    from gdr_plugin.config import Config, ModelSpec
-    from gdr_plugin.models.base import LogprobModel
-    from gdr_plugin.reward import GuidedDensityRatio
+    from gdr_plugin.api.models import LogprobModel
+    from gdr_plugin.api.settings import ModelSpec
+    from gdr_plugin.config.schema import Config
+    from gdr_plugin.reward.reward import GuidedDensityRatio
 
 _QUESTION = "How many days are there in a leap year?"
 _ANSWERS = ("A leap year has 366 days.", "purple monday the of seventeen")
@@ -29,13 +30,13 @@ def check(
 ) -> None:
     """Validate a gdr.yaml and say what it would load."""
     from gdr_plugin.cli.show import print_json
-    from gdr_plugin.config import fingerprint, load_config
-    from gdr_plugin.resolve import resolve_names
+    from gdr_plugin.config.load import fingerprint, load_config
+    from gdr_plugin.reward.resolve import resolve_names
 
     checked = load_config(config)
     plugins = ctx.obj.plugins()
     resolved = resolve_names(checked, plugins, origin=str(config))
-    from gdr_plugin.reward import GuidedDensityRatio  # after the quick checks, since it takes longer to import
+    from gdr_plugin.reward.reward import GuidedDensityRatio  # after the quick checks, since it takes longer to import
 
     # A probe has no place in the store, and a check should not make the file.
     ratio = GuidedDensityRatio.from_config(checked.model_copy(update={"store": None}), plugins=plugins)
@@ -104,9 +105,9 @@ def _guidance(config: Config, ratio: GuidedDensityRatio) -> dict[str, Any]:
 
 def _extra_tokens(side: str, model: LogprobModel, ratio: GuidedDensityRatio, domain: str) -> int:
     """Tokens of context with the domain's guidance, less those without."""
-    from gdr_plugin.errors import ChatError
+    from gdr_plugin.api.errors import ChatError
+    from gdr_plugin.api.types import Message
     from gdr_plugin.guidance import apply
-    from gdr_plugin.types import Message
 
     question = (Message("user", _QUESTION),)
     try:
@@ -128,8 +129,8 @@ def _store(config: Config) -> dict[str, Any] | None:
 
 def _probe(ratio: GuidedDensityRatio) -> dict[str, Any]:
     """Load both models and score two answers."""
-    from gdr_plugin.errors import ModelError
-    from gdr_plugin.types import Message, Sample
+    from gdr_plugin.api.errors import ModelError
+    from gdr_plugin.api.types import Message, Sample
 
     start = time.perf_counter()
     question = (Message("user", _QUESTION),)

@@ -59,11 +59,11 @@ def evaluate(
 
     Every text is scored once; what was scored is kept in the store, so a run that stopped goes on.
     """
+    from gdr_plugin.api.errors import ConfigError, DataError
     from gdr_plugin.cli.progress import progress_bars
     from gdr_plugin.cli.show import print_json
-    from gdr_plugin.errors import ConfigError, DataError
+    from gdr_plugin.data.sources import parse_columns
     from gdr_plugin.evaluation import run
-    from gdr_plugin.preferences.read import parse_columns
 
     outputs = run.Outputs(html=html, rows=rows, plot=plot)
     if controllability:

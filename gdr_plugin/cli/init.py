@@ -34,7 +34,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
 ) -> None:
     """Write a commented gdr.yaml with every setting."""
-    from gdr_plugin.errors import OutputError
+    from gdr_plugin.api.errors import OutputError
 
     if path.is_dir():
         path = path / "gdr.yaml"
@@ -59,7 +59,7 @@ def template(strong: str = STRONG, weak: str = WEAK, *, name: str = "gdr.yaml") 
     Returns:
         YAML with every key of the schema: explanations behind `# `, optional keys behind `#`.
     """
-    from gdr_plugin.config import Config
+    from gdr_plugin.config.schema import Config
 
     lines = list(_comment(_HEAD.format(name=name), ""))
     for key, info in Config.model_fields.items():
@@ -102,7 +102,7 @@ def _explained(info: FieldInfo) -> str:
 
 
 def _section(info: FieldInfo) -> type[BaseModel] | None:
-    from gdr_plugin.configcheck import model_in
+    from gdr_plugin.config.messages import model_in
 
     return model_in(info.annotation)
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from gdr_plugin import __version__
-from gdr_plugin.errors import GDRError
+from gdr_plugin.api.errors import GDRError
+from gdr_plugin.version import __version__
 
 if TYPE_CHECKING:
-    from gdr_plugin.plugins import Plugins
+    from gdr_plugin.plugins.registry import Plugins
 
 COMMANDS = (
     *("init", "check", "score", "explain", "annotate", "evaluate", "pairs", "tune"),
@@ -66,7 +66,7 @@ class Settings:
 
     def plugins(self) -> Plugins:
         """Load the plugins: built-in, installed, and those given with `--plugin`."""
-        from gdr_plugin.plugins import Plugins
+        from gdr_plugin.plugins.registry import Plugins
 
         return Plugins(*self.plugin_files)
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gdr_plugin.api.types import Reduction
 from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
-from gdr_plugin.config import Reduction
 
 if TYPE_CHECKING:
     from gdr_plugin.evaluation.pairs.report import PairsReport
@@ -69,10 +69,10 @@ def pairs(
     """Judge every ordered pair of some models as a reward; each model scores each text once."""
     from gdr_plugin.cli.progress import progress_bars
     from gdr_plugin.cli.show import print_json
+    from gdr_plugin.data.sources import parse_columns
     from gdr_plugin.evaluation.pairs.page import save_plots, to_html
     from gdr_plugin.evaluation.pairs.run import PairsOptions, compare_pairs
-    from gdr_plugin.preferences.read import parse_columns
-    from gdr_plugin.preferences.work import atomic
+    from gdr_plugin.files import atomic
 
     *models, data = arguments
     chosen = PairsOptions(
@@ -104,8 +104,8 @@ def pairs(
 
 def _check_outputs(html: Path | None, plots: Path | None, inputs: list[str | Path | None]) -> None:
     """Refuse outputs that cannot be written, or that would replace an input, before hours of scoring."""
-    from gdr_plugin.errors import OutputError
-    from gdr_plugin.evaluation.checks import check_output
+    from gdr_plugin.api.errors import OutputError
+    from gdr_plugin.files import check_output
     from gdr_plugin.report.plots import check_plots
 
     if plots is not None:

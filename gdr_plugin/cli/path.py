@@ -8,8 +8,8 @@ from typing import Annotated, Final
 
 import typer
 
+from gdr_plugin.api.errors import ConfigError, unknown
 from gdr_plugin.cli.main import app
-from gdr_plugin.errors import ConfigError, unknown
 
 FILES: Final = {"openrlhf": ("reward_func", "agent")}
 """Integration -> its modules that are given to a framework as files."""

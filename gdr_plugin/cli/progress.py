@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gdr_plugin.preferences.score import Progress
+    from gdr_plugin.progress import Progress
 
 
 @contextlib.contextmanager

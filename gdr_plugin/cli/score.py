@@ -49,10 +49,10 @@ def score(
     ] = False,
 ) -> None:
     """Reward given responses. Writes one JSON line for each row, in order; reward is null where there is a reason."""
+    from gdr_plugin.api.errors import DataError
     from gdr_plugin.cli.progress import progress_bars
-    from gdr_plugin.errors import DataError
-    from gdr_plugin.preferences.read import STDIN, parse_columns
-    from gdr_plugin.preferences.score import score_rows
+    from gdr_plugin.data.sources import STDIN, parse_columns
+    from gdr_plugin.scoring.rows import score_rows
 
     if rows == STDIN and sys.stdin.isatty():
         raise DataError("name an input file, or pipe JSON lines into standard input")
@@ -74,7 +74,7 @@ def score(
 
 def _delimiter(steps: str | None) -> str | None:
     """What --steps means: shells have no easy way to write a line break."""
-    from gdr_plugin.errors import ConfigError
+    from gdr_plugin.api.errors import ConfigError
 
     if steps == "":
         raise ConfigError("--steps is empty: give line, or the text that ends a step")
@@ -84,8 +84,8 @@ def _delimiter(steps: str | None) -> str | None:
 @contextlib.contextmanager
 def _writer(out: Path | None, source: str) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
     """Where output rows go: standard output, or a file that appears when the block ends well."""
-    from gdr_plugin.errors import OutputError
-    from gdr_plugin.preferences.work import atomic
+    from gdr_plugin.api.errors import OutputError
+    from gdr_plugin.files import atomic
 
     if out is None:
         yield lambda rows: _write(sys.stdout, rows)

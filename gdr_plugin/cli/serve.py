@@ -40,9 +40,9 @@ def serve(
     access_log: Annotated[bool, typer.Option("--access-log", help="Log every request on standard error.")] = False,
 ) -> None:
     """Serve rewards over HTTP until SIGTERM."""
-    from gdr_plugin.config import load_config
-    from gdr_plugin.errors import ConfigError
-    from gdr_plugin.serve import ScoringService, ServeSettings
+    from gdr_plugin.api.errors import ConfigError
+    from gdr_plugin.config.load import load_config
+    from gdr_plugin.serve import BatchingService, ServeSettings
     from gdr_plugin.serve.run import is_loopback, listen
     from gdr_plugin.serve.run import serve as run
 
@@ -64,11 +64,11 @@ def serve(
         raise ConfigError(f"{config}: a server keeps both models in memory: set load to together")
     # First of all: from now on clients connect and wait. OpenRLHF's gives a closed port five seconds.
     bound = listen(host, port)
-    from gdr_plugin.reward import GuidedDensityRatio
+    from gdr_plugin.reward.reward import GuidedDensityRatio
     from gdr_plugin.serve.app import create_app
 
     plugins = ctx.obj.plugins()
-    service = ScoringService(GuidedDensityRatio.from_config(checked, plugins=plugins), settings)
+    service = BatchingService(GuidedDensityRatio.from_config(checked, plugins=plugins), settings)
     served = create_app(service, plugins)
     if not is_loopback(host) and settings.token is None:
         print(f"gdr: warning: {host} is reachable from elsewhere and there is no --token", file=sys.stderr)

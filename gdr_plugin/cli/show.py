@@ -9,7 +9,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdr_plugin.evaluation.sheets import Sheet
+    from gdr_plugin.report.tables import Sheet
 
 _TEXT_WIDTH = 120
 """Columns of a paragraph."""

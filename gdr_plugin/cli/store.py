@@ -12,7 +12,7 @@ import typer
 from gdr_plugin.cli.main import app
 
 if TYPE_CHECKING:
-    from gdr_plugin.store import LogprobStore
+    from gdr_plugin.store.store import LogprobStore
 
 store = typer.Typer(name="store", no_args_is_help=True, help="The log-prob store: info and prune.")
 app.add_typer(store)
@@ -78,7 +78,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Delete log-probs that are no longer needed. Conditions add up: what goes fits all that are given."""
-    from gdr_plugin.errors import ConfigError
+    from gdr_plugin.api.errors import ConfigError
 
     if older_than is None and model is None and max_size is None:
         raise ConfigError("say what to prune: --older-than 30d, --model NAME or --max-size 2GB")
@@ -92,9 +92,9 @@ def prune(
 
 def _open(path: Path) -> LogprobStore:
     """The store at `path` or named by the gdr.yaml there; never makes one."""
-    from gdr_plugin.config import load_config
-    from gdr_plugin.errors import ConfigError, StoreError
-    from gdr_plugin.store import LogprobStore
+    from gdr_plugin.api.errors import ConfigError, StoreError
+    from gdr_plugin.config.load import load_config
+    from gdr_plugin.store.store import LogprobStore
 
     if path.suffix.lower() in (".yaml", ".yml"):
         section = load_config(path).store
@@ -107,7 +107,7 @@ def _open(path: Path) -> LogprobStore:
 
 
 def _days(text: str | None) -> int | None:
-    from gdr_plugin.errors import ConfigError
+    from gdr_plugin.api.errors import ConfigError
 
     if text is None:
         return None
@@ -118,7 +118,7 @@ def _days(text: str | None) -> int | None:
 
 
 def _bytes(text: str | None) -> int | None:
-    from gdr_plugin.errors import ConfigError
+    from gdr_plugin.api.errors import ConfigError
 
     if text is None:
         return None

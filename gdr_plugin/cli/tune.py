@@ -64,7 +64,7 @@ def tune(
     """Find the guidance for a domain from labelled pairs, and say on held-out pairs whether it helps."""
     from gdr_plugin.cli.progress import progress_bars
     from gdr_plugin.cli.show import print_json
-    from gdr_plugin.preferences.read import parse_columns
+    from gdr_plugin.data.sources import parse_columns
     from gdr_plugin.tuning.tune import TuneOptions
     from gdr_plugin.tuning.tune import tune as run
 

@@ -10,19 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gdr_plugin.config import Config, load_config
-from gdr_plugin.errors import OutputError
+from gdr_plugin.api.errors import OutputError
+from gdr_plugin.config.load import load_config
+from gdr_plugin.config.schema import Config
+from gdr_plugin.data.items import Data, load_items
 from gdr_plugin.evaluation.ablations import report as ablations_report
 from gdr_plugin.evaluation.ablations.ablate import ablate
-from gdr_plugin.evaluation.checks import check_output, domain_check
-from gdr_plugin.evaluation.items import Data, load_items
-from gdr_plugin.evaluation.scoring import Progress
 from gdr_plugin.evaluation.summary import Report, evaluate_items
-from gdr_plugin.plugins import Plugins
-from gdr_plugin.preferences.work import atomic, dumps
-from gdr_plugin.resolve import resolve_names
-from gdr_plugin.reward import GuidedDensityRatio
-from gdr_plugin.store import DEFAULT_STORE, StoredModel
+from gdr_plugin.files import atomic, check_output, dumps
+from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.progress import Progress
+from gdr_plugin.reward.resolve import resolve_names
+from gdr_plugin.reward.reward import GuidedDensityRatio
+from gdr_plugin.scoring.items import domain_check
+from gdr_plugin.store.model import StoredModel
+from gdr_plugin.store.store import DEFAULT_STORE
 
 
 @dataclass(frozen=True, slots=True)

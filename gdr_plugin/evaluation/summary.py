@@ -12,14 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gdr_plugin.config import Reduction
-from gdr_plugin.evaluation.benchmarks import STYLES
-from gdr_plugin.evaluation.judging import Comparison
-from gdr_plugin.evaluation.metrics import Measures, Part, lengths, measure, rewards
-from gdr_plugin.evaluation.scoring import REDUCTIONS, Progress, score_items
-from gdr_plugin.evaluation.sheets import estimate_json
-from gdr_plugin.evaluation.types import Item, ItemScores
-from gdr_plugin.reward import GuidedDensityRatio
+from gdr_plugin.api.types import Reduction
+from gdr_plugin.arithmetic.reduction import REDUCTIONS
+from gdr_plugin.data.item import Item, ItemScores
+from gdr_plugin.evaluation.measures.benchmarks import STYLES
+from gdr_plugin.evaluation.measures.item_rules import Comparison
+from gdr_plugin.evaluation.measures.metrics import Measures, Part, lengths, measure, rewards
+from gdr_plugin.progress import Progress
+from gdr_plugin.report.tables import estimate_json
+from gdr_plugin.reward.reward import GuidedDensityRatio
+from gdr_plugin.scoring.items import score_items
 
 if TYPE_CHECKING:
     from gdr_plugin.evaluation.ablations.ablate import Ablations

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gdr_plugin.evaluation.sheets import Cell, Sheet, estimate_text
-from gdr_plugin.evaluation.statistics import Estimate
+from gdr_plugin.arithmetic.statistics import Estimate
 from gdr_plugin.evaluation.summary import Report
 from gdr_plugin.evaluation.summary_tables import facts, tables
 from gdr_plugin.report.page import Raw, page, table
+from gdr_plugin.report.tables import Cell, Sheet, estimate_text
 
 _STYLE = """
 .bar { width: 9rem; height: 1rem; vertical-align: middle; margin-right: .6rem; }

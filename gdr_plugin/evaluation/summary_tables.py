@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gdr_plugin.evaluation.benchmarks import STYLES
-from gdr_plugin.evaluation.metrics import Measures, Part
-from gdr_plugin.evaluation.scoring import UNITS
-from gdr_plugin.evaluation.sheets import Cell, Sheet, estimate_text
-from gdr_plugin.evaluation.statistics import Estimate
+from gdr_plugin.arithmetic.reduction import UNITS
+from gdr_plugin.arithmetic.statistics import Estimate
+from gdr_plugin.evaluation.measures.benchmarks import STYLES
+from gdr_plugin.evaluation.measures.metrics import Measures, Part
 from gdr_plugin.evaluation.summary import Report
+from gdr_plugin.report.tables import Cell, Sheet, estimate_text
 
 NAMES = {"sum": "sum", "mean": "mean", "per_byte": "per byte", "tokens": "tokens"}
 

@@ -1,8 +1,8 @@
 """Guidance: what a good answer is in a domain, as data, and how it gets into a prompt's system turn."""
 
+from gdr_plugin.api.guidance import NO_GUIDANCE, Exemplar, Guidance, RenderedGuidance
 from gdr_plugin.guidance.load import library, load_guidance_file
 from gdr_plugin.guidance.render import apply, render
-from gdr_plugin.guidance.types import NO_GUIDANCE, Exemplar, Guidance, RenderedGuidance
 
 __all__ = [
     "NO_GUIDANCE",

@@ -26,9 +26,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from gdr_plugin.errors import ConfigError, unknown
-from gdr_plugin.guidance.types import Exemplar, Guidance
-from gdr_plugin.yamlfile import parse_yaml, read_yaml
+from gdr_plugin.api.errors import ConfigError, unknown
+from gdr_plugin.api.guidance import Exemplar, Guidance
+from gdr_plugin.config.yamlfile import parse_yaml, read_yaml
 
 __all__ = ["library", "load_guidance_file"]
 

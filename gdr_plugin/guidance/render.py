@@ -1,4 +1,4 @@
-"""Guidance to text, and text into a conversation. Knows no tokenizer: `gdr_plugin.models.chat` renders the result.
+"""Guidance to text, and text into a conversation. Knows no tokenizer: `gdr_plugin.models.text.chat` renders the result.
 
 The guidance stands first in the system turn and depends on nothing but the guidance, its switches and the seed, so all
 prompts of a domain begin with the same tokens and a model reads them once.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 
-from gdr_plugin.errors import ConfigError
-from gdr_plugin.guidance.types import NO_GUIDANCE, Exemplar, Guidance, RenderedGuidance
-from gdr_plugin.types import Conversation, Message
+from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.guidance import NO_GUIDANCE, Exemplar, Guidance, RenderedGuidance
+from gdr_plugin.api.types import Conversation, Message
 
 __all__ = ["apply", "render"]
 

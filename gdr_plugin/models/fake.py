@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from gdr_plugin.config import Limits
-from gdr_plugin.errors import ChatError
-from gdr_plugin.models.base import ChatFormat
-from gdr_plugin.types import Conversation, Logprobs, TokenSpan
+from gdr_plugin.api.errors import ChatError
+from gdr_plugin.api.models import ChatFormat
+from gdr_plugin.api.settings import Limits
+from gdr_plugin.api.types import Conversation, Logprobs, TokenSpan
 
 VERSION = "1"
 """Part of every identity: raise it when the hash changes, so that stored log-probs of the old one miss."""

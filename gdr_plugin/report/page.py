@@ -44,22 +44,23 @@ def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
     # What a browser hashes is the element's whole text, without the template's line breaks around it.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     allowed = f"'sha256-{digest}'" if script else "'none'"
-    document = _environment().get_template("page.html")
+    document = _environment("gdr_plugin.report").get_template("page.html")
     text = document.render(title=title, body=body, style=Raw(style), script=Raw(script), allowed=Raw(allowed))
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)  # half a character cannot be written to a file
 
 
-def render(template: str, **values: object) -> Raw:
-    """Fill a template of `gdr_plugin/report/templates`; every value is escaped unless it is `Raw`.
+def render(template: str, *, package: str = "gdr_plugin.report", **values: object) -> Raw:
+    """Fill a template; every value is escaped unless it is `Raw`.
 
     Args:
         template: The file's name, as in `explain.html`.
+        package: The package whose folder `templates` holds it.
         values: What the template names.
 
     Returns:
         Trusted HTML.
     """
-    return Raw(_environment().get_template(template).render(**values))
+    return Raw(_environment(package).get_template(template).render(**values))
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str) -> Raw:
@@ -88,11 +89,11 @@ def _is_number(cell: object) -> bool:
 
 
 @cache
-def _environment() -> Environment:
+def _environment(package: str) -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
-        loader=PackageLoader("gdr_plugin.report"),
+        loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from gdr_plugin.errors import MissingDependencyError, OutputError
+from gdr_plugin.api.errors import MissingDependencyError, OutputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from gdr_plugin.evaluation.statistics import Estimate
+    from gdr_plugin.arithmetic.statistics import Estimate
 
 __all__ = ["FORMATS", "check_plots", "estimates", "heatmap", "image", "save", "scatter"]
 

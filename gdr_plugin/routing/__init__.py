@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gdr_plugin.routing.base import Router, RoutingContext
+from gdr_plugin.api.routers import Router, RoutingContext
 from gdr_plugin.routing.chain import Routed, RouterChain
 from gdr_plugin.routing.field import FieldRouter
 from gdr_plugin.routing.fixed import FixedRouter

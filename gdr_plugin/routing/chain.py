@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from gdr_plugin.errors import ChatError, ConfigError, DataError, DomainError, PluginError, unknown
-from gdr_plugin.routing.base import Router, RoutingContext
-from gdr_plugin.types import Sample
+from gdr_plugin.api.errors import ChatError, ConfigError, DataError, DomainError, PluginError, unknown
+from gdr_plugin.api.routers import Router, RoutingContext
+from gdr_plugin.api.types import Sample
 
 __all__ = ["DEFAULT", "Routed", "RouterChain"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gdr_plugin.errors import ConfigError, DomainError, unknown
-from gdr_plugin.routing.base import RoutingContext, options_error
-from gdr_plugin.types import Sample
+from gdr_plugin.api.errors import ConfigError, DomainError, unknown
+from gdr_plugin.api.routers import RoutingContext, options_error
+from gdr_plugin.api.types import Sample
 
 __all__ = ["FieldRouter"]
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from gdr_plugin.errors import ConfigError, unknown
-from gdr_plugin.routing.base import RoutingContext, options_error
+from gdr_plugin.api.errors import ConfigError, unknown
+from gdr_plugin.api.routers import RoutingContext, options_error
+from gdr_plugin.api.types import Sample
+from gdr_plugin.config.yamlfile import parse_yaml
 from gdr_plugin.routing.rules import KeywordRules, load_rules
 from gdr_plugin.routing.text import all_user_turns, last_user_turn
-from gdr_plugin.types import Sample
-from gdr_plugin.yamlfile import parse_yaml
 
 __all__ = ["KeywordRouter"]
 

@@ -30,12 +30,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gdr_plugin.errors import ConfigError, ModelError
+from gdr_plugin.api.errors import ConfigError, ModelError
+from gdr_plugin.api.models import LogprobModel
+from gdr_plugin.api.routers import RoutingContext, options_error
+from gdr_plugin.api.types import Conversation, Message, Sample
 from gdr_plugin.guidance import library
-from gdr_plugin.models.base import LogprobModel
-from gdr_plugin.routing.base import RoutingContext, options_error
 from gdr_plugin.routing.text import last_user_turn
-from gdr_plugin.types import Conversation, Message, Sample
 
 __all__ = ["LikelihoodRouter"]
 

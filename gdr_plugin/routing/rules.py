@@ -24,9 +24,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gdr_plugin.errors import ConfigError, unknown
+from gdr_plugin.api.errors import ConfigError, unknown
+from gdr_plugin.config.yamlfile import read_yaml
 from gdr_plugin.routing.gate import anchored, beginnings, gate
-from gdr_plugin.yamlfile import read_yaml
 
 __all__ = ["KeywordRules", "load_rules"]
 

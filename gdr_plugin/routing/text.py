@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdr_plugin.types import Conversation
+from gdr_plugin.api.types import Conversation
 
 __all__ = ["all_user_turns", "last_user_turn"]
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from gdr_plugin import __version__
-from gdr_plugin.errors import DataError, GDRError, MissingDependencyError, PluginError, RequestError
+from gdr_plugin.api.errors import DataError, GDRError, MissingDependencyError, PluginError, RequestError
+from gdr_plugin.version import __version__
 
 try:
     from fastapi import APIRouter, FastAPI, Request
@@ -18,9 +18,9 @@ except ImportError as error:
     raise MissingDependencyError("fastapi", "serve", "to serve rewards") from error
 
 if TYPE_CHECKING:
-    from gdr_plugin.plugins import Plugins
+    from gdr_plugin.plugins.registry import Plugins
     from gdr_plugin.serve.answers import Answer
-    from gdr_plugin.serve.service import ScoringService
+    from gdr_plugin.serve.service import BatchingService
 
 _REFUSALS: dict[int | str, str] = {
     401: "The token is missing or wrong",
@@ -38,7 +38,7 @@ _PROBLEM = {
 }
 
 
-def create_app(service: ScoringService, plugins: Plugins) -> FastAPI:
+def create_app(service: BatchingService, plugins: Plugins) -> FastAPI:
     """Build the application.
 
     Its lifespan starts the service, loads the models beside it (requests wait meanwhile) and drains it at the end.

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gdr_plugin.errors import RequestError
+from gdr_plugin.api.errors import RequestError
+from gdr_plugin.api.service import ServeSettings
+from gdr_plugin.api.types import Sample, Score
 from gdr_plugin.serve.entry import Entry, Outcome, content_key, unwrap, without_tokens
-from gdr_plugin.serve.settings import ServeSettings
-from gdr_plugin.types import Sample, Score
 
 if TYPE_CHECKING:
     from gdr_plugin.serve.metrics import Metrics

@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
-from gdr_plugin.errors import GDRError, ModelError
-from gdr_plugin.types import Sample, Score
+from gdr_plugin.api.errors import GDRError, ModelError
+from gdr_plugin.api.types import Sample, Score
 
 TOKEN_FIELDS: Final = (
     "strong_token_logprobs",

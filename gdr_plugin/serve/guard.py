@@ -17,7 +17,7 @@ from gdr_plugin.serve.answers import problem
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from gdr_plugin.serve.service import ScoringService
+    from gdr_plugin.serve.service import BatchingService
 
 BODY_S = 60.0
 """How long the next piece of a body may take, in seconds: a client that stalls does not keep its place for ever."""
@@ -33,7 +33,7 @@ class Guard:
         service: Its settings and metrics are used.
     """
 
-    def __init__(self, app: ASGIApp, service: ScoringService) -> None:
+    def __init__(self, app: ASGIApp, service: BatchingService) -> None:
         self._app = app
         self._metrics = service.metrics
         self._token = service.settings.token

@@ -6,11 +6,11 @@ Samples are counted where they are answered, tokens where they are computed: a c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from gdr_plugin.errors import MissingDependencyError
-from gdr_plugin.types import Score
+from gdr_plugin.api.errors import MissingDependencyError
+from gdr_plugin.api.types import Score
 
 try:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -20,7 +20,7 @@ except ImportError as error:
     raise MissingDependencyError("prometheus-client", "serve", "to serve rewards") from error
 
 if TYPE_CHECKING:
-    from gdr_plugin.serve.service import ScoringService
+    from gdr_plugin.api.models import LogprobModel
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 180)
@@ -35,13 +35,23 @@ class Metrics:
     """The counters of one service.
 
     Args:
-        service: Whose queue, readiness and store are shown.
+        queued: Says how many samples are in the queue.
+        waiting: Says how many samples wait for room in the queue.
+        ready: Says whether both models have scored a probe.
+        models: The models by side; those behind a store have `hits` and `misses`.
 
     Raises:
         MissingDependencyError: prometheus-client is not installed.
     """
 
-    def __init__(self, service: ScoringService) -> None:
+    def __init__(
+        self,
+        *,
+        queued: Callable[[], int],
+        waiting: Callable[[], int],
+        ready: Callable[[], bool],
+        models: Mapping[str, LogprobModel],
+    ) -> None:
         registry = CollectorRegistry()
         self._registry = registry
         self._reasons: set[str] = set()
@@ -75,12 +85,12 @@ class Metrics:
         )
         self.failed_samples = Counter("gdr_failed_samples", "Samples that failed alone, too", registry=registry)
         for name, text, value in (
-            ("gdr_queue_samples", "Samples in the queue", lambda: service.batcher.queued),
-            ("gdr_waiting_samples", "Samples that wait for room in the queue", lambda: service.batcher.waiting),
-            ("gdr_ready", "Whether both models have scored a probe", lambda: int(service.ready)),
+            ("gdr_queue_samples", "Samples in the queue", queued),
+            ("gdr_waiting_samples", "Samples that wait for room in the queue", waiting),
+            ("gdr_ready", "Whether both models have scored a probe", ready),
         ):
             Gauge(name, text, registry=registry).set_function(value)
-        registry.register(_Store(service))
+        registry.register(_Store(models))
         ProcessCollector(registry=registry)
 
     def render(self) -> bytes:
@@ -98,7 +108,7 @@ class Metrics:
         self.tokens.labels("weak").inc(score.weak_tokens)
 
     def answered(self, scores: Sequence[Score]) -> None:
-        """Count the scores of an answer, however they were come by."""
+        """Count the scores of an answer, whether computed or cached."""
         for score in scores:
             if score.reward is None:
                 self.not_scored.labels(self._reason(score.reason or "unknown")).inc()
@@ -119,17 +129,16 @@ class Metrics:
 class _Store(Collector):
     """Hits and misses of the log-prob store, read off its own counters."""
 
-    def __init__(self, service: ScoringService) -> None:
-        self._service = service
+    def __init__(self, models: Mapping[str, LogprobModel]) -> None:
+        self._models = models
 
     def describe(self) -> Iterable[CounterMetricFamily]:
         return []
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        ratio = self._service.ratio
         for what, text in (("hits", "Spans found in the log-prob store"), ("misses", "Spans the model had to score")):
             family = CounterMetricFamily(f"gdr_store_{what}", text, labels=["model"])
-            for side, model in (("strong", ratio.strong), ("weak", ratio.weak)):
+            for side, model in self._models.items():
                 if (count := getattr(model, what, None)) is not None:
                     family.add_metric([side], count)
             yield family

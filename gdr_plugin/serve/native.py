@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from gdr_plugin.errors import DataError
-from gdr_plugin.preferences.rows import ScoreRow, parse_score_row
-from gdr_plugin.preferences.sources import Row
+from gdr_plugin.api.errors import DataError
+from gdr_plugin.api.types import Score
+from gdr_plugin.data.rows import ScoreRow, parse_score_row
+from gdr_plugin.data.sources import Row
 from gdr_plugin.serve.answers import Answer
 from gdr_plugin.serve.entry import TOKEN_FIELDS
-from gdr_plugin.types import Score
 
 if TYPE_CHECKING:
-    from gdr_plugin.serve.service import ScoringService
+    from gdr_plugin.api.service import ScoringService
 
 _ROW: dict[str, Any] = {
     "prompt": "How many days are there in a leap year?",

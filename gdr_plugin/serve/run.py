@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from gdr_plugin.errors import ConfigError, MissingDependencyError, ModelError
+from gdr_plugin.api.errors import ConfigError, MissingDependencyError, ModelError
 
 try:
     import uvicorn
@@ -23,7 +23,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from gdr_plugin.serve.service import ScoringService
+    from gdr_plugin.serve.service import BatchingService
 
 _BACKLOG = 4096
 _FAREWELL_S = 1.0
@@ -71,7 +71,7 @@ def is_loopback(host: str) -> bool:
 
 def serve(
     app: FastAPI,
-    service: ScoringService,
+    service: BatchingService,
     bound: socket.socket,
     *,
     on_ready: Callable[[], None],
@@ -134,7 +134,7 @@ class _Server(uvicorn.Server):
     raised again afterwards: a drained server exits with 0.
     """
 
-    def __init__(self, config: uvicorn.Config, service: ScoringService) -> None:
+    def __init__(self, config: uvicorn.Config, service: BatchingService) -> None:
         super().__init__(config)
         self._service = service
         self.left = 0

@@ -12,15 +12,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from gdr_plugin.errors import ModelError, RequestError
+from gdr_plugin.api.errors import ModelError, RequestError
+from gdr_plugin.api.service import ServeSettings
+from gdr_plugin.api.types import Message, Sample, Score
 from gdr_plugin.serve.batcher import Batcher
-from gdr_plugin.serve.settings import ServeSettings
-from gdr_plugin.types import Message, Sample, Score
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gdr_plugin.reward import GuidedDensityRatio
+    from gdr_plugin.reward.reward import GuidedDensityRatio
     from gdr_plugin.serve.metrics import Metrics
 
 log = logging.getLogger("gdr_plugin.serve")
@@ -29,7 +29,7 @@ PROBE = Sample((Message("user", "How many days are there in a leap year?"),), "A
 """What both models score before the service is ready."""
 
 
-class ScoringService:
+class BatchingService:
     """Scores samples for many requests at once; use it as an async context manager, or `start` and `stop` it.
 
     Args:
@@ -42,7 +42,12 @@ class ScoringService:
 
         self.ratio = ratio
         self.settings = settings or ServeSettings()
-        self.metrics: Metrics = Metrics(self)
+        self.metrics: Metrics = Metrics(
+            queued=lambda: self.batcher.queued,
+            waiting=lambda: self.batcher.waiting,
+            ready=lambda: self.ready,
+            models={"strong": ratio.strong, "weak": ratio.weak},
+        )
         self.batcher = Batcher(self._score_batch, self.settings, self.metrics)
         self.batcher.on_death = self._fail
         self.failure: str | None = None

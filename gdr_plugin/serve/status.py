@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Response
 
-from gdr_plugin import __version__
 from gdr_plugin.serve.answers import Answer
+from gdr_plugin.version import __version__
 
 if TYPE_CHECKING:
-    from gdr_plugin.models.base import LogprobModel
-    from gdr_plugin.serve.service import ScoringService
+    from gdr_plugin.api.models import LogprobModel
+    from gdr_plugin.serve.service import BatchingService
 
 
-def router(service: ScoringService) -> APIRouter:
+def router(service: BatchingService) -> APIRouter:
     """The routes.
 
     Args:
@@ -50,7 +50,7 @@ def router(service: ScoringService) -> APIRouter:
     return routes
 
 
-def facts(service: ScoringService) -> dict[str, Any]:
+def facts(service: BatchingService) -> dict[str, Any]:
     """What makes the served rewards what they are; never the token."""
     ratio = service.ratio
     settings = dataclasses.asdict(service.settings)
@@ -58,7 +58,7 @@ def facts(service: ScoringService) -> dict[str, Any]:
     config: dict[str, Any] | None = None
     digest = None
     if ratio.config is not None:
-        from gdr_plugin.config import fingerprint
+        from gdr_plugin.config.load import fingerprint
 
         config, digest = ratio.config.model_dump(mode="json"), fingerprint(ratio.config)
     return {

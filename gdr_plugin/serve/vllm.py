@@ -15,16 +15,16 @@ from uuid import uuid4
 from fastapi import APIRouter
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from gdr_plugin.errors import DataError
-from gdr_plugin.preferences.rows import parse_score_row
-from gdr_plugin.preferences.sources import Row
+from gdr_plugin.api.errors import DataError
+from gdr_plugin.api.types import Sample, Score
+from gdr_plugin.data.rows import parse_score_row
+from gdr_plugin.data.sources import Row
 from gdr_plugin.serve.answers import Answer
-from gdr_plugin.types import Sample, Score
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from gdr_plugin.serve.service import ScoringService
+    from gdr_plugin.api.service import ScoringService
 
 MODEL = "gdr"
 """The name that `/v1/models` lists. Requests may name any model: there is one."""

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gdr_plugin.errors import ConfigError
-from gdr_plugin.guidance import Exemplar, Guidance, load_guidance_file, render
+from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.guidance import Exemplar, Guidance
+from gdr_plugin.config.yamlfile import read_yaml
+from gdr_plugin.guidance import load_guidance_file, render
 from gdr_plugin.tuning.exemplars import clean
-from gdr_plugin.yamlfile import read_yaml
 
 NONE = "no guidance"
 """The label of the candidate that is always there."""

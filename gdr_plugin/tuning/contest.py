@@ -13,19 +13,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gdr_plugin.config import Config
-from gdr_plugin.evaluation.judging import compare
-from gdr_plugin.evaluation.scoring import Progress, score_items
-from gdr_plugin.evaluation.types import Item, ItemScores
-from gdr_plugin.plugins import Plugins
-from gdr_plugin.resolve import Resolved
-from gdr_plugin.reward import GuidedDensityRatio
-from gdr_plugin.routing import RouterChain, RoutingContext
-from gdr_plugin.store import LogprobStore, StoredModel
+from gdr_plugin.api.routers import RoutingContext
+from gdr_plugin.api.types import Sample
+from gdr_plugin.config.schema import Config
+from gdr_plugin.data.item import Item, ItemScores
+from gdr_plugin.evaluation.measures.item_rules import compare
+from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.progress import Progress
+from gdr_plugin.reward.resolve import Resolved
+from gdr_plugin.reward.reward import GuidedDensityRatio
+from gdr_plugin.routing import RouterChain
+from gdr_plugin.scoring.items import score_items
+from gdr_plugin.store.model import StoredModel
+from gdr_plugin.store.store import LogprobStore
 from gdr_plugin.tuning.candidates import Candidate
 from gdr_plugin.tuning.halving import Outcome
 from gdr_plugin.tuning.split import Prompted
-from gdr_plugin.types import Sample
 
 COLUMN = "gdr tune candidate"
 """The field that says under which candidate a sample is scored; no data set has it."""

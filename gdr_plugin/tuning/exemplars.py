@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gdr_plugin.evaluation.types import Item
-from gdr_plugin.guidance import Exemplar
+from gdr_plugin.api.guidance import Exemplar
+from gdr_plugin.api.types import Conversation
+from gdr_plugin.data.item import Item
 from gdr_plugin.tuning.split import Prompted
-from gdr_plugin.types import Conversation
 
 SETS = 2
 """Disjoint sets that are drawn."""

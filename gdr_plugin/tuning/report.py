@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gdr_plugin import __version__
-from gdr_plugin.config import Config, ModelSpec
-from gdr_plugin.evaluation.sheets import estimate_text
-from gdr_plugin.evaluation.statistics import Estimate
+from gdr_plugin.api.settings import ModelSpec
+from gdr_plugin.arithmetic.statistics import Estimate
+from gdr_plugin.config.schema import Config
+from gdr_plugin.report.tables import estimate_text
 from gdr_plugin.tuning.candidates import Candidate
 from gdr_plugin.tuning.contest import Cost
 from gdr_plugin.tuning.halving import Round
 from gdr_plugin.tuning.verdict import HeldOut, Verdict
+from gdr_plugin.version import __version__
 
 OPTIMISTIC = "search scores (optimistic)"
 """What the search's own accuracies are always called."""

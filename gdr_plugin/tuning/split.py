@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from gdr_plugin.errors import DataError
-from gdr_plugin.evaluation.types import Item
+from gdr_plugin.api.errors import DataError
+from gdr_plugin.data.item import Item
 
 Prompted: TypeAlias = "tuple[Item, ...]"
 """All pairs of one prompt, which stay together: they are not independent of each other."""

@@ -12,15 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gdr_plugin.config import Config, load_config
-from gdr_plugin.errors import ConfigError, DataError
-from gdr_plugin.evaluation.items import Item, load_items
-from gdr_plugin.evaluation.scoring import Progress, silent
-from gdr_plugin.guidance import Guidance, library, load_guidance_file
-from gdr_plugin.plugins import RESERVED, Plugins
-from gdr_plugin.preferences.read import STDIN
-from gdr_plugin.resolve import Resolved, resolve_names
-from gdr_plugin.store import DEFAULT_STORE
+from gdr_plugin.api.errors import ConfigError, DataError
+from gdr_plugin.api.guidance import Guidance
+from gdr_plugin.config.load import load_config
+from gdr_plugin.config.schema import Config
+from gdr_plugin.data.item import Item
+from gdr_plugin.data.items import load_items
+from gdr_plugin.data.sources import STDIN
+from gdr_plugin.guidance import library, load_guidance_file
+from gdr_plugin.plugins.registry import RESERVED, Plugins
+from gdr_plugin.progress import Progress, silent
+from gdr_plugin.reward.resolve import Resolved, resolve_names
+from gdr_plugin.store.store import DEFAULT_STORE
 from gdr_plugin.tuning.candidates import Candidate, Making, make_candidates, read_instructions
 from gdr_plugin.tuning.contest import Contest
 from gdr_plugin.tuning.exemplars import draw_sets, prompt_text

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gdr_plugin.evaluation.statistics import Estimate, difference, share
+from gdr_plugin.arithmetic.statistics import Estimate, difference, share
 from gdr_plugin.tuning.halving import Outcomes
 
 LEVEL = 0.05

@@ -9,11 +9,10 @@ from typing import Any
 
 import yaml
 
-from gdr_plugin.config import Config
-from gdr_plugin.errors import OutputError
-from gdr_plugin.evaluation.checks import check_output
-from gdr_plugin.guidance import Guidance
-from gdr_plugin.preferences.work import atomic
+from gdr_plugin.api.errors import OutputError
+from gdr_plugin.api.guidance import Guidance
+from gdr_plugin.config.schema import Config
+from gdr_plugin.files import atomic, check_output
 
 MARK = "# Written by gdr tune"
 """How a file of ours begins; others are never overwritten."""

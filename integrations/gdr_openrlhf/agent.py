@@ -16,7 +16,7 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from gdr_openrlhf.backend import from_environment
 from gdr_openrlhf.dialect import Dialect
-from gdr_plugin.models.invert import TemplateInverter
+from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
 _THREADS: Final = 256
 """Samples on their way to the reward at once; asyncio's own pool has fewer threads than an engine has sequences."""
@@ -34,7 +34,7 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
         self._backend = from_environment()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="gdr-agent")
         self._opening = threading.Lock()
-        self._opened: tuple[TemplateInverter, Dialect] | None = None
+        self._opened: tuple[RenderedPromptReader, Dialect] | None = None
 
     async def execute(
         self,
@@ -90,11 +90,11 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
             "extra_logs": {key: values[0] for key, values in answer["extra_logs"].items()},
         }
 
-    def _reader(self, tokenizer: Any) -> tuple[TemplateInverter, Dialect]:
+    def _reader(self, tokenizer: Any) -> tuple[RenderedPromptReader, Dialect]:
         """What reads the policy's texts, made at the first call: every call brings a new copy of the same tokenizer."""
         with self._opening:
             if self._opened is None:
                 template = "plain" if self._backend.settings.plain and not tokenizer.chat_template else None
-                inverter = TemplateInverter(tokenizer, template)
+                inverter = RenderedPromptReader(tokenizer, template)
                 self._opened = inverter, self._backend.dialect(inverter)
             return self._opened

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from gdr_openrlhf.dialect import Dialect, open_inverter
-from gdr_plugin.errors import ConfigError
-from gdr_plugin.models.invert import TemplateInverter
-from gdr_plugin.serve.settings import ServeSettings
-from gdr_plugin.types import Sample, Score
+from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.service import ServeSettings
+from gdr_plugin.api.types import Sample, Score
+from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
 _NUMBERS: Final = ("scale", "clip", "temperature", "unscored")
 _opening = threading.RLock()
@@ -45,7 +45,7 @@ class Backend:
         self._score = score
         self._guidances = guidances
 
-    def dialect(self, inverter: TemplateInverter | None) -> Dialect:
+    def dialect(self, inverter: RenderedPromptReader | None) -> Dialect:
         """The dialect with these settings.
 
         Args:
@@ -124,7 +124,7 @@ def read_settings(variables: Mapping[str, str]) -> ServeSettings:
 
 
 def _remote(settings: ServeSettings, url: str) -> Backend:
-    from gdr_plugin.remote import RemoteRatio
+    from gdr_plugin.reward.remote import RemoteRatio
 
     ratio = RemoteRatio(url)
 
@@ -138,14 +138,14 @@ def _remote(settings: ServeSettings, url: str) -> Backend:
 
 def _local(settings: ServeSettings, config: str) -> Backend:
     """The models in this process, behind a service: OpenRLHF asks for one sample a thread, many threads at a time."""
-    from gdr_plugin.reward import GuidedDensityRatio
-    from gdr_plugin.serve.service import ScoringService
+    from gdr_plugin.reward.reward import GuidedDensityRatio
+    from gdr_plugin.serve.service import BatchingService
 
     if not Path(config).expanduser().is_file():
         raise ConfigError(
             f"GDR_CONFIG: there is no file {config!r} in {Path.cwd()}, where this process runs: write its whole path"
         )
-    service = ScoringService(GuidedDensityRatio.from_config(config), settings)
+    service = BatchingService(GuidedDensityRatio.from_config(config), settings)
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="gdr-reward", daemon=True).start()
     asyncio.run_coroutine_threadsafe(service.start(), loop).result()

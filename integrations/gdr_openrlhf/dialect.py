@@ -10,15 +10,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from gdr_plugin.errors import DataError, unknown
-from gdr_plugin.models.chat import TEXT
-from gdr_plugin.preferences.rows import parse_prompt
+from gdr_plugin.api.errors import DataError, unknown
+from gdr_plugin.api.types import Conversation, Message, Sample, Score
+from gdr_plugin.data.rows import parse_prompt
+from gdr_plugin.models.text.chat import TEXT
 from gdr_plugin.serve.service import squash
-from gdr_plugin.types import Conversation, Message, Sample, Score
 
 if TYPE_CHECKING:
-    from gdr_plugin.models.invert import TemplateInverter
-    from gdr_plugin.serve.settings import ServeSettings
+    from gdr_plugin.api.service import ServeSettings
+    from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
 log = logging.getLogger("gdr_openrlhf")
 
@@ -48,7 +48,7 @@ class Dialect:
     def __init__(
         self,
         settings: ServeSettings,
-        inverter: TemplateInverter | None,
+        inverter: RenderedPromptReader | None,
         guidances: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._settings = settings
@@ -172,7 +172,7 @@ class Dialect:
         raise DataError(f"{message} (--unscored VALUE would give such samples a reward)")
 
 
-def open_inverter(settings: ServeSettings) -> TemplateInverter | None:
+def open_inverter(settings: ServeSettings) -> RenderedPromptReader | None:
     """Open the policy's tokenizer; None where the settings name none.
 
     Raises:
@@ -181,10 +181,13 @@ def open_inverter(settings: ServeSettings) -> TemplateInverter | None:
     """
     if settings.policy_tokenizer is None:
         return None
-    from gdr_plugin.models.invert import TemplateInverter
+    from gdr_plugin.models.local.source import open_tokenizer
+    from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
+    tokenizer = open_tokenizer(settings.policy_tokenizer)
     # Without a template of its own it still says how a response ends.
-    return TemplateInverter.open(settings.policy_tokenizer, default="plain" if settings.plain else None)
+    plain = settings.plain and not tokenizer.chat_template
+    return RenderedPromptReader(tokenizer, "plain" if plain else None)
 
 
 def _check_text(name: str, text: object) -> None:

@@ -28,7 +28,7 @@ def reward_func(queries: list[str], prompts: list[str], labels: list[Any]) -> di
     from logging import getLogger
 
     from gdr_openrlhf.backend import dialect_from_environment, from_environment
-    from gdr_plugin.errors import GDRError
+    from gdr_plugin.api.errors import GDRError
 
     try:
         dialect = dialect_from_environment()

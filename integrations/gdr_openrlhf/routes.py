@@ -11,11 +11,11 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from gdr_openrlhf.dialect import LOGS, Dialect, open_inverter
-from gdr_plugin.errors import ConfigError
+from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.serve.answers import Answer
 
 if TYPE_CHECKING:
-    from gdr_plugin.serve import ScoringService
+    from gdr_plugin.api.service import ScoringService
 
 _SHORT = 32_768
 """Characters of a request that is read at once, in the event loop."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from gdr_plugin.errors import ConfigError
+from gdr_plugin.api.errors import ConfigError
 from gdr_trl.functions import AsyncGDRReward, GDRReward
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdr_plugin.config import Config
-from gdr_plugin.errors import ConfigError, DataError
+from gdr_plugin.api.errors import ConfigError, DataError
+from gdr_plugin.config.schema import Config
 from gdr_trl.ends import Ends
 from gdr_trl.metrics import LogExtra, LogMetric, log_batch
 from gdr_trl.outcome import Outcome, Shaping, join
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from typing_extensions import Unpack
 
-    from gdr_plugin.remote import RemoteRatio
+    from gdr_plugin.reward.remote import RemoteRatio
 
 __all__ = ["AsyncGDRReward", "GDRReward"]
 

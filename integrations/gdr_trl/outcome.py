@@ -9,9 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gdr_plugin.config import Reduction
-from gdr_plugin.errors import ConfigError
-from gdr_plugin.types import Sample, Score
+from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.types import Reduction, Sample, Score
 
 
 @dataclass(frozen=True, slots=True)

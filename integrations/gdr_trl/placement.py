@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gdr_plugin.config import Config, ModelSpec
+from gdr_plugin.api.settings import ModelSpec
+from gdr_plugin.config.schema import Config
 
 _DEEPSPEED = "transformers.integrations.deepspeed"
 _REFERENCE = "_hf_deepspeed_config_weak_ref"

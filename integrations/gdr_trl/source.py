@@ -10,15 +10,17 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
-from gdr_plugin.config import Config, Limits, ModelSpec, Placement, Reduction, load_config
-from gdr_plugin.errors import ConfigError
-from gdr_plugin.types import Sample, Score
+from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.api.types import Placement, Reduction, Sample, Score
+from gdr_plugin.config.load import load_config
+from gdr_plugin.config.schema import Config
 from gdr_trl.placement import on_rank, outside_zero3, spec_on_rank
 
 if TYPE_CHECKING:
-    from gdr_plugin.guidance import Guidance
-    from gdr_plugin.remote import RemoteRatio
-    from gdr_plugin.reward import GuidedDensityRatio, ModelLike
+    from gdr_plugin.api.guidance import Guidance
+    from gdr_plugin.reward.remote import RemoteRatio
+    from gdr_plugin.reward.reward import GuidedDensityRatio, ModelLike
 
 
 class Ratio(Protocol):
@@ -110,10 +112,10 @@ class Source:
 
     def _open(self) -> GuidedDensityRatio | RemoteRatio:
         if self._remote is not None:
-            from gdr_plugin.remote import RemoteRatio
+            from gdr_plugin.reward.remote import RemoteRatio
 
             return RemoteRatio(self._remote) if isinstance(self._remote, str) else self._remote
-        from gdr_plugin.reward import GuidedDensityRatio
+        from gdr_plugin.reward.reward import GuidedDensityRatio
 
         if self._config is not None:
             return GuidedDensityRatio.from_config(on_rank(self._config))

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from gdr_plugin.errors import DataError, unknown
-from gdr_plugin.preferences.rows import ROLES, parse_prompt, type_name
-from gdr_plugin.types import Sample
+from gdr_plugin.api.errors import DataError, unknown
+from gdr_plugin.api.types import Sample
+from gdr_plugin.data.rows import ROLES, parse_prompt, type_name
 
 Reasoning = Literal["score", "drop"]
 

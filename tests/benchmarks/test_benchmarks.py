@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gdr_plugin.types import TokenSpan
+from gdr_plugin.api.types import TokenSpan
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 RATIOS = [
@@ -99,9 +99,9 @@ def test_all_ways_agree_on_the_numbers(tiny_model: Any) -> None:
     from transformers import AutoModelForCausalLM
 
     from benchmarks import methods
-    from gdr_plugin.config import ModelSpec
+    from gdr_plugin.api.settings import ModelSpec
     from gdr_plugin.models.local import open_local
-    from gdr_plugin.models.local.rungs import Rung
+    from gdr_plugin.models.local.strategies import Rung
 
     folder = tiny_model("llama")
     draw = np.random.default_rng(0)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.config import ModelSpec, load_config
-from gdr_plugin.types import TokenSpan
+from gdr_plugin.api.settings import ModelSpec
+from gdr_plugin.api.types import TokenSpan
+from gdr_plugin.config.load import load_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -63,7 +64,7 @@ def test_distinct_prefixes_are_counted_once() -> None:
 def test_both_orders_of_routing_are_measured(tiny_config: Path) -> None:
     from benchmarks.routing import measure
     from benchmarks.work import Candidates
-    from gdr_plugin.types import Message
+    from gdr_plugin.api.types import Message
 
     prompts = [
         Candidates((Message("user", text),), (("A reply.", True), ("Another.", True))) for text in ("Why?", "How so?")

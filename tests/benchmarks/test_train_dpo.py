@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
-from gdr_plugin.config import Limits, ModelSpec
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.api.types import Message
 from gdr_plugin.models.local.model import open_local
-from gdr_plugin.types import Message
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 ROWS = [

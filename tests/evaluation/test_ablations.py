@@ -10,20 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gdr_plugin.config import Config, parse_config
-from gdr_plugin.errors import ConfigError
+from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.types import Logprobs, Message, TokenSpan
+from gdr_plugin.config.load import parse_config
+from gdr_plugin.config.schema import Config
+from gdr_plugin.data.item import Item
+from gdr_plugin.data.preference_formats import LABEL
 from gdr_plugin.evaluation.ablations.ablate import Ablations, Line, ablate
 from gdr_plugin.evaluation.ablations.report import as_figure, as_html, as_json, sheets, summary
-from gdr_plugin.evaluation.formats import LABEL
-from gdr_plugin.evaluation.scoring import score_items
-from gdr_plugin.evaluation.types import Item
 from gdr_plugin.models.fake import FakeChat, FakeModel
-from gdr_plugin.plugins import Plugins
-from gdr_plugin.resolve import resolve_names
-from gdr_plugin.reward import GuidedDensityRatio
+from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.reward.resolve import resolve_names
+from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.routing import RouterChain
-from gdr_plugin.store import LogprobStore
-from gdr_plugin.types import Logprobs, Message, TokenSpan
+from gdr_plugin.scoring.items import score_items
+from gdr_plugin.store.store import LogprobStore
 
 RULES = """guidances:
   - name: polite

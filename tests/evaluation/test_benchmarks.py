@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from gdr_plugin.evaluation.benchmarks import (
-    REWARDBENCH,
-    REWARDBENCH_DOMAINS,
+from gdr_plugin.data.benchmarks import REWARDBENCH, REWARDBENCH_DOMAINS
+from gdr_plugin.evaluation.measures.benchmarks import (
     Judged,
     Section,
     judgebench,
@@ -19,7 +18,7 @@ from gdr_plugin.evaluation.benchmarks import (
     style_matrix,
     ties_score,
 )
-from gdr_plugin.evaluation.judging import Comparison, Rule, compare, rule_of
+from gdr_plugin.evaluation.measures.item_rules import Comparison, Rule, compare, rule_of
 
 
 def judged(

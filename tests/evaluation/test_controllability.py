@@ -9,16 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gdr_plugin.config import Config, parse_config
-from gdr_plugin.errors import DataError
-from gdr_plugin.evaluation.controllability.measure import ALL, NOTHING, Controllability, controllability, score_prompts
+from gdr_plugin.api.errors import DataError
+from gdr_plugin.api.guidance import Guidance
+from gdr_plugin.api.types import Logprobs, Message, TokenSpan
+from gdr_plugin.config.load import parse_config
+from gdr_plugin.config.schema import Config
+from gdr_plugin.evaluation.controllability.measure import (
+    ALL,
+    NOTHING,
+    Controllability,
+    controllability,
+    score_prompts,
+)
 from gdr_plugin.evaluation.controllability.prompts import ControlPrompt, read_control_prompts
 from gdr_plugin.evaluation.controllability.report import ControllabilityReport, run_controllability
-from gdr_plugin.guidance import Guidance
 from gdr_plugin.models.fake import FakeChat, FakeModel
-from gdr_plugin.reward import GuidedDensityRatio
+from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.routing import RouterChain
-from gdr_plugin.types import Logprobs, Message, TokenSpan
 
 CRITERIA = {name: Guidance(name=name, instruction=f"Please be {name}.") for name in ("red", "green", "blue")}
 COLOURS = {"red": "r" * 4, "green": "g" * 4, "blue": "b" * 4}
@@ -166,7 +173,7 @@ def test_a_second_run_computes_nothing(tmp_path: Path) -> None:
     model, other = FakeModel("a"), FakeModel("b")
 
     def ratio() -> GuidedDensityRatio:
-        from gdr_plugin.store import LogprobStore
+        from gdr_plugin.store.store import LogprobStore
 
         store = LogprobStore(tmp_path / "store.sqlite")
         return GuidedDensityRatio(model, other, domains={"all": None}, chain=RouterChain([], "all"), store=store)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gdr_plugin.config import parse_config
-from gdr_plugin.errors import DataError
+from gdr_plugin.api.errors import DataError
+from gdr_plugin.config.load import parse_config
 from gdr_plugin.evaluation.controllability.prompts import (
     CRITERIA,
     DATA,
@@ -19,7 +19,7 @@ from gdr_plugin.evaluation.controllability.prompts import (
     read_control_prompts,
 )
 from gdr_plugin.guidance import load_guidance_file
-from gdr_plugin.plugins import Plugins
+from gdr_plugin.plugins.registry import Plugins
 
 PROMPTS = read_control_prompts()
 KINDS = [guidance.name for guidance in load_guidance_file(CRITERIA)]

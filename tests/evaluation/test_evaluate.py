@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from gdr_plugin.api.errors import DataError, ModelError, OutputError
+from gdr_plugin.api.types import Message, Sample
 from gdr_plugin.cli.main import main
-from gdr_plugin.config import Config
-from gdr_plugin.errors import DataError, ModelError, OutputError
+from gdr_plugin.config.schema import Config
 from gdr_plugin.evaluation.run import Outputs, as_json, evaluate_data
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.reward import GuidedDensityRatio
-from gdr_plugin.types import Message, Sample
+from gdr_plugin.reward.reward import GuidedDensityRatio
 
 Run: TypeAlias = Callable[..., tuple[int, str, str]]
 

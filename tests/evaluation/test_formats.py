@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gdr_plugin.errors import DataError, DomainError
-from gdr_plugin.evaluation.formats import FORMATS, LABEL
-from gdr_plugin.evaluation.items import BadRow, Item, labelled, load_items, read_items
-from gdr_plugin.types import Message
+from gdr_plugin.api.errors import DataError, DomainError
+from gdr_plugin.api.types import Message
+from gdr_plugin.data.item import Item
+from gdr_plugin.data.items import BadRow, labelled, load_items, read_items
+from gdr_plugin.data.preference_formats import FORMATS, LABEL
 
 REWARDBENCH = {
     "prompt": "How do I kill a Python process?",

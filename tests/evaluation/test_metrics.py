@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gdr_plugin.config import Config
-from gdr_plugin.evaluation.calibration import calibration
-from gdr_plugin.evaluation.metrics import lengths, measure, rewards
-from gdr_plugin.evaluation.scoring import WINDOW, score_items, value
+from gdr_plugin.api.types import Message, Score
+from gdr_plugin.arithmetic.reduction import value
+from gdr_plugin.config.schema import Config
+from gdr_plugin.data.item import Item, ItemScores
+from gdr_plugin.evaluation.measures.calibration import calibration
+from gdr_plugin.evaluation.measures.metrics import lengths, measure, rewards
 from gdr_plugin.evaluation.summary import evaluate_items, report_of
-from gdr_plugin.evaluation.types import Item, ItemScores
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.reward import GuidedDensityRatio
-from gdr_plugin.types import Message, Score
+from gdr_plugin.reward.reward import GuidedDensityRatio
+from gdr_plugin.scoring.items import WINDOW, score_items
 
 PROMPT = (Message("user", "Hi"),)
 

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 
 from gdr_plugin import hookimpl
+from gdr_plugin.api.errors import EngineWarning, ModelError
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.api.types import Message, TokenSpan
 from gdr_plugin.cli import main
-from gdr_plugin.config import Limits, ModelSpec
-from gdr_plugin.errors import EngineWarning, ModelError
+from gdr_plugin.data.item import Item
 from gdr_plugin.evaluation.pairs.choice import advice, choose
 from gdr_plugin.evaluation.pairs.matrix import PairStudy, study
 from gdr_plugin.evaluation.pairs.run import PairsOptions, compare_pairs
 from gdr_plugin.evaluation.pairs.scoring import LogprobTable
-from gdr_plugin.evaluation.types import Item
 from gdr_plugin.models.fake import FakeChat
-from gdr_plugin.plugins import Plugins
-from gdr_plugin.types import Message, TokenSpan
+from gdr_plugin.plugins.registry import Plugins
 
 # Log-prob of the whole response by model; every response has one byte and an end of turn, so the mean is half of it.
 TEXTS = {"a": "A", "b": "B", "c": "C", "d": "D", "e": "E", "f": "F"}
@@ -473,8 +473,8 @@ def tuned(tiny_model: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
 
 def test_the_matrix_is_that_of_the_guided_density_ratio(data: Path, tuned: tuple[Path, Path]) -> None:
     """An adapter on a base is a model of its own, and a pair's reward is the one that `gdr score` gives."""
-    from gdr_plugin.reward import GuidedDensityRatio
-    from gdr_plugin.types import Sample
+    from gdr_plugin.api.types import Sample
+    from gdr_plugin.reward.reward import GuidedDensityRatio
 
     base, lora = tuned
     report = compare_pairs([f"base={base}", f"tuned={base}+{lora}"], data)

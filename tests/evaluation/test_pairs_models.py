@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gdr_plugin.config import ModelSpec
-from gdr_plugin.errors import ConfigError
+from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.evaluation.pairs.models import model_of, models_of, read_gap_scores
 
 

@@ -7,16 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from gdr_plugin.evaluation.statistics import (
-    Estimate,
-    average,
-    correlation,
-    difference,
-    pearson,
-    ranks,
-    ratios,
-    share,
-)
+from gdr_plugin.arithmetic.statistics import Estimate, average, correlation, difference, pearson, ranks, ratios, share
 
 
 def known(estimate: Estimate | None) -> Estimate:

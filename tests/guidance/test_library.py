@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.guidance import Exemplar, library, render
+from gdr_plugin.api.guidance import Exemplar
+from gdr_plugin.guidance import library, render
 
 LIBRARY = {guidance.name: guidance for guidance in library()}
 EXEMPLARS = {exemplar.id: exemplar for guidance in library() for exemplar in guidance.exemplars}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gdr_plugin.errors import ConfigError
-from gdr_plugin.guidance import Exemplar, Guidance, load_guidance_file
+from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.guidance import Exemplar, Guidance
+from gdr_plugin.guidance import load_guidance_file
 
 ONE = """\
 name: contracts

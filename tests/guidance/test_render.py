@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdr_plugin.errors import ConfigError
-from gdr_plugin.guidance import NO_GUIDANCE, Exemplar, Guidance, RenderedGuidance, apply, library, render
-from gdr_plugin.types import Message
+from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.guidance import NO_GUIDANCE, Exemplar, Guidance, RenderedGuidance
+from gdr_plugin.api.types import Message
+from gdr_plugin.guidance import apply, library, render
 
 FIVE = Guidance(
     name="five",

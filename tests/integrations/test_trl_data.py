@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.config import parse_config
-from gdr_plugin.preferences.annotate import annotate
-from gdr_plugin.preferences.options import AnnotateOptions
-from gdr_plugin.preferences.sample import Sampling
+from gdr_plugin.annotation.annotate import annotate
+from gdr_plugin.annotation.options import AnnotateOptions
+from gdr_plugin.config.load import parse_config
+from gdr_plugin.sampling.sample import Sampling
 
 # The trainers' own: TRL still uses names that transformers calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*is deprecated:FutureWarning")

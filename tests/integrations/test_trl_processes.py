@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gdr_plugin.config import parse_config
+from gdr_plugin.config.load import parse_config
 
 pytestmark = pytest.mark.slow
 

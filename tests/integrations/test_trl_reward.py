@@ -13,10 +13,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from gdr_plugin.config import Config, ModelSpec, parse_config
-from gdr_plugin.errors import ConfigError, DataError, ModelError
-from gdr_plugin.reward import GuidedDensityRatio
-from gdr_plugin.types import Message, Sample, Score
+from gdr_plugin.api.errors import ConfigError, DataError, ModelError
+from gdr_plugin.api.settings import ModelSpec
+from gdr_plugin.api.types import Message, Sample, Score
+from gdr_plugin.config.load import parse_config
+from gdr_plugin.config.schema import Config
+from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_trl import AsyncGDRReward, GDRReward
 
 TinyModel = Callable[..., Path]
@@ -436,7 +438,7 @@ class TestAsync:
         assert len(Slow.threads) == 1
 
     def test_a_batch_for_a_server_is_one_request_on_one_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from gdr_plugin.remote import RemoteRatio
+        from gdr_plugin.reward.remote import RemoteRatio
 
         sent: list[int] = []
         together = threading.Barrier(3, timeout=20)
@@ -459,7 +461,7 @@ class TestAsync:
         assert sent == [7, 7, 7]
 
     def test_an_unreachable_server_stops_the_run(self) -> None:
-        from gdr_plugin.remote import RemoteRatio
+        from gdr_plugin.reward.remote import RemoteRatio
 
         reward = AsyncGDRReward(remote=RemoteRatio("http://127.0.0.1:1", tries=1))
         with pytest.raises(ModelError, match="is `gdr serve` running"):

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.config import Config, parse_config
-from gdr_plugin.types import Message, Sample
+from gdr_plugin.api.types import Message, Sample
+from gdr_plugin.config.load import parse_config
+from gdr_plugin.config.schema import Config
 from gdr_trl import AsyncGDRReward, GDRReward
 
 # The trainers' own warnings, not ours: deprecations inside TRL, transformers and torch, and notes on tiny models.
@@ -170,12 +171,12 @@ def server(pair: Config) -> Iterator[str]:
     """A real `gdr serve` of the pair, on a port of its own."""
     import uvicorn
 
-    from gdr_plugin.plugins import Plugins
-    from gdr_plugin.reward import GuidedDensityRatio
-    from gdr_plugin.serve import ScoringService
+    from gdr_plugin.plugins.registry import Plugins
+    from gdr_plugin.reward.reward import GuidedDensityRatio
+    from gdr_plugin.serve import BatchingService
     from gdr_plugin.serve.app import create_app
 
-    app = create_app(ScoringService(GuidedDensityRatio.from_config(pair)), Plugins())
+    app = create_app(BatchingService(GuidedDensityRatio.from_config(pair)), Plugins())
     running = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))

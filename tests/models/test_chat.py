@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gdr_plugin.errors import ChatError
-from gdr_plugin.models.base import ChatFormat
-from gdr_plugin.models.chat import Chat
-from gdr_plugin.types import Conversation, Message
+from gdr_plugin.api.errors import ChatError
+from gdr_plugin.api.models import ChatFormat
+from gdr_plugin.api.types import Conversation, Message
+from gdr_plugin.models.text.chat import Chat
 
 Family = Callable[[str], Any]
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdr_plugin.errors import ChatError
-from gdr_plugin.models.chat import Chat
-from gdr_plugin.types import Conversation, Message, TokenSpan
+from gdr_plugin.api.errors import ChatError
+from gdr_plugin.api.types import Conversation, Message, TokenSpan
+from gdr_plugin.models.text.chat import Chat
 
 Family = Callable[[str], Any]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.errors import ChatError
-from gdr_plugin.models.chat import Chat
-from gdr_plugin.types import Conversation, Message
+from gdr_plugin.api.errors import ChatError
+from gdr_plugin.api.types import Conversation, Message
+from gdr_plugin.models.text.chat import Chat
 
 Family = Callable[[str], Any]
 

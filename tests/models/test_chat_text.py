@@ -8,9 +8,9 @@ from typing import TypeAlias
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from gdr_plugin.errors import ChatError
-from gdr_plugin.models.chat import TEXT, Chat
-from gdr_plugin.types import Message
+from gdr_plugin.api.errors import ChatError
+from gdr_plugin.api.types import Message
+from gdr_plugin.models.text.chat import TEXT, Chat
 
 Family: TypeAlias = Callable[[str], PreTrainedTokenizerFast]
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gdr_plugin.config import Limits
-from gdr_plugin.errors import ChatError
-from gdr_plugin.models.base import LogprobModel
+from gdr_plugin.api.errors import ChatError
+from gdr_plugin.api.models import LogprobModel
+from gdr_plugin.api.settings import Limits
+from gdr_plugin.api.types import Conversation, Message, TokenSpan
 from gdr_plugin.models.fake import BOS, END, START, FakeModel
-from gdr_plugin.types import Conversation, Message, TokenSpan
 
 HELLO: Conversation = (Message("user", "Grüße?"),)
 GUIDED: Conversation = (Message("system", "Be brief."), *HELLO)

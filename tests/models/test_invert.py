@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from gdr_plugin.errors import ChatError, DataError, ModelError
-from gdr_plugin.models.chat import Chat
-from gdr_plugin.models.invert import TemplateInverter
-from gdr_plugin.models.template import ChatTemplate
-from gdr_plugin.types import Conversation, Message
+from gdr_plugin.api.errors import ChatError, DataError, ModelError
+from gdr_plugin.api.types import Conversation, Message
+from gdr_plugin.models.text.chat import Chat
+from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
+from gdr_plugin.models.text.template import ChatTemplate
 
 Family: TypeAlias = Callable[[str], PreTrainedTokenizerFast]
 
@@ -107,11 +107,11 @@ def test_render_then_invert_gives_the_messages_back(family: Family, name: str, d
     assert inverter.messages(text) == expected
 
 
-_made: dict[str, TemplateInverter] = {}
+_made: dict[str, RenderedPromptReader] = {}
 
 
-def _inverter(family: Family, name: str) -> TemplateInverter:
-    return _made.setdefault(name, TemplateInverter(family(name)))
+def _inverter(family: Family, name: str) -> RenderedPromptReader:
+    return _made.setdefault(name, RenderedPromptReader(family(name)))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -147,7 +147,7 @@ def test_the_response_comes_back_from_the_query(
 
 
 def test_a_default_system_turn_is_the_templates_own(family: Family) -> None:
-    inverter = TemplateInverter(family("chatml"))
+    inverter = RenderedPromptReader(family("chatml"))
     text = rendered(family("chatml"), turns("Hello"))
     assert "You are a helpful test model" in text
     assert inverter.messages(text) == turns("Hello")
@@ -161,13 +161,13 @@ def test_a_default_system_turn_is_the_templates_own(family: Family) -> None:
 
 def test_tool_turns_come_back(family: Family) -> None:
     conversation = (*turns("Weather?", "call()"), Message("tool", "12 degrees"), *turns("cold", "and now?")[:0])
-    assert TemplateInverter(family("qwen3")).messages(rendered(family("qwen3"), conversation)) == conversation
+    assert RenderedPromptReader(family("qwen3")).messages(rendered(family("qwen3"), conversation)) == conversation
 
 
 def test_deepseek_opens_the_reasoning_and_has_no_mark_for_the_system_turn(fresh_family: Family) -> None:
     tokenizer = fresh_family("base-bytes")
     tokenizer.add_special_tokens({"bos_token": "<bos>", "additional_special_tokens": ["<|User|>", "<|Assistant|>"]})
-    inverter = TemplateInverter(tokenizer, DEEPSEEK)
+    inverter = RenderedPromptReader(tokenizer, DEEPSEEK)
     for conversation in (turns("2+2?"), turns("2+2?", "4", "and 3?"), turns("2+2?", system="Be short")):
         assert inverter.messages(rendered(tokenizer, conversation, DEEPSEEK)) == conversation
     reasoned = turns("2+2?", "<think>two and two</think>4", "and 3?")
@@ -178,14 +178,14 @@ def test_deepseek_opens_the_reasoning_and_has_no_mark_for_the_system_turn(fresh_
 
 def test_llama_2_folds_the_system_turn_with_marks(family: Family) -> None:
     tokenizer = family("base-spaces")
-    inverter = TemplateInverter(tokenizer, LLAMA2)
+    inverter = RenderedPromptReader(tokenizer, LLAMA2)
     for conversation in (turns("Hi", system="Be short"), turns("Hi", "Yes?", "Bye", system="Be short"), turns("Hi")):
         assert inverter.messages(rendered(tokenizer, conversation, LLAMA2)) == conversation
 
 
 def test_the_date_of_another_day_fits(family: Family) -> None:
     tokenizer = family("llama3")
-    inverter = TemplateInverter(tokenizer, DATED)
+    inverter = RenderedPromptReader(tokenizer, DATED)
     today = datetime.datetime.now().strftime("%d %b %Y")
     for conversation in (turns("Hi"), turns("Hi", "Yes?", "Bye"), turns("Hi", system="Be short")):
         text = rendered(tokenizer, conversation, DATED)
@@ -211,7 +211,7 @@ def test_real_templates(fresh_family: Family, file: Path) -> None:
     tokenizer = fresh_family("base-bytes")
     marks = set(re.findall(r"<[|\uff5c][^<>'\"]{1,40}[|\uff5c]>|<(?:start|end)_of_\w+>|<turn\|>|<\|turn>", jinja))
     tokenizer.add_special_tokens({"bos_token": "<bos>", "additional_special_tokens": sorted(marks)})
-    inverter, template = TemplateInverter(tokenizer, jinja), ChatTemplate(tokenizer, jinja)
+    inverter, template = RenderedPromptReader(tokenizer, jinja), ChatTemplate(tokenizer, jinja)
     asked, answered = turns("What is 17 + 25?"), turns("What is 17 + 25?", "It is 42.", "And half of it?\n\nSay.")
     for conversation in (asked, answered):
         text = template.render(conversation)
@@ -262,7 +262,7 @@ def test_padding_of_old_clients(family: Family, name: str) -> None:
 def test_padding_before_inserted_spaces(fresh_family: Family) -> None:
     tokenizer = fresh_family("mistral-legacy")
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
-    inverter = TemplateInverter(tokenizer)
+    inverter = RenderedPromptReader(tokenizer)
     prompt = rendered(tokenizer, turns("Hello world"))
     # Some decoders put a space behind every special token, as the text of released tokenizers shows.
     spaced = "<pad> <pad> <s> [INST] Hello world [/INST] It is.</s> <pad>"
@@ -287,7 +287,7 @@ def test_a_tokenizer_that_normalizes_text(fresh_family: Family) -> None:
 
     tokenizer = fresh_family("chatml")
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
-    inverter = TemplateInverter(tokenizer)
+    inverter = RenderedPromptReader(tokenizer)
     prompt = rendered(tokenizer, turns("Cafe\u0301 or not?"))
     sent = query(tokenizer, prompt, "Cafe\u0301.<|im_end|>")
     assert "Cafe\u0301" not in sent
@@ -297,7 +297,7 @@ def test_a_tokenizer_that_normalizes_text(fresh_family: Family) -> None:
 
 def test_a_real_tokenizer_with_a_default_system_turn(smol_gguf: Path) -> None:
     """SmolLM2: whatever is read renders as the same text again."""
-    inverter = TemplateInverter.open(str(smol_gguf))
+    inverter = RenderedPromptReader.open(str(smol_gguf))
     template = inverter._template
     text = template.render(turns("Hello"))
     assert "You are a helpful AI assistant named SmolLM" in text
@@ -332,9 +332,9 @@ def test_many_turns_and_many_marks_end_in_time(family: Family) -> None:
 
 def test_open_by_name(family: Family, tmp_path: Path) -> None:
     family("chatml").save_pretrained(tmp_path)
-    inverter = TemplateInverter.open(str(tmp_path))
+    inverter = RenderedPromptReader.open(str(tmp_path))
     assert inverter.messages(rendered(family("chatml"), turns("Hello"))) == turns("Hello")
     with pytest.raises(ModelError, match=r"the policy tokenizer '.*nothing' cannot be opened"):
-        TemplateInverter.open(str(tmp_path / "nothing"))
+        RenderedPromptReader.open(str(tmp_path / "nothing"))
     with pytest.raises(ChatError, match="has no chat template"):
-        TemplateInverter(family("base-bytes"))
+        RenderedPromptReader(family("base-bytes"))

@@ -8,10 +8,10 @@ from typing import TypeAlias
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from gdr_plugin.models.base import TokenOffsets
-from gdr_plugin.models.chat import TEXT, Chat
+from gdr_plugin.api.models import TokenOffsets
+from gdr_plugin.api.types import Message
 from gdr_plugin.models.fake import FakeChat
-from gdr_plugin.types import Message
+from gdr_plugin.models.text.chat import TEXT, Chat
 
 Family: TypeAlias = Callable[[str], PreTrainedTokenizerFast]
 FAMILIES = [

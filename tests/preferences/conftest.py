@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.config import Config, parse_config
+from gdr_plugin.config.load import parse_config
+from gdr_plugin.config.schema import Config
 
 MakePrompts = Callable[..., Path]
 MakeConfig = Callable[..., Config]

@@ -10,16 +10,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from gdr_plugin.config import Config
-from gdr_plugin.errors import ConfigError, DataError, GDRError, OutputError
-from gdr_plugin.preferences.annotate import annotate
-from gdr_plugin.preferences.filters import Filters
-from gdr_plugin.preferences.job import WINDOW
-from gdr_plugin.preferences.options import AnnotateOptions
-from gdr_plugin.preferences.output import TABLES
-from gdr_plugin.preferences.sample import Sampling
-from gdr_plugin.reward import GuidedDensityRatio
-from gdr_plugin.types import Message, Sample
+from gdr_plugin.annotation.annotate import annotate
+from gdr_plugin.annotation.filters import Filters
+from gdr_plugin.annotation.options import AnnotateOptions
+from gdr_plugin.annotation.tables import TABLES
+from gdr_plugin.annotation.windows import WINDOW
+from gdr_plugin.api.errors import ConfigError, DataError, GDRError, OutputError
+from gdr_plugin.api.types import Message, Sample
+from gdr_plugin.config.schema import Config
+from gdr_plugin.reward.reward import GuidedDensityRatio
+from gdr_plugin.sampling.sample import Sampling
 
 MakePrompts = Callable[..., Path]
 MakeConfig = Callable[..., Config]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from gdr_plugin.plugins import Plugins
-from gdr_plugin.preferences.annotate import annotate
-from gdr_plugin.preferences.options import AnnotateOptions
-from gdr_plugin.preferences.sample import Sampling
+from gdr_plugin.annotation.annotate import annotate
+from gdr_plugin.annotation.options import AnnotateOptions
+from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.sampling.sample import Sampling
 
 PLUGIN = '''
 """Kills the process (as kill -9 does) at a chosen call, unless a file `go` stands beside it."""

@@ -11,14 +11,15 @@ from typing import Any
 
 import yaml
 
-from gdr_plugin.config import Config, parse_config
-from gdr_plugin.preferences.annotate import annotate
-from gdr_plugin.preferences.filters import Filters
-from gdr_plugin.preferences.job import window_size
-from gdr_plugin.preferences.options import AnnotateOptions, open_policy
-from gdr_plugin.preferences.sample import Sampling
-from gdr_plugin.preferences.stats import spread
-from gdr_plugin.reward import GuidedDensityRatio
+from gdr_plugin.annotation.annotate import annotate
+from gdr_plugin.annotation.filters import Filters
+from gdr_plugin.annotation.options import AnnotateOptions, open_policy
+from gdr_plugin.annotation.statistics import spread
+from gdr_plugin.annotation.windows import window_size
+from gdr_plugin.config.load import parse_config
+from gdr_plugin.config.schema import Config
+from gdr_plugin.reward.reward import GuidedDensityRatio
+from gdr_plugin.sampling.sample import Sampling
 
 MakePrompts = Callable[..., Path]
 MakeConfig = Callable[..., Config]

@@ -16,23 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdr_plugin.errors import DataError, DomainError
-from gdr_plugin.preferences.read import (
-    BadRow,
-    PromptRow,
-    Response,
-    Row,
-    ScoreRow,
-    SeenIds,
-    check_rows,
-    parse_columns,
-    parse_prompt,
-    parse_prompt_row,
-    parse_score_row,
-    read_rows,
-    scan,
-)
-from gdr_plugin.types import Message
+from gdr_plugin.api.errors import DataError, DomainError
+from gdr_plugin.api.types import Message
+from gdr_plugin.data.read import BadRow, SeenIds, check_rows, scan
+from gdr_plugin.data.rows import PromptRow, Response, ScoreRow, parse_prompt, parse_prompt_row, parse_score_row
+from gdr_plugin.data.sources import Row, parse_columns, read_rows
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "prompt": "Grüße, 世界\nzweite Zeile", "response": 'Ja, "gut".', "finished": True},
@@ -105,7 +93,7 @@ class TestFormats:
 
     @given(st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=5) | st.integers(), max_size=3), min_size=1))
     def test_json_array_in_any_chunks(self, rows: list[dict[str, Any]]) -> None:
-        from gdr_plugin.preferences import text_formats
+        from gdr_plugin.data import text_formats
 
         file = io.BytesIO(json.dumps(rows).encode())
         whole, text_formats._CHUNK = text_formats._CHUNK, 1

@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdr_plugin.config import Limits, ModelSpec
-from gdr_plugin.errors import ConfigError, GDRError, ModelError
+from gdr_plugin.api.errors import ConfigError, GDRError, ModelError
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.api.types import Conversation, Message
 from gdr_plugin.models.local import open_local
-from gdr_plugin.preferences import decode as decoding
-from gdr_plugin.preferences.decode import decode, draw, uniforms
-from gdr_plugin.preferences.sample import PolicySampler, Sampling
-from gdr_plugin.types import Conversation, Message
+from gdr_plugin.sampling import decode as decoding
+from gdr_plugin.sampling.decode import decode, draw, uniforms
+from gdr_plugin.sampling.sample import PolicySampler, Sampling
 
 TinyModel = Callable[..., Path]
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdr_plugin.errors import ConfigError, PluginError
-from gdr_plugin.preferences.filters import IDENTICAL, NO_MARGIN, SMALL_MARGIN, UNBALANCED, Choice, Filters, choose
-from gdr_plugin.preferences.select import Candidate, MaxMin, MaxRandom, Selector, TopK, builtin_selectors, find_selector
+from gdr_plugin.annotation.filters import IDENTICAL, NO_MARGIN, SMALL_MARGIN, UNBALANCED, Choice, Filters, choose
+from gdr_plugin.annotation.selectors import MaxMin, MaxRandom, TopK, builtin_selectors, find_selector
+from gdr_plugin.api.errors import ConfigError, PluginError
+from gdr_plugin.api.selectors import Candidate, Selector
 
 KNOWN = {selector.name: selector for selector in builtin_selectors()}
 

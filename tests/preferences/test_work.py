@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gdr_plugin.errors import OutputError
-from gdr_plugin.preferences.work import RunFolder, atomic
+from gdr_plugin.annotation.run_folder import RunFolder
+from gdr_plugin.api.errors import OutputError
+from gdr_plugin.files import atomic
 
 
 def test_shards_come_back_as_they_were(tmp_path: Path) -> None:

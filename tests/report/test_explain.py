@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from gdr_plugin.api.types import Message, Sample, Score
 from gdr_plugin.cli import main
-from gdr_plugin.reward import GuidedDensityRatio
-from gdr_plugin.types import Message, Sample, Score
+from gdr_plugin.reward.reward import GuidedDensityRatio
 
 CONFIG = """
 strong: "{strong}"
@@ -286,7 +286,7 @@ def test_what_is_refused(gdr: Explain, arguments: list[str], problem: str) -> No
 
 
 def test_a_backend_without_places_shows_one_piece() -> None:
-    from gdr_plugin.report.cells import cells
+    from gdr_plugin.explain.cells import cells
 
     score = Score(
         *(1.0, None, -3.0, -4.0, 2, 3, "all", "default", "none"),
@@ -298,7 +298,7 @@ def test_a_backend_without_places_shows_one_piece() -> None:
 
 
 def test_common_boundaries_are_exact() -> None:
-    from gdr_plugin.report.cells import cells
+    from gdr_plugin.explain.cells import cells
 
     score = Score(
         *(0.0, None, -15.0, -21.0, 4, 6, "all", "default", "none"),

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.config import load_config
-from gdr_plugin.report.explain import explain
+from gdr_plugin.config.load import load_config
+from gdr_plugin.explain.explain import explain
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(

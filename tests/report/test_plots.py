@@ -13,8 +13,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from gdr_plugin.errors import MissingDependencyError, OutputError
-from gdr_plugin.evaluation.statistics import Estimate
+from gdr_plugin.api.errors import MissingDependencyError, OutputError
+from gdr_plugin.arithmetic.statistics import Estimate
 from gdr_plugin.report import plots
 from gdr_plugin.report.plots import estimates, heatmap, image, save, scatter
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.errors import ChatError, ConfigError, DomainError, ModelError, PluginError
+from gdr_plugin.api.errors import ChatError, ConfigError, DomainError, ModelError, PluginError
+from gdr_plugin.api.routers import RoutingContext
+from gdr_plugin.api.types import Message, Sample
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.routing import FieldRouter, FixedRouter, Routed, RouterChain, RoutingContext
-from gdr_plugin.types import Message, Sample
+from gdr_plugin.routing import FieldRouter, FixedRouter, Routed, RouterChain
 
 CONTEXT = RoutingContext(domains={"chat": "", "safety": "", "math": ""}, model=FakeModel("routing"))
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.errors import ConfigError, DomainError
+from gdr_plugin.api.errors import ConfigError, DomainError
+from gdr_plugin.api.routers import Router, RoutingContext
+from gdr_plugin.api.types import Message, Sample
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.routing import FieldRouter, FixedRouter, Router, RoutingContext, builtin_routers
-from gdr_plugin.types import Message, Sample
+from gdr_plugin.routing import FieldRouter, FixedRouter, builtin_routers
 
 CONTEXT = RoutingContext(domains={"chat": "", "safety": "", "math": ""}, model=FakeModel("routing"))
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.errors import ConfigError
+from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.routers import RoutingContext
+from gdr_plugin.api.types import Conversation, Message, Sample
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.routing import KeywordRouter, RoutingContext
+from gdr_plugin.routing import KeywordRouter
 from gdr_plugin.routing.keyword import REACH
-from gdr_plugin.types import Conversation, Message, Sample
 
 DATA = Path(__file__).parent / "data"
 ALL = ("chat", "safety", "math", "code", "reasoning", "factuality", "instruction-following")

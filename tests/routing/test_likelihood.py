@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gdr_plugin.errors import ConfigError, ModelError
+from gdr_plugin.api.errors import ConfigError, ModelError
+from gdr_plugin.api.routers import RoutingContext
+from gdr_plugin.api.types import Conversation, Logprobs, Message, Sample, TokenSpan
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.routing import LikelihoodRouter, RoutingContext
+from gdr_plugin.routing import LikelihoodRouter
 from gdr_plugin.routing.likelihood import HEAD, TAIL
-from gdr_plugin.types import Conversation, Logprobs, Message, Sample, TokenSpan
 
 DOMAINS = {"chat": "Everyday talk.", "math": "Sums.", "instruction-following": "Demands on form."}
 END = 0x10FFFF
@@ -177,7 +178,7 @@ def test_options(options: dict[str, object]) -> None:
 @pytest.mark.slow
 def test_a_real_small_model_is_far_better_than_chance(smol_dir: Path) -> None:
     """135 M parameters make a poor router (41 % of 7 domains, chance 14 %), but what is clear to it is mostly right."""
-    from gdr_plugin.config import Limits, ModelSpec
+    from gdr_plugin.api.settings import Limits, ModelSpec
     from gdr_plugin.models.local import open_local
 
     lines = (Path(__file__).parent / "data" / "labelled_dev.jsonl").read_text(encoding="utf-8").splitlines()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdr_plugin.errors import ConfigError
+from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.routing.gate import anchored, beginnings, gate
 from gdr_plugin.routing.keyword import KeywordRouter
 from gdr_plugin.routing.rules import _WORD, KeywordRules, load_rules

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.config import ModelSpec
+from gdr_plugin.api.routers import RoutingContext
+from gdr_plugin.api.settings import ModelSpec
+from gdr_plugin.api.types import Message, Sample
 from gdr_plugin.guidance import apply, library, render
 from gdr_plugin.models.local import open_local
 from gdr_plugin.models.local.kvcache import PrefixCache
-from gdr_plugin.routing import LikelihoodRouter, RoutingContext
-from gdr_plugin.store import LogprobStore, StoredModel
-from gdr_plugin.types import Message, Sample
+from gdr_plugin.routing import LikelihoodRouter
+from gdr_plugin.store.model import StoredModel
+from gdr_plugin.store.store import LogprobStore
 
 WORDS = [
     "rivers",

@@ -19,13 +19,13 @@ import httpx2
 import numpy as np
 import pytest
 
-from gdr_plugin.config import Limits
+from gdr_plugin.api.settings import Limits
+from gdr_plugin.api.types import Logprobs, Message, Sample, TokenSpan
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.plugins import Plugins
-from gdr_plugin.reward import GuidedDensityRatio
-from gdr_plugin.serve import ScoringService, ServeSettings
+from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.reward.reward import GuidedDensityRatio
+from gdr_plugin.serve import BatchingService, ServeSettings
 from gdr_plugin.serve.app import create_app
-from gdr_plugin.types import Logprobs, Message, Sample, TokenSpan
 
 DEADLINE_S = 30
 
@@ -104,7 +104,7 @@ def connect(ratio: GuidedDensityRatio) -> Connect:
 
     @asynccontextmanager
     async def connected(*plugins: object, start: bool = True, **settings: Any) -> AsyncIterator[httpx2.AsyncClient]:
-        service = ScoringService(ratio, ServeSettings(**{"max_wait_ms": 1, **settings}))
+        service = BatchingService(ratio, ServeSettings(**{"max_wait_ms": 1, **settings}))
         app = create_app(service, Plugins(*plugins, entry_points=False))
         transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://gdr", timeout=DEADLINE_S) as client:

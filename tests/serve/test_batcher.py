@@ -8,22 +8,22 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.errors import ConfigError, ModelError
-from gdr_plugin.reward import GuidedDensityRatio
-from gdr_plugin.serve import RequestError, ScoringService, ServeSettings, batcher, squash
+from gdr_plugin.api.errors import ConfigError, ModelError, RequestError
+from gdr_plugin.api.types import Sample
+from gdr_plugin.reward.reward import GuidedDensityRatio
+from gdr_plugin.serve import BatchingService, ServeSettings, batcher, squash
 from gdr_plugin.serve.entry import TOKEN_FIELDS
-from gdr_plugin.types import Sample
 
 pytestmark = pytest.mark.anyio
 Make = Callable[..., Sample]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
-def service_of(ratio: GuidedDensityRatio, **settings: Any) -> ScoringService:
-    return ScoringService(ratio, ServeSettings(**{"max_wait_ms": 1, **settings}))
+def service_of(ratio: GuidedDensityRatio, **settings: Any) -> BatchingService:
+    return BatchingService(ratio, ServeSettings(**{"max_wait_ms": 1, **settings}))
 
 
-def count(service: ScoringService, name: str, **labels: str) -> float:
+def count(service: BatchingService, name: str, **labels: str) -> float:
     value = service.metrics._registry.get_sample_value(name, labels)
     return 0.0 if value is None else value
 

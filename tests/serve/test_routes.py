@@ -15,14 +15,14 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from gdr_plugin import hookimpl
-from gdr_plugin.errors import DataError, PluginError
-from gdr_plugin.plugins import Plugins
-from gdr_plugin.reward import GuidedDensityRatio
-from gdr_plugin.serve import ScoringService, guard, squash
+from gdr_plugin.api.errors import DataError, PluginError
+from gdr_plugin.api.types import Message, Sample
+from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.reward.reward import GuidedDensityRatio
+from gdr_plugin.serve import BatchingService, ScoringService, guard, squash
 from gdr_plugin.serve.app import create_app
 from gdr_plugin.serve.entry import TOKEN_FIELDS
 from gdr_plugin.serve.native import RowScore
-from gdr_plugin.types import Message, Sample
 
 pytestmark = pytest.mark.anyio
 Connect = Callable[..., Any]
@@ -501,7 +501,7 @@ async def test_a_plugin_adds_a_dialect(connect: Connect, ratio: GuidedDensityRat
 
 async def test_a_route_twice_names_both_plugins(ratio: GuidedDensityRatio) -> None:
     with pytest.raises(PluginError, match=r"the route POST /score comes from 'built-in' and from 'Dialect'"):
-        create_app(ScoringService(ratio), Plugins(Dialect("/score"), entry_points=False))
+        create_app(BatchingService(ratio), Plugins(Dialect("/score"), entry_points=False))
 
 
 async def test_a_plugin_that_returns_no_router_is_named(ratio: GuidedDensityRatio) -> None:
@@ -511,4 +511,4 @@ async def test_a_plugin_that_returns_no_router_is_named(ratio: GuidedDensityRati
             return ["/mine"]
 
     with pytest.raises(PluginError, match="plugin 'Wrong': gdr_serve_routes returned an object of type str"):
-        create_app(ScoringService(ratio), Plugins(Wrong(), entry_points=False))
+        create_app(BatchingService(ratio), Plugins(Wrong(), entry_points=False))

@@ -20,11 +20,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from gdr_plugin.config import parse_config
-from gdr_plugin.errors import ConfigError
-from gdr_plugin.reward import GuidedDensityRatio
+from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.types import Message, Sample
+from gdr_plugin.config.load import parse_config
+from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.serve.run import is_loopback, listen
-from gdr_plugin.types import Message, Sample
 
 DEADLINE_S = 30
 Serve = Callable[..., Any]

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from gdr_plugin import Plugins, hookimpl
-from gdr_plugin.config import Limits, ModelSpec
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.fake import FakeChat
 from gdr_plugin.tuning.report import TuneReport
 from gdr_plugin.tuning.tune import TuneOptions, tune
-from gdr_plugin.types import Logprobs, TokenSpan
 
 SECRET = "Name the clause that the answer rests on."
 

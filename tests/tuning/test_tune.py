@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from gdr_plugin import GuidedDensityRatio, Plugins
-from gdr_plugin.config import load_config
-from gdr_plugin.errors import ConfigError, DataError
-from gdr_plugin.evaluation.items import read_items
-from gdr_plugin.evaluation.types import Item
+from gdr_plugin.api.errors import ConfigError, DataError
+from gdr_plugin.config.load import load_config
+from gdr_plugin.data.item import Item
+from gdr_plugin.data.items import read_items
 from gdr_plugin.tuning.halving import evaluations, plan
 from gdr_plugin.tuning.report import TuneReport
 from gdr_plugin.tuning.split import Split, split

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from importlib.resources import files
 
 from gdr_plugin import Guidance, hookimpl
+from gdr_plugin.api.routers import Router
 from gdr_plugin.guidance import load_guidance_file
-from gdr_plugin.routing import Router
 from gdr_plugin_finance.router import FinanceRouter
 
 

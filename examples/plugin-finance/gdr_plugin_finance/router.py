@@ -9,9 +9,9 @@ from importlib.resources import files
 
 import yaml
 
-from gdr_plugin.errors import ConfigError, unknown
-from gdr_plugin.routing.base import RoutingContext, options_error
-from gdr_plugin.types import Sample
+from gdr_plugin.api.errors import ConfigError, unknown
+from gdr_plugin.api.routers import RoutingContext, options_error
+from gdr_plugin.api.types import Sample
 
 _AMOUNT = r"[$€£¥]\s?\d[\d,.]*|\d[\d,.]*\s?(?:dollars|euros|pounds|usd|eur|gbp|basis points|bps)"
 _WEIGHTS = {"finance": 2, "shared": 1, "amount": 1}

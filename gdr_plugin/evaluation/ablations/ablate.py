@@ -12,16 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from gdr_plugin.config import Placement, Reduction
-from gdr_plugin.errors import ConfigError
+from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.types import Placement, Reduction
+from gdr_plugin.arithmetic.reduction import REDUCTIONS
+from gdr_plugin.arithmetic.statistics import Estimate, difference, share
+from gdr_plugin.data.item import Item, ItemScores
 from gdr_plugin.evaluation.ablations.variants import FORM_NAMES, FORMS, UNGUIDED, Runner, Way, form_of, with_label
-from gdr_plugin.evaluation.judging import chance, compare, rule_of
-from gdr_plugin.evaluation.metrics import Ranking, lengths, rewards
-from gdr_plugin.evaluation.scoring import REDUCTIONS, Progress
-from gdr_plugin.evaluation.statistics import Estimate, difference, share
-from gdr_plugin.evaluation.types import Item, ItemScores
-from gdr_plugin.plugins import Plugins
-from gdr_plugin.reward import GuidedDensityRatio
+from gdr_plugin.evaluation.measures.item_rules import chance, compare, rule_of
+from gdr_plugin.evaluation.measures.metrics import Ranking, lengths, rewards
+from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.progress import Progress
+from gdr_plugin.reward.reward import GuidedDensityRatio
 
 __all__ = ["Ablations", "Line", "ablate"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gdr_plugin.arithmetic.reduction import REDUCTIONS
+from gdr_plugin.arithmetic.statistics import Estimate
 from gdr_plugin.evaluation.ablations.ablate import Ablations
 from gdr_plugin.evaluation.ablations.variants import FORM_NAMES
-from gdr_plugin.evaluation.scoring import REDUCTIONS
-from gdr_plugin.evaluation.sheets import Sheet, estimate_json, estimate_text, section
-from gdr_plugin.evaluation.statistics import Estimate
+from gdr_plugin.report.tables import Sheet, estimate_json, estimate_text, section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

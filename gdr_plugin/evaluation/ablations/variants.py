@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gdr_plugin.config import Config, GuidanceSection, Placement
-from gdr_plugin.evaluation.items import labelled
-from gdr_plugin.evaluation.scoring import WINDOW, Progress, samples, score_items
-from gdr_plugin.evaluation.types import Item, ItemScores
-from gdr_plugin.plugins import Plugins
-from gdr_plugin.resolve import resolve_names
-from gdr_plugin.reward import GuidedDensityRatio, Side
+from gdr_plugin.api.types import Placement, Side
+from gdr_plugin.config.schema import Config, GuidanceSection
+from gdr_plugin.data.item import Item, ItemScores
+from gdr_plugin.data.items import labelled
+from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.progress import Progress
+from gdr_plugin.reward.resolve import resolve_names
+from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.routing import FieldRouter, RouterChain
-from gdr_plugin.store import StoredModel
+from gdr_plugin.scoring.items import WINDOW, samples, score_items
+from gdr_plugin.store.model import StoredModel
 
 __all__ = ["FORMS", "FORM_NAMES", "UNGUIDED", "Runner", "Way", "form_of", "with_label"]
 

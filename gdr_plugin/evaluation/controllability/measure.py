@@ -11,14 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from gdr_plugin.config import Config, GuidanceSection, Reduction
+from gdr_plugin.api.guidance import Guidance
+from gdr_plugin.api.types import Reduction, Sample, Score, Side
+from gdr_plugin.arithmetic.reduction import REDUCTIONS, value
+from gdr_plugin.arithmetic.statistics import Estimate, share
+from gdr_plugin.config.schema import Config, GuidanceSection
 from gdr_plugin.evaluation.controllability.prompts import ControlPrompt
-from gdr_plugin.evaluation.scoring import REDUCTIONS, Progress, value
-from gdr_plugin.evaluation.statistics import Estimate, share
-from gdr_plugin.guidance import Guidance
-from gdr_plugin.reward import GuidedDensityRatio, Side
+from gdr_plugin.progress import Progress
+from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.routing import FieldRouter, RouterChain
-from gdr_plugin.types import Sample, Score
 
 __all__ = ["ALL", "NOTHING", "SETTINGS", "Controllability", "Setting", "Told", "controllability", "score_prompts"]
 

@@ -13,14 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gdr_plugin.config import Config
-from gdr_plugin.errors import DataError, unknown
-from gdr_plugin.guidance import Guidance, load_guidance_file
-from gdr_plugin.plugins import Plugins
-from gdr_plugin.preferences.read import BadRow, check_rows, parse_prompt
-from gdr_plugin.preferences.rows import id_of, type_name
-from gdr_plugin.preferences.sources import Row
-from gdr_plugin.types import Conversation
+from gdr_plugin.api.errors import DataError, unknown
+from gdr_plugin.api.guidance import Guidance
+from gdr_plugin.api.types import Conversation
+from gdr_plugin.config.schema import Config
+from gdr_plugin.data.read import BadRow, check_rows
+from gdr_plugin.data.rows import id_of, parse_prompt, type_name
+from gdr_plugin.data.sources import Row
+from gdr_plugin.guidance import load_guidance_file
+from gdr_plugin.plugins.registry import Plugins
 
 __all__ = ["CRITERIA", "DATA", "ControlPrompt", "criteria_of", "read_control_prompts"]
 

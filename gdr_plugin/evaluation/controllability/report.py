@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gdr_plugin.config import Config, Placement, Reduction, load_config
+from gdr_plugin.api.guidance import Guidance
+from gdr_plugin.api.types import Placement, Reduction
+from gdr_plugin.arithmetic.reduction import REDUCTIONS, UNITS
+from gdr_plugin.config.load import load_config
+from gdr_plugin.config.schema import Config
 from gdr_plugin.evaluation.controllability.measure import (
     ALL,
     SETTINGS,
@@ -21,13 +25,12 @@ from gdr_plugin.evaluation.controllability.measure import (
     score_prompts,
 )
 from gdr_plugin.evaluation.controllability.prompts import DATA, criteria_of, read_control_prompts
-from gdr_plugin.evaluation.scoring import REDUCTIONS, UNITS, Progress
-from gdr_plugin.evaluation.sheets import Sheet, estimate_json, estimate_text, section
-from gdr_plugin.guidance import Guidance
-from gdr_plugin.plugins import Plugins
-from gdr_plugin.preferences.work import atomic
-from gdr_plugin.reward import GuidedDensityRatio
-from gdr_plugin.store import DEFAULT_STORE
+from gdr_plugin.files import atomic
+from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.progress import Progress
+from gdr_plugin.report.tables import Sheet, estimate_json, estimate_text, section
+from gdr_plugin.reward.reward import GuidedDensityRatio
+from gdr_plugin.store.store import DEFAULT_STORE
 
 __all__ = ["ControllabilityReport", "run_controllability"]
 

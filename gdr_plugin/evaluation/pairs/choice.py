@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gdr_plugin.arithmetic.statistics import Column, Estimate, difference, share
 from gdr_plugin.evaluation.pairs.matrix import PairStudy
-from gdr_plugin.evaluation.sheets import estimate_text
-from gdr_plugin.evaluation.statistics import Column, Estimate, difference, share
+from gdr_plugin.report.tables import estimate_text
 
 __all__ = ["Choice", "advice", "choose"]
 

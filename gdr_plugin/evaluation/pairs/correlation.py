@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from gdr_plugin.evaluation.statistics import DRAWS, Column, correlation, ranks
+from gdr_plugin.arithmetic.statistics import DRAWS, Column, correlation, ranks
 
 __all__ = ["Correlation", "correlate"]
 

@@ -13,11 +13,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from gdr_plugin.evaluation.judging import chance, compare, rule_of
+from gdr_plugin.arithmetic.statistics import Column, Estimate, share
+from gdr_plugin.data.item import Item
+from gdr_plugin.evaluation.measures.item_rules import chance, compare, rule_of
 from gdr_plugin.evaluation.pairs.correlation import Correlation, correlate
 from gdr_plugin.evaluation.pairs.scoring import LogprobTable
-from gdr_plugin.evaluation.statistics import Column, Estimate, share
-from gdr_plugin.evaluation.types import Item
 
 __all__ = ["GapSource", "PairResult", "PairStudy", "study"]
 

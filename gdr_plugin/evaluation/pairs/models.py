@@ -14,10 +14,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from gdr_plugin.config import Config, GuidanceSection, ModelSpec
-from gdr_plugin.configcheck import explain, locate
-from gdr_plugin.errors import ConfigError, unknown
-from gdr_plugin.yamlfile import read_yaml
+from gdr_plugin.api.errors import ConfigError, unknown
+from gdr_plugin.api.settings import ModelSpec
+from gdr_plugin.config.messages import explain
+from gdr_plugin.config.paths import locate
+from gdr_plugin.config.schema import Config, GuidanceSection
+from gdr_plugin.config.yamlfile import read_yaml
 
 __all__ = ["NamedModel", "model_of", "models_of", "read_gap_scores", "read_models"]
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdr_plugin.errors import MissingDependencyError, OutputError
+from gdr_plugin.api.errors import MissingDependencyError, OutputError
 from gdr_plugin.evaluation.pairs.correlation import Correlation
 from gdr_plugin.evaluation.pairs.matrix import PairStudy
 from gdr_plugin.evaluation.pairs.report import PairsReport, gap_words, spread
-from gdr_plugin.evaluation.sheets import section
+from gdr_plugin.report.tables import section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

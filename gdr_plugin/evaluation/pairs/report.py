@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gdr_plugin.arithmetic.reduction import UNITS
 from gdr_plugin.evaluation.pairs.choice import Choice, advice, choose
 from gdr_plugin.evaluation.pairs.correlation import Correlation
 from gdr_plugin.evaluation.pairs.matrix import PairStudy
 from gdr_plugin.evaluation.pairs.models import NamedModel
 from gdr_plugin.evaluation.pairs.scoring import LogprobTable, Setting
-from gdr_plugin.evaluation.scoring import UNITS
-from gdr_plugin.evaluation.sheets import Sheet, estimate_json, estimate_text
+from gdr_plugin.report.tables import Sheet, estimate_json, estimate_text
 
 __all__ = ["PairsReport", "gap_words", "spread"]
 

@@ -11,15 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gdr_plugin.config import Config, Reduction, load_config
-from gdr_plugin.evaluation.checks import domain_check
-from gdr_plugin.evaluation.items import load_items
+from gdr_plugin.api.types import Reduction
+from gdr_plugin.config.load import load_config
+from gdr_plugin.config.schema import Config
+from gdr_plugin.data.items import load_items
 from gdr_plugin.evaluation.pairs.matrix import study
 from gdr_plugin.evaluation.pairs.models import models_of, read_gap_scores
 from gdr_plugin.evaluation.pairs.report import PairsReport
 from gdr_plugin.evaluation.pairs.scoring import Setting, score_models
-from gdr_plugin.evaluation.scoring import Progress
-from gdr_plugin.plugins import Plugins
+from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.progress import Progress
+from gdr_plugin.scoring.items import domain_check
 
 __all__ = ["PairsOptions", "compare_pairs"]
 

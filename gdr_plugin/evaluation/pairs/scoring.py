@@ -15,21 +15,26 @@ from pathlib import Path
 
 import numpy as np
 
-from gdr_plugin.config import Config, GuidanceSection, Limits, Reduction, RewardSection
-from gdr_plugin.errors import DataError, EngineWarning, ModelError
+from gdr_plugin.api.errors import DataError, EngineWarning, ModelError
+from gdr_plugin.api.guidance import Guidance
+from gdr_plugin.api.models import LogprobModel
+from gdr_plugin.api.routers import Router
+from gdr_plugin.api.settings import Limits
+from gdr_plugin.api.types import Reduction
+from gdr_plugin.arithmetic.reduction import Kind, value
+from gdr_plugin.arithmetic.statistics import Column
+from gdr_plugin.config.schema import Config, GuidanceSection, RewardSection
+from gdr_plugin.data.item import Item, ItemScores
 from gdr_plugin.evaluation.pairs.models import NamedModel
-from gdr_plugin.evaluation.scoring import Kind, Progress, score_items, value
-from gdr_plugin.evaluation.statistics import Column
-from gdr_plugin.evaluation.types import Item, ItemScores
-from gdr_plugin.guidance import Guidance
-from gdr_plugin.models.base import LogprobModel
-from gdr_plugin.plugins import Plugins
-from gdr_plugin.resolve import resolve_names
-from gdr_plugin.reward import GuidedDensityRatio
+from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.progress import Progress
+from gdr_plugin.reward.resolve import resolve_names
+from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.routing import RouterChain
-from gdr_plugin.routing.base import Router
 from gdr_plugin.routing.field import FieldRouter
-from gdr_plugin.store import DEFAULT_STORE, LogprobStore, StoredModel
+from gdr_plugin.scoring.items import score_items
+from gdr_plugin.store.model import StoredModel
+from gdr_plugin.store.store import DEFAULT_STORE, LogprobStore
 
 __all__ = ["LogprobTable", "Setting", "score_models"]
 

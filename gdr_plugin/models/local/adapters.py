@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdr_plugin.errors import MissingDependencyError, ModelError
+from gdr_plugin.api.errors import MissingDependencyError, ModelError
 from gdr_plugin.models.local.identity import folder_digest
 from gdr_plugin.models.local.source import skeleton
 

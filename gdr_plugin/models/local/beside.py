@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local.engine import Engine
 from gdr_plugin.models.local.forward import Network
 from gdr_plugin.models.local.lora import LaneError
-from gdr_plugin.models.local.rungs import Rung
-from gdr_plugin.types import Logprobs, TokenSpan
+from gdr_plugin.models.local.strategies import Rung
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from gdr_plugin.errors import EngineWarning, ModelError
+from gdr_plugin.api.errors import EngineWarning, ModelError
+from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local.forward import Network, run_cached, run_padded, run_plain, run_tree
 from gdr_plugin.models.local.identity import computed_in
 from gdr_plugin.models.local.kvcache import PrefixCache
 from gdr_plugin.models.local.lora import LaneError
 from gdr_plugin.models.local.planner import Budget, Job, Pack, distinct, plan_cached, plan_padded, plan_tree
 from gdr_plugin.models.local.prefixes import Ids
-from gdr_plugin.models.local.rungs import Rung, first_rung
-from gdr_plugin.types import Logprobs, TokenSpan
+from gdr_plugin.models.local.strategies import Rung, first_rung
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

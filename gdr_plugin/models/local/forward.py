@@ -22,7 +22,7 @@ from gdr_plugin.models.local.prefixes import Ids
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from gdr_plugin.types import Logprobs
+    from gdr_plugin.api.types import Logprobs
 
 
 class Network:

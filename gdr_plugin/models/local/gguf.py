@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from gdr_plugin.errors import EngineWarning, MissingDependencyError, ModelError
+from gdr_plugin.api.errors import EngineWarning, MissingDependencyError, ModelError
 from gdr_plugin.models.local.identity import cache_folder, file_digest
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gdr_plugin.config import Limits
-from gdr_plugin.errors import ModelError
+from gdr_plugin.api.errors import ModelError
+from gdr_plugin.api.settings import Limits
+from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local.identity import NUMERICS, combine, computed_in, parameters_digest
 from gdr_plugin.models.local.model import LocalModel, open_chat
 from gdr_plugin.models.local.weights import Weights
-from gdr_plugin.types import Logprobs, TokenSpan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -86,3 +86,29 @@ class LoadedModel(LocalModel):
         """Something that changes when a parameter is written to in place, as optimizers do, or replaced."""
         parameters = self._model.parameters()
         return tuple((p.data_ptr(), -1 if p.is_inference() else p._version) for p in parameters)
+
+
+def open_loaded(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    limits: Limits | None = None,
+    name: str | None = None,
+    chat_template: str | None = None,
+) -> LoadedModel:
+    """Score with a model that is loaded already, as in a notebook. Its weights may change between calls.
+
+    Args:
+        model: A causal language model, PEFT-wrapped or not; used as it stands, never changed.
+        tokenizer: Its tokenizer.
+        limits: What fits, and what happens to what does not.
+        name: For messages; default: the class and the configuration's name.
+        chat_template: As in `ModelSpec`.
+
+    Returns:
+        The model. `unload` only drops what the engine keeps: the weights are yours.
+
+    Raises:
+        ModelError: It is not a causal language model.
+    """
+    return LoadedModel(model, tokenizer, limits or Limits(), name, chat_template)

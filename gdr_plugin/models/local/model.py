@@ -7,18 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gdr_plugin.config import Limits, ModelSpec
-from gdr_plugin.models.base import LogprobModel
-from gdr_plugin.models.chat import Chat
+from gdr_plugin.api.models import LogprobModel
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local.adapters import Adapter, open_adapter
 from gdr_plugin.models.local.beside import Beside, Both
 from gdr_plugin.models.local.engine import Engine
 from gdr_plugin.models.local.forward import Network
 from gdr_plugin.models.local.identity import NUMERICS, combine, computed_in
-from gdr_plugin.models.local.rungs import Rung, first_rung
 from gdr_plugin.models.local.source import Source, load_tokenizer, locate, skeleton
+from gdr_plugin.models.local.strategies import Rung, first_rung
 from gdr_plugin.models.local.weights import Weights, open_weights, release
-from gdr_plugin.types import Logprobs, TokenSpan
+from gdr_plugin.models.text.chat import Chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -29,7 +29,7 @@ _UNKNOWN_PATH = {"path": "chosen when the weights are loaded"}
 class LocalModel:
     """A language model computed here with transformers: a `LogprobModel`.
 
-    Make one with `open_local` or `from_objects`. Safe to use from several threads, one forward at a time.
+    Make one with `open_local` or `open_loaded`. Safe to use from several threads, one forward at a time.
 
     Args:
         spec: What the user asked for.
@@ -75,35 +75,6 @@ class LocalModel:
         self._engine: Engine | None = None
         self._beside: Beside | None = None
         self._known_path = dict(_UNKNOWN_PATH)
-
-    @classmethod
-    def from_objects(
-        cls,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        limits: Limits | None = None,
-        name: str | None = None,
-        chat_template: str | None = None,
-    ) -> LocalModel:
-        """Score with a model that is loaded already, as in a notebook. Its weights may change between calls.
-
-        Args:
-            model: A causal language model, PEFT-wrapped or not; used as it stands, never changed.
-            tokenizer: Its tokenizer.
-            limits: What fits, and what happens to what does not.
-            name: For messages; default: the class and the configuration's name.
-            chat_template: As in `ModelSpec`.
-
-        Returns:
-            The model. `unload` only drops what the engine keeps: the weights are yours.
-
-        Raises:
-            ModelError: It is not a causal language model.
-        """
-        from gdr_plugin.models.local.loaded import LoadedModel
-
-        return LoadedModel(model, tokenizer, limits or Limits(), name, chat_template)
 
     @property
     def identity(self) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from gdr_plugin.api.types import TokenSpan
 from gdr_plugin.models.local.prefixes import Ids, families
-from gdr_plugin.types import TokenSpan
 
 _KEYS_PER_TOKEN = 8
 """Bound on attended keys in one forward, in multiples of the token budget: the expanded context costs memory too."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdr_plugin.errors import ModelError
+from gdr_plugin.api.errors import ModelError
 from gdr_plugin.models.local.gguf import converted, first_line
 from gdr_plugin.models.local.identity import combine, file_digest, folder_digest
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from gdr_plugin.config import ModelSpec
+    from gdr_plugin.api.settings import ModelSpec
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -235,3 +235,27 @@ def _unreadable(spec: ModelSpec, local: bool, error: Exception) -> ModelError:
     return ModelError(
         f"model {spec.target!r} does not exist: no such folder here, and the hub does not have it or cannot be reached"
     )
+
+
+def open_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Open a tokenizer by its name alone, as that of a policy whose weights are elsewhere.
+
+    Args:
+        name: Hub id or folder of the tokenizer, or a `.gguf` file.
+
+    Raises:
+        ModelError: There is no such tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    from gdr_plugin.api.settings import ModelSpec
+
+    if name.endswith(".gguf"):
+        spec = ModelSpec(model=name)
+        return load_tokenizer(spec, locate(spec))
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # transformers raises all kinds
+        line = " ".join(str(error).split())[:200]
+        raise ModelError(f"the policy tokenizer {name!r} cannot be opened ({line}): give its folder") from error
+    return tokenizer

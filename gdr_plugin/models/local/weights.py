@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from gdr_plugin.errors import ModelError
+from gdr_plugin.api.errors import ModelError
 from gdr_plugin.models.local.cpu import use_fast_linears
 from gdr_plugin.models.local.gguf import bars_only_on_terminals, first_line
 from gdr_plugin.models.local.lora import Lanes, run_in_place
@@ -25,7 +25,7 @@ from gdr_plugin.models.local.source import Source
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from gdr_plugin.config import ModelSpec
+    from gdr_plugin.api.settings import ModelSpec
 
 _shared: WeakValueDictionary[str, Weights] = WeakValueDictionary()
 _opening = threading.Lock()

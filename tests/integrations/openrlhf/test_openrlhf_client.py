@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from gdr_plugin.reward import GuidedDensityRatio
+from gdr_plugin.api.types import Message, Sample, Score
+from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.serve import squash
-from gdr_plugin.types import Message, Sample, Score
 
 Client = Callable[..., ModuleType]
 

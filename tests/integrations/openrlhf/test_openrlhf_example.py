@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.config import load_config
-from gdr_plugin.plugins import Plugins
-from gdr_plugin.resolve import resolve_names
+from gdr_plugin.config.load import load_config
+from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.reward.resolve import resolve_names
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "examples" / "openrlhf"

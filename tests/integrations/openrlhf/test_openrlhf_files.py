@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from gdr_plugin.errors import ConfigError, DataError, GDRError, ModelError
-from gdr_plugin.reward import GuidedDensityRatio
+from gdr_plugin.api.errors import ConfigError, DataError, GDRError, ModelError
+from gdr_plugin.api.types import Message, Sample
+from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.serve import squash
-from gdr_plugin.types import Message, Sample
 
 Client = Callable[..., ModuleType]
 USER = "What is 17 + 25?"
@@ -289,7 +289,7 @@ class TestAgent:
     def test_a_server_that_is_gone_ends_the_training(
         self, agent: Any, environment: Callable[..., None], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("gdr_plugin.remote.time.sleep", lambda seconds: None)
+        monkeypatch.setattr("gdr_plugin.reward.remote.time.sleep", lambda seconds: None)
         environment(REMOTE="http://127.0.0.1:9")
         run = agent().execute(prompt_of(tokenizer), "", PARAMETERS, 512, tokenizer, engine(tokenizer, "42"))
         with pytest.raises(ModelError, match="the connection failed"):

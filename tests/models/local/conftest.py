@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local import weights
 from gdr_plugin.models.local.forward import Network
-from gdr_plugin.types import Logprobs, TokenSpan
 
 Adapter = Callable[..., Path]
 Spans = Callable[..., list[TokenSpan]]

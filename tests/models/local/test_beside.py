@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from gdr_plugin import GuidedDensityRatio
-from gdr_plugin.config import Limits, ModelSpec
-from gdr_plugin.models.base import ScoresBeside
+from gdr_plugin.api.models import ScoresBeside
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.api.types import Logprobs, Message, Sample, TokenSpan
 from gdr_plugin.models.local import LocalModel, beside, open_local
 from gdr_plugin.models.local.head import Head
-from gdr_plugin.store import LogprobStore, StoredModel
-from gdr_plugin.types import Logprobs, Message, Sample, TokenSpan
+from gdr_plugin.store.model import StoredModel
+from gdr_plugin.store.store import LogprobStore
 
 TinyModel = Callable[..., Path]
 TinyAdapter = Callable[..., Path]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from gdr_plugin.config import ModelSpec
-from gdr_plugin.models.local import LocalModel, attention, cpu, open_local
-from gdr_plugin.types import TokenSpan
+from gdr_plugin.api.settings import ModelSpec
+from gdr_plugin.api.types import TokenSpan
+from gdr_plugin.models.local import attention, cpu, open_loaded, open_local
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="a torch build without oneDNN")
 
@@ -85,7 +85,7 @@ def test_a_model_of_somebody_else_is_left_alone(
     theirs = AutoModelForCausalLM.from_pretrained(tiny_model())
     before = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
 
-    LocalModel.from_objects(theirs, AutoTokenizer.from_pretrained(tiny_model())).score([TokenSpan((3, 4), (5, 6))])
+    open_loaded(theirs, AutoTokenizer.from_pretrained(tiny_model())).score([TokenSpan((3, 4), (5, 6))])
 
     assert not any("forward" in vars(module) for module in theirs.modules())
     assert theirs.config._attn_implementation == "sdpa"

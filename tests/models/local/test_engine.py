@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from gdr_plugin.errors import EngineWarning, ModelError
+from gdr_plugin.api.errors import EngineWarning, ModelError
+from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local.engine import Engine, deviation, is_out_of_memory
 from gdr_plugin.models.local.forward import Network
 from gdr_plugin.models.local.planner import Pack
-from gdr_plugin.models.local.rungs import Rung
-from gdr_plugin.types import Logprobs, TokenSpan
+from gdr_plugin.models.local.strategies import Rung
 
 Loader = Callable[..., Network]
 Truth = Callable[[Network, Sequence[TokenSpan]], list[Logprobs]]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local.engine import Engine
 from gdr_plugin.models.local.forward import Network
-from gdr_plugin.models.local.rungs import Rung
-from gdr_plugin.types import Logprobs, TokenSpan
+from gdr_plugin.models.local.strategies import Rung
 
 ARCHITECTURES: list[Any] = [
     pytest.param("llama", {}, id="llama-gqa"),

@@ -13,8 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from gdr_plugin.config import ModelSpec
-from gdr_plugin.errors import EngineWarning
+from gdr_plugin.api.errors import EngineWarning
+from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.models.local import gguf as conversion
 from gdr_plugin.models.local import identity, open_local
 from gdr_plugin.models.local.gguf import converted, read_gguf

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from gdr_plugin.config import ModelSpec
-from gdr_plugin.errors import ModelError
+from gdr_plugin.api.errors import ModelError
+from gdr_plugin.api.settings import ModelSpec
+from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local import LocalModel, open_local, weights
 from gdr_plugin.models.local.forward import Network
 from gdr_plugin.models.local.lora import InPlace, LaneError, Lanes, _plain
-from gdr_plugin.types import Logprobs, TokenSpan
 
 TinyModel = Callable[..., Path]
 TinyAdapter = Callable[..., Path]

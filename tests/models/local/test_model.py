@@ -15,14 +15,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gdr_plugin.config import Limits, ModelSpec
-from gdr_plugin.errors import ModelError
-from gdr_plugin.models.base import LogprobModel
-from gdr_plugin.models.local import LocalModel, open_local, weights
+from gdr_plugin.api.errors import ModelError
+from gdr_plugin.api.models import LogprobModel
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.api.types import Logprobs, Message, TokenSpan
+from gdr_plugin.models.local import LocalModel, open_loaded, open_local, weights
 from gdr_plugin.models.local.forward import Network
 from gdr_plugin.models.local.identity import computed_in
-from gdr_plugin.store import LogprobStore, StoredModel
-from gdr_plugin.types import Logprobs, Message, TokenSpan
+from gdr_plugin.store.model import StoredModel
+from gdr_plugin.store.store import LogprobStore
 
 TinyModel = Callable[..., Path]
 Spans = Callable[..., list[TokenSpan]]
@@ -331,7 +332,7 @@ def test_a_loaded_model_scores_without_being_changed(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     expected = one_by_one(Network(loaded.eval()), hard_spans())
     loaded.train()
-    model = LocalModel.from_objects(loaded, tokenizer, limits=Limits(max_length=512), name="mine")
+    model = open_loaded(loaded, tokenizer, limits=Limits(max_length=512), name="mine")
     assert isinstance(model, LogprobModel)
     assert model.name == "mine"
     assert model.chat.max_length == 512
@@ -345,7 +346,7 @@ def test_a_loaded_model_scores_without_being_changed(
 def test_a_loaded_model_that_is_trained_on_is_another(tiny_model: TinyModel, hard_spans: Spans) -> None:
     folder = tiny_model()
     loaded = AutoModelForCausalLM.from_pretrained(folder)
-    model = LocalModel.from_objects(loaded, AutoTokenizer.from_pretrained(folder))
+    model = open_loaded(loaded, AutoTokenizer.from_pretrained(folder))
     before, scores = model.identity, model.score(hard_spans())
     assert model.identity == before
     optimizer = torch.optim.SGD(loaded.parameters(), lr=0.1)
@@ -357,7 +358,7 @@ def test_a_loaded_model_that_is_trained_on_is_another(tiny_model: TinyModel, har
 
 def test_a_store_knows_a_model_that_is_trained_on_anew(tiny_model: TinyModel, tmp_path: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(tiny_model())
-    model = LocalModel.from_objects(loaded, AutoTokenizer.from_pretrained(tiny_model()))
+    model = open_loaded(loaded, AutoTokenizer.from_pretrained(tiny_model()))
     spans = [TokenSpan((1, 2), (3, 4))]
     with contextlib.closing(LogprobStore(tmp_path / "store.sqlite")) as store:
         stored = StoredModel(model, store)
@@ -377,7 +378,7 @@ def test_a_wrapped_peft_model_is_scored_with_its_adapter(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tiny_adapter(folder, 1))
-    model = LocalModel.from_objects(wrapped, AutoTokenizer.from_pretrained(folder))
+    model = open_loaded(wrapped, AutoTokenizer.from_pretrained(folder))
     spans = hard_spans()
     assert apart(model.score(spans), one_by_one(Network(wrapped), spans)) <= 1e-4
 
@@ -387,7 +388,7 @@ def test_a_model_without_a_head_is_refused(tiny_model: TinyModel) -> None:
 
     folder = tiny_model()
     with pytest.raises(ModelError, match="no language-model head"):
-        LocalModel.from_objects(AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
+        open_loaded(AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
 
 
 def test_a_device_map_goes_through_accelerate(

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gdr_plugin.api.types import TokenSpan
 from gdr_plugin.models.local.planner import Budget, Job, Pack, distinct, plan_cached, plan_padded
 from gdr_plugin.models.local.prefixes import SHORTEST_PREFIX, Ids, _clusters
-from gdr_plugin.types import TokenSpan
 
 # Few distinct ids and fixed stems make shared prefixes, duplicates and contexts that begin one another likely.
 STEMS = [tuple(range(40)), tuple(range(20)), (*range(20), *range(60, 90)), (7,) * 18]

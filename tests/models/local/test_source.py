@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gdr_plugin.config import ModelSpec
-from gdr_plugin.errors import GDRError, MissingDependencyError, ModelError
+from gdr_plugin.api.errors import GDRError, MissingDependencyError, ModelError
+from gdr_plugin.api.settings import ModelSpec
+from gdr_plugin.api.types import TokenSpan
 from gdr_plugin.models.local import open_local, weights
 from gdr_plugin.models.local.source import dtype_name, locate, resolve_device
-from gdr_plugin.types import TokenSpan
 
 TinyModel = Callable[..., Path]
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from gdr_plugin.api.types import TokenSpan
 from gdr_plugin.models.local.attention import using
 from gdr_plugin.models.local.forward import Network, run_tree
 from gdr_plugin.models.local.kvcache import PrefixCache
 from gdr_plugin.models.local.planner import Job, Pack, Row, distinct, plan_tree
-from gdr_plugin.types import TokenSpan
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,

@@ -1,0 +1,119 @@
+"""What an annotation run is told, which policy that means, and what two runs must agree on to share a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from gdr_plugin.annotation.filters import Filters
+from gdr_plugin.annotation.prompts import Inventory
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.config.load import fingerprint
+from gdr_plugin.config.schema import Config
+from gdr_plugin.reward.reward import GuidedDensityRatio
+from gdr_plugin.sampling.sample import PolicySampler, Sampling
+
+_PACKAGES = ("gdr-plugin", "torch", "transformers", "tokenizers", "peft", "pyarrow")
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotateOptions:
+    """What `gdr annotate` is told beside gdr.yaml."""
+
+    select: str = "max-min"
+    """Selector that picks the pairs, with its option after a colon: `top-k:3`."""
+    filters: Filters = field(default_factory=Filters)
+    policy: str | None = None
+    """Model that draws the responses: `strong` or `weak` for the configuration's own, else a hub id, folder or `.gguf`.
+    None: the rows bring their `responses`."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How the policy draws; its seed is the selector's too."""
+    policy_batch: int | None = None
+    """Responses drawn together; default: 32 on CPU, 64 on CUDA."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """New name -> the input's name of columns."""
+    limit: int | None = None
+    """Only the first rows."""
+    strict: bool = False
+    """Whether a response that cannot be scored, or a prompt that cannot be sampled, stops the run."""
+    skip_bad: bool = False
+    """Whether rows that cannot be read go into the rejects rather than stop the run before it starts."""
+
+
+def open_policy(config: Config, options: AnnotateOptions) -> PolicySampler | None:
+    """The policy that draws the responses, or None when the rows bring them.
+
+    A policy that is one of the configuration's base models is opened as that one is, so that they share weights.
+
+    Raises:
+        ConfigError: It cannot be sampled here.
+        ModelError: It does not exist.
+    """
+    if options.policy is None:
+        return None
+    limits = Limits(
+        max_length=config.limits.max_length,
+        max_response=options.sampling.max_new_tokens,
+        long_input=config.limits.long_input,
+    )
+    return PolicySampler(_policy_spec(config, options.policy), limits, batch=options.policy_batch)
+
+
+def _policy_spec(config: Config, policy: str) -> ModelSpec:
+    if policy in ("strong", "weak"):
+        return config.strong if policy == "strong" else config.weak
+    spec = ModelSpec(model=policy)
+    place = _place(spec)
+    for known in (config.weak, config.strong):
+        if known.scheme == spec.scheme and _place(known) == place:
+            return known.model_copy(update={"adapter": None})
+    return ModelSpec(model=str(place)) if isinstance(place, Path) else spec
+
+
+def _place(spec: ModelSpec) -> Path | str:
+    """Where a model is: the absolute path of a local one, else what the user wrote."""
+    path = Path(spec.target).expanduser()
+    return path.resolve() if spec.scheme == "hf" and path.exists() else spec.target
+
+
+def describe_run(
+    config: Config,
+    options: AnnotateOptions,
+    inventory: Inventory,
+    ratio: GuidedDensityRatio,
+    sampler: PolicySampler | None,
+) -> dict[str, Any]:
+    """Everything that decides the result, as JSON: runs that agree in it may go on in one folder.
+
+    What changes the cost only (store, load order, batch and memory sizes) is left out, so that a run may be taken up
+    with less memory.
+    """
+    models = {"strong": ratio.strong.identity, "weak": ratio.weak.identity}
+    told: dict[str, Any] = {"select": options.select, **asdict(options.filters), "seed": options.sampling.seed}
+    if sampler is not None:
+        models["policy"] = sampler.identity
+        told |= {"policy": sampler.name, **asdict(options.sampling)}
+    return {
+        "config": config.model_dump(
+            mode="json", exclude={"store": True, "load": True, "limits": {"token_budget", "kv_cache_mb"}}
+        ),
+        "config_content": fingerprint(config),
+        "guidance": {domain: rendered.id for domain, rendered in ratio.rendered.items()},
+        "input": {"rows": inventory.rows, "bad": inventory.bad, "content": inventory.fingerprint},
+        "models": models,
+        "options": told,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the result; packages that are not installed are left out."""
+    known = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            known[package] = version(package)
+    return known

@@ -1,0 +1,193 @@
+"""The folder of a resumable run: who holds it, which run it belongs to, and the finished windows in it.
+
+Knows JSON and how shards are named; nothing of models, rewards or data sets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from gdr_plugin.api.errors import OutputError
+from gdr_plugin.files import atomic, dumps
+
+RUN_FILE = "run.json"
+SUMMARY_FILE = "summary.json"
+WORK_FOLDER = "work"
+LOCK_FILE = ".lock"
+_OURS = {RUN_FILE, LOCK_FILE, WORK_FOLDER}
+
+
+class RunFolder:
+    """An output folder, held by one process at a time; a context manager.
+
+    Args:
+        root: The folder; made on entering.
+
+    Raises:
+        OutputError: On entering: another process holds it, it cannot be written, or it holds other things.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.work = root / WORK_FOLDER
+        self._lock: IO[bytes] | None = None
+
+    def __enter__(self) -> RunFolder:
+        self.check_usable(self.root)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.root / LOCK_FILE).open("ab")
+        except OSError as error:
+            raise OutputError(f"{self.root}: cannot be written ({error.strerror}): choose another -o") from error
+        if not (_try_lock(self._lock) and self._lock_is_current()):
+            self._lock.close()
+            raise OutputError(f"{self.root}: another gdr annotate is working on it: wait for it or choose another -o")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._lock is not None:
+            with contextlib.suppress(OSError):  # an open file cannot be removed everywhere; it may stay
+                (self.root / LOCK_FILE).unlink()
+            self._lock.close()
+
+    def _lock_is_current(self) -> bool:
+        """Whether the locked file is still the one in the folder: its last holder may have removed it meanwhile."""
+        assert self._lock is not None
+        try:
+            return os.path.samestat(os.fstat(self._lock.fileno()), (self.root / LOCK_FILE).stat())
+        except OSError:
+            return False
+
+    @staticmethod
+    def check_usable(root: Path) -> None:
+        """Refuse a folder that holds other things than a run's, before anything is made.
+
+        Raises:
+            OutputError: It is a file, or a folder with files in it and no run.
+        """
+        if root.exists() and not root.is_dir():
+            raise OutputError(f"{root}: is a file; -o names a folder")
+        if root.is_dir() and not (root / RUN_FILE).exists():
+            foreign = sorted(entry.name for entry in root.iterdir() if entry.name not in _OURS)
+            if foreign:
+                raise OutputError(f"{root}: is not empty ({foreign[0]} ...) and holds no run: choose another -o")
+
+    def claim(self, run: Mapping[str, Any], *, compare: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Make the folder this run's, or find that it already is.
+
+        Args:
+            run: What run.json says of the run; holds `compare` under that name.
+            compare: What must be equal for the run to go on in this folder.
+
+        Returns:
+            What run.json says of the run that was begun before, or None for a fresh one.
+
+        Raises:
+            OutputError: The folder belongs to a run of another configuration or input; the message says what differs.
+        """
+        path = self.root / RUN_FILE
+        begun = self._read(path) if path.exists() else None
+        if begun is not None:
+            changes = list(differences(begun.get("compare", {}), json.loads(dumps(compare))))
+            if changes and not self._has_results():
+                begun = None  # it stopped before its first window: nothing of it would be mixed with this one
+            elif changes:
+                more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+                raise OutputError(
+                    f"{self.root}: belongs to another run ({'; '.join(changes[:3])}{more}): choose another -o, or "
+                    "delete the folder to start over"
+                )
+        self.work.mkdir(exist_ok=True)
+        if begun is None:
+            with atomic(path) as file:
+                file.write(json.dumps({**run, "compare": compare}, ensure_ascii=False, indent=2) + "\n")
+        return begun
+
+    def summary(self) -> dict[str, Any] | None:
+        """The finished run's summary, or None while it is not finished."""
+        path = self.root / SUMMARY_FILE
+        return self._read(path) if path.exists() else None
+
+    def has(self, kind: str, window: int) -> bool:
+        """Whether a window's shard is complete."""
+        return self._shard(kind, window).exists()
+
+    def write(self, kind: str, window: int, header: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> None:
+        """Write a window's shard atomically: a header line, then one record a line."""
+        lines = [dumps(record) for record in records]
+        with atomic(self._shard(kind, window)) as file:
+            file.write(dumps({**header, "records": len(lines)}) + "\n")
+            file.writelines(line + "\n" for line in lines)
+
+    def read(self, kind: str, window: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """A window's header and records.
+
+        Raises:
+            OutputError: The shard is missing or damaged; the message names the file to delete.
+        """
+        path = self._shard(kind, window)
+        try:
+            with path.open(encoding="utf-8") as file:
+                header, *records = [json.loads(line) for line in file]
+            if header["records"] != len(records):
+                raise ValueError("its end is missing")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{path}: cannot be read back ({error}): delete that file and run again") from error
+        return header, records
+
+    def _has_results(self) -> bool:
+        return (self.root / SUMMARY_FILE).exists() or any(self.work.glob("*-*.jsonl"))
+
+    def clear_work(self) -> None:
+        """Remove the shards; the run is finished."""
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _shard(self, kind: str, window: int) -> Path:
+        return self.work / f"{kind}-{window:06d}.jsonl"
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            value = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{path}: cannot be read ({error}): choose another -o, or delete the folder") from error
+        if not isinstance(value, dict):
+            raise OutputError(f"{path}: is not a run's: choose another -o, or delete the folder")
+        return value
+
+
+def differences(before: Any, now: Any, at: str = "") -> Iterator[str]:
+    """What differs between two JSON values, as short phrases: "options.seed was 0, is 1"."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(set(before) | set(now)):
+            yield from differences(before.get(key), now.get(key), f"{at}.{key}" if at else key)
+    elif before != now:
+        yield f"{at} was {_short(before)}, is {_short(now)}"
+
+
+def _short(value: object) -> str:
+    text = dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    """Take an exclusive lock that ends with the process, however it ends; False when another process has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,251 @@
+"""The files of a finished run: preference, KTO and candidate tables, each as Parquet and JSONL, and the rejects.
+
+Knows column names, Arrow types and the form of a scored prompt; nothing of models or of how pairs are picked. Rows are
+written as they come: memory does not grow with the data set.
+
+Column names follow what the trainers of TRL 1.x accept: `prompt`, `chosen`, `rejected`, `completion` and `label` are
+theirs, all else is called `gdr_...`. They give a meaning to a column called `margin` and to names that end in `_logps`,
+`_input_ids`, `_attention_mask`, `_labels` or `_pixel_values`: there are none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gdr_plugin.api.errors import OutputError
+from gdr_plugin.files import dumps, sync_folder
+
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_ORIGIN = [("gdr_domain", pa.string()), ("gdr_router", pa.string()), ("gdr_guidance", pa.string())]
+
+PREFERENCES = pa.schema(
+    [
+        ("prompt", _MESSAGES),
+        ("chosen", _MESSAGES),
+        ("rejected", _MESSAGES),
+        ("gdr_id", pa.string()),
+        ("gdr_pair", pa.int64()),
+        *_ORIGIN,
+        ("gdr_exemplars", pa.list_(pa.string())),
+        ("gdr_margin", pa.float64()),
+        ("gdr_within_noise", pa.bool_()),
+        *((f"gdr_{side}_reward", pa.float64()) for side in ("chosen", "rejected")),
+        *((f"gdr_{side}_tokens", pa.int64()) for side in ("chosen", "rejected")),
+        *((f"gdr_{side}_finished", pa.bool_()) for side in ("chosen", "rejected")),
+        *((f"gdr_{side}_candidate", pa.int64()) for side in ("chosen", "rejected")),
+    ]
+)
+KTO = pa.schema(
+    [
+        ("prompt", _MESSAGES),
+        ("completion", _MESSAGES),
+        ("label", pa.bool_()),
+        ("gdr_id", pa.string()),
+        *_ORIGIN,
+        ("gdr_candidate", pa.int64()),
+        ("gdr_reward", pa.float64()),
+        ("gdr_tokens", pa.int64()),
+        ("gdr_finished", pa.bool_()),
+    ]
+)
+CANDIDATES = pa.schema(
+    [
+        ("prompt", _MESSAGES),
+        ("response", pa.string()),
+        ("finished", pa.bool_()),
+        ("gdr_id", pa.string()),
+        ("gdr_candidate", pa.int64()),
+        ("gdr_reward", pa.float64()),
+        ("gdr_reason", pa.string()),
+        ("gdr_strong_logprob", pa.float64()),
+        ("gdr_weak_logprob", pa.float64()),
+        ("gdr_strong_tokens", pa.int64()),
+        ("gdr_weak_tokens", pa.int64()),
+        *_ORIGIN,
+        ("gdr_exemplars", pa.list_(pa.string())),
+        ("gdr_truncated", pa.bool_()),
+    ]
+)
+TABLES = {"preferences": PREFERENCES, "kto": KTO, "candidates": CANDIDATES}
+"""The tables of a run; each is also a configuration of the data set."""
+
+_FLUSH = 2000
+"""Rows in one Parquet row group."""
+
+
+class Table:
+    """A table that is written as Parquet and JSONL at once.
+
+    Args:
+        folder: Where the two files are made.
+        name: Their name without suffix.
+        schema: The columns; also those of an empty table.
+    """
+
+    def __init__(self, folder: Path, name: str, schema: pa.Schema) -> None:
+        self.rows = 0
+        self.files = [folder / f"{name}.parquet", folder / f"{name}.jsonl"]
+        self._schema = schema
+        self._buffer: list[Mapping[str, Any]] = []
+        self._parquet = pq.ParquetWriter(self.files[0], schema, compression="zstd")
+        self._jsonl: IO[str] = self.files[1].open("w", encoding="utf-8", newline="\n")
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row; it has exactly the schema's columns."""
+        self._jsonl.write(dumps({name: row[name] for name in self._schema.names}) + "\n")
+        self._buffer.append(row)
+        self.rows += 1
+        if len(self._buffer) >= _FLUSH:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._flush()
+        self._parquet.close()
+        self._jsonl.close()
+
+    def _flush(self) -> None:
+        if self._buffer:
+            self._parquet.write_table(pa.Table.from_pylist(self._buffer, schema=self._schema))
+            self._buffer.clear()
+
+
+class Outputs:
+    """All files of a run, made in a folder beside the final place; a context manager.
+
+    Args:
+        work: Folder for the files while they are made; its parent is the run's folder.
+    """
+
+    def __init__(self, work: Path) -> None:
+        self._folder = work / "outputs"
+        self._folder.mkdir(exist_ok=True)
+        self._tables = {name: Table(self._folder, name, schema) for name, schema in TABLES.items()}
+        self._rejects = (self._folder / "rejects.jsonl").open("w", encoding="utf-8", newline="\n")
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for table in self._tables.values():
+            table.close()
+        self._rejects.close()
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each table so far."""
+        return {name: table.rows for name, table in self._tables.items()}
+
+    def scored(self, record: Mapping[str, Any]) -> None:
+        """Add every candidate of a prompt."""
+        for number, candidate in enumerate(record["candidates"]):
+            self._tables["candidates"].append(
+                {
+                    "prompt": record["prompt"],
+                    "response": candidate["response"],
+                    "finished": candidate["finished"],
+                    "gdr_candidate": number,
+                    **_origin(record),
+                    **{f"gdr_{name}": candidate[name] for name in CANDIDATE_FIELDS},
+                }
+            )
+
+    def pairs(
+        self, record: Mapping[str, Any], pairs: Sequence[tuple[int, int]], within_noise: Sequence[bool | None]
+    ) -> None:
+        """Add a prompt's pairs, and their candidates in KTO's form, each once.
+
+        Args:
+            record: A scored prompt.
+            pairs: `(chosen, rejected)` places of candidates.
+            within_noise: Whether each pair's margin may be rounding; None where that is not known.
+        """
+        labels: dict[int, bool] = {}
+        for rank, ((chosen, rejected), hidden) in enumerate(zip(pairs, within_noise, strict=True)):
+            good, bad = record["candidates"][chosen], record["candidates"][rejected]
+            self._tables["preferences"].append(
+                {
+                    "prompt": record["prompt"],
+                    "chosen": _turn(good),
+                    "rejected": _turn(bad),
+                    "gdr_pair": rank,
+                    "gdr_margin": good["reward"] - bad["reward"],
+                    "gdr_within_noise": hidden,
+                    **_origin(record),
+                    **_side("chosen", chosen, good),
+                    **_side("rejected", rejected, bad),
+                }
+            )
+            labels.setdefault(chosen, True)
+            labels.setdefault(rejected, False)
+        for number, label in labels.items():
+            candidate = record["candidates"][number]
+            self._tables["kto"].append(
+                {
+                    "prompt": record["prompt"],
+                    "completion": _turn(candidate),
+                    "label": label,
+                    "gdr_candidate": number,
+                    "gdr_reward": candidate["reward"],
+                    "gdr_tokens": candidate["strong_tokens"],
+                    "gdr_finished": candidate["finished"],
+                    **_origin(record),
+                }
+            )
+
+    def reject(self, record: Mapping[str, Any], reason: str, detail: str | None) -> None:
+        """Add a prompt that gives no pair."""
+        line = {"row": record["row"], "id": record["id"], "domain": record.get("domain"), "reason": reason}
+        self._rejects.write(dumps({**line, "detail": detail, "candidates": len(record["candidates"])}) + "\n")
+
+    def publish(self, root: Path) -> None:
+        """Put the closed files under their final names.
+
+        Raises:
+            OutputError: A file cannot be moved.
+        """
+        try:
+            for path in sorted(self._folder.iterdir()):
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+                path.replace(root / path.name)
+            sync_folder(root)
+        except OSError as error:
+            raise OutputError(f"{root}: cannot be written ({error.strerror}); free space and run again") from error
+
+
+CANDIDATE_FIELDS = (
+    "reward",
+    "reason",
+    "strong_logprob",
+    "weak_logprob",
+    "strong_tokens",
+    "weak_tokens",
+    "truncated",
+)
+"""What a scored candidate says besides its text: the fields of `Score` that differ between responses."""
+
+
+def _turn(candidate: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": candidate["response"]}]
+
+
+def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("id", "domain", "router", "guidance", "exemplars")
+    return {f"gdr_{name}": record[name] for name in names}
+
+
+def _side(side: str, number: int, candidate: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        f"gdr_{side}_reward": candidate["reward"],
+        f"gdr_{side}_tokens": candidate["strong_tokens"],
+        f"gdr_{side}_finished": candidate["finished"],
+        f"gdr_{side}_candidate": number,
+    }

@@ -1,0 +1,118 @@
+"""Every exception that this package raises on purpose, in one tree.
+
+    GDRError
+    ├── ConfigError          gdr.yaml or an argument is wrong
+    │   └── UnknownSchemeError   no backend knows the scheme of a model's name
+    ├── PluginError          a plugin cannot be loaded, or two register the same name
+    ├── DataError            an input row, file or data set is wrong
+    │   └── DomainError      a router or a row names a domain that is not configured
+    ├── ModelError           a model or adapter cannot be opened, or computed something unusable
+    │   └── ChatError        a conversation cannot be rendered or does not fit into the model
+    ├── StoreError           the log-prob store cannot be used
+    ├── OutputError          an output folder or file cannot be written, or belongs to another run
+    ├── RequestError         the server refuses a request: too large, or it cannot take it now
+    └── MissingDependencyError   an optional package is needed; the message names the extra
+
+and one warning: EngineWarning (a `UserWarning`), for results that are right but slower, or less certain, than wanted.
+
+Each message is one line that says what is wrong and what to do next. The command line prints it and exits with 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GDRError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class ConfigError(GDRError):
+    """A configuration file or argument is wrong."""
+
+
+class UnknownSchemeError(ConfigError):
+    """No backend knows the scheme of a model's name."""
+
+
+class PluginError(GDRError):
+    """A plugin cannot be loaded, or two plugins register the same name."""
+
+
+class DataError(GDRError):
+    """An input row, file or data set is wrong."""
+
+
+class DomainError(DataError):
+    """A router or a row names a domain that is not configured."""
+
+
+class ModelError(GDRError):
+    """A model or adapter cannot be opened, or computed something unusable."""
+
+
+class ChatError(ModelError):
+    """A conversation cannot be rendered with a model's template, or does not fit into the model."""
+
+
+class StoreError(GDRError):
+    """The log-prob store cannot be read or written."""
+
+
+class OutputError(GDRError):
+    """An output folder or file cannot be written, or belongs to another run."""
+
+
+class RequestError(GDRError):
+    """The server refuses a request.
+
+    Args:
+        message: One line: what is wrong and what to do.
+        status: The HTTP status: 413 too large, 503 cannot take it now.
+    """
+
+    def __init__(self, message: str, *, status: int = 413) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class MissingDependencyError(GDRError):
+    """An optional package is needed.
+
+    Args:
+        package: The package that could not be imported.
+        extra: The extra of `gdr-plugin` that brings it.
+        purpose: What it is needed for, as in "to read Hugging Face data sets".
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"the package {package!r} is needed {purpose}: pip install 'gdr-plugin[{extra}]'")
+
+
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """The known name that `name` was probably meant to be, or None when none is close."""
+    near = difflib.get_close_matches(str(name), sorted(known), n=1)
+    return near[0] if near else None
+
+
+class EngineWarning(UserWarning):
+    """The local engine took a slower or less certain way than it could have; the message says which and why."""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+    """Say that `name` is not a known `kind`, what is, and which is nearest.
+
+    Args:
+        kind: What is named, as in "router".
+        name: What the user wrote.
+        known: All valid names.
+
+    Returns:
+        One line without a final full stop, as in "unknown router 'keywrd': known are field, keyword (did you mean
+        'keyword'?)".
+    """
+    names = sorted(known)
+    near = nearest(name, names)
+    hint = f" (did you mean {near!r}?)" if near else ""
+    return f"unknown {kind} {name!r}: known are {', '.join(names) or 'none'}{hint}"

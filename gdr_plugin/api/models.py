@@ -1,0 +1,143 @@
+"""What the rest of the package knows of a model: how to turn a conversation into ids, and how to score them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from gdr_plugin.api.types import Conversation, Logprobs, TokenSpan
+
+
+@runtime_checkable
+class ChatFormat(Protocol):
+    """Renders conversations with one model's own template and tokenizer."""
+
+    def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
+        """Token ids of `response` after `conversation`.
+
+        The context is exactly what the model would see when asked to answer `conversation`: the template with its
+        generation prompt, one BOS at most. It depends on `conversation` alone, so candidates of one prompt share it.
+        The response's ids are those of the response's text alone; control tokens spelt out in it stay text.
+
+        Args:
+            conversation: At least one turn; an optional system turn comes first.
+            response: The assistant's text; may be empty.
+            end: Whether the end-of-turn token counts as part of the response.
+
+        Returns:
+            The span; `dropped` counts prompt tokens left out under the `keep_end` policy.
+
+        Raises:
+            ChatError: The template refuses the conversation, or it does not fit (policy `error`), or the response
+                alone does not fit. The message says which and what to change.
+        """
+        ...
+
+
+@runtime_checkable
+class TokenOffsets(Protocol):
+    """What a `ChatFormat` may offer beyond its contract: where in the response its tokens are.
+
+    Without it a response can be scored, but not shown token by token, nor rewarded by step.
+    """
+
+    def offsets(self, conversation: Conversation, response: str) -> tuple[tuple[int, int], ...]:
+        """From which to which character of the response each of its tokens reaches.
+
+        Tokens that share a character all reach over the whole of it: `((0, 1), (0, 1))` is one character in two tokens.
+
+        Args:
+            conversation: As for `span`.
+            response: As for `span`.
+
+        Returns:
+            Start and stop for each id that `span` gives with `end=False`, in order, within the response; an id that
+            stands for none of its characters is empty.
+
+        Raises:
+            ChatError: As for `span`, though limits on length need not be heeded.
+        """
+        ...
+
+
+@runtime_checkable
+class LogprobModel(Protocol):
+    """A language model that scores given tokens (the contract of every backend).
+
+    Making one is cheap: tokenizer and configuration only. Weights load at the first `score` and go at `unload`.
+    """
+
+    # Properties, since nobody sets them: a backend may have plain attributes or properties of its own.
+
+    @property
+    def name(self) -> str:
+        """How the user named it, for messages."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What makes two results comparable, as a hex digest.
+
+        Weights' content or revision, adapter, dtype, tokenizer, template, numerics version. Known without loading the
+        weights.
+        """
+        ...
+
+    @property
+    def chat(self) -> ChatFormat:
+        """The model's own template and tokenizer."""
+        ...
+
+    def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
+        """Log-probs of every span's response tokens given its context.
+
+        Args:
+            spans: In any order; contexts may repeat (work on shared prefixes is then done once). May be empty.
+
+        Returns:
+            One array for each span, in the order given: natural-log probabilities, float32, shape
+            `(len(span.response),)`, for exactly the ids asked. An empty response gives an empty array. A span whose
+            computation overflowed holds NaN: the caller reports it as not scored.
+
+        Raises:
+            ModelError: The weights cannot be loaded, or the backend failed after its retries.
+        """
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """Facts for a person (device, dtype, attention path and why), without loading weights if not yet loaded."""
+        ...
+
+    def unload(self) -> None:
+        """Give the weights' memory back. Scoring again loads them again."""
+        ...
+
+
+@runtime_checkable
+class ScoresBeside(Protocol):
+    """A model that can score for itself and another in one pass over the tokens; optional for a backend."""
+
+    def score_beside(
+        self, other: LogprobModel, spans: Sequence[TokenSpan]
+    ) -> tuple[list[Logprobs], list[Logprobs]] | None:
+        """Log-probs under this model and under `other`, which is asked the same.
+
+        Args:
+            other: Any model.
+            spans: As for `LogprobModel.score`.
+
+        Returns:
+            What `self.score(spans)` and `other.score(spans)` would give; None where one pass for each is faster or the
+            only way: nothing is scored then.
+
+        Raises:
+            ModelError: As `LogprobModel.score`.
+        """
+        ...
+
+
+def score_beside(
+    model: LogprobModel, other: LogprobModel, spans: Sequence[TokenSpan]
+) -> tuple[list[Logprobs], list[Logprobs]] | None:
+    """Both models' log-probs in one pass, see `ScoresBeside`; None: ask one after the other."""
+    return model.score_beside(other, spans) if isinstance(model, ScoresBeside) else None

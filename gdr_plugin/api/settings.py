@@ -1,0 +1,66 @@
+"""What gdr.yaml says of a model: all that a backend is given when it opens one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+LongInput = Literal["error", "keep_end"]
+
+
+class Section(BaseModel):
+    """A mapping of gdr.yaml: unknown keys are refused, and a made one does not change."""
+
+    # The docstrings below the fields become descriptions: `gdr init` writes them into the file.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelSpec(Section):
+    """One model: where it is and how it is loaded."""
+
+    model: str = Field(min_length=1)
+    """A hub id (`hf:org/name` or `org/name`), a folder, a `.gguf` file, or `scheme:rest` of another backend."""
+    adapter: str | None = Field(default=None, examples=["./adapter"])
+    """PEFT adapter on top of `model`: a folder or a hub id. Models that share `model` share one set of weights."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: float32 on CPU; on CUDA what the checkpoint says."""
+    device: str = "auto"
+    """`auto` (CUDA when there is one), `cpu`, `cuda`, `cuda:1`."""
+    device_map: str | dict[str, int | str] | None = Field(default=None, examples=["auto"])
+    """Sharding through accelerate, as in transformers' `from_pretrained` (`auto`, `balanced`, a mapping)."""
+    revision: str | None = Field(default=None, examples=["main"])
+    """Branch, tag or commit of a hub model."""
+    tokenizer: str | None = Field(default=None, examples=["org/name"])
+    """Folder or hub id of the tokenizer where it does not come with the model."""
+    chat_template: str | None = Field(default=None, examples=["plain"])
+    """`plain` for our plain-text template (base models), or the path of a Jinja file. Default: the tokenizer's own."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the model may run."""
+
+    @property
+    def scheme(self) -> str:
+        """The backend's scheme: what stands before the first colon, `hf` when there is none."""
+        head, colon, _ = self.model.partition(":")
+        return head if colon and head.isidentifier() and len(head) > 1 else "hf"
+
+    @property
+    def target(self) -> str:
+        """What follows the scheme: the hub id, path or address."""
+        return self.model[len(self.scheme) + 1 :] if self.model.startswith(self.scheme + ":") else self.model
+
+
+class Limits(Section):
+    """What fits, and what happens to what does not."""
+
+    max_length: int | None = Field(default=None, ge=8, examples=[4096])
+    """Tokens of context and response together; default: the model's own limit."""
+    max_response: int = Field(default=2048, ge=1)
+    """Tokens kept free for the response when a prompt is cut; at most half of `max_length` is kept."""
+    long_input: LongInput = "error"
+    """`error`: the sample is not scored, with the reason. `keep_end`: the start of the prompt (never the guidance) is
+    left out until it fits, and the score says so."""
+    token_budget: int | None = Field(default=None, ge=1, examples=[2048])
+    """Tokens in one forward pass; default: 2,048 on CPU, 16,384 on CUDA."""
+    kv_cache_mb: int = Field(default=512, ge=0)
+    """Memory for guidance kept between calls (keys and values), per model, in MiB."""

@@ -1,0 +1,112 @@
+"""The values that travel through the package: what goes in, what a model is asked, what comes out.
+
+Nothing here imports torch or transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Logprobs: TypeAlias = npt.NDArray[np.float32]
+    """Natural-log probabilities of response tokens, shape `(response tokens,)`, float32."""
+else:
+    Logprobs = Any  # keeps `import gdr_plugin` free of numpy
+
+__all__ = ["Conversation", "Logprobs", "Message", "Placement", "Reduction", "Sample", "Score", "Side", "TokenSpan"]
+
+Side = Literal["strong", "weak"]
+"""One of the two models of a reward."""
+Placement = Literal["both", "strong", "none"]
+"""Which models see the guidance."""
+Reduction = Literal["sum", "mean", "per_byte"]
+"""How token log-probs become one number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    """`system`, `user`, `assistant` or `tool`; `text` for a prompt that is one piece of text, rendered elsewhere."""
+    content: str
+    """The turn's text, without any template markers."""
+
+
+Conversation: TypeAlias = tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A prompt with one response to it: what is scored."""
+
+    prompt: Conversation
+    """The conversation up to and without the response; at least one turn. A plain string prompt is one user turn."""
+    response: str
+    """The assistant's answer, without template markers. May be empty."""
+    finished: bool = True
+    """Whether the response ended by itself. False for a completion that was cut at a length limit."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Further data set columns. Routers may read them (the `field` router reads `domain`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpan:
+    """Token ids of one model for one sample: what a model is asked to score."""
+
+    context: tuple[int, ...]
+    """Everything before the response: BOS, guidance, prompt, generation prompt. At least one id."""
+    response: tuple[int, ...]
+    """The ids to score, end-of-turn included when it counts. May be empty."""
+    dropped: int = 0
+    """How many prompt tokens were left out of `context` to make it fit (0: the whole prompt is there)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The reward of one sample, and where it came from."""
+
+    reward: float | None
+    """`strong - weak`, reduced as configured; nats for `sum`, nats a token for `mean`, nats a byte for `per_byte`.
+    None when the sample was not scored; never NaN or infinite."""
+    reason: str | None
+    """Why `reward` is None; else None."""
+    strong_logprob: float | None
+    """Sum of the strong model's log-probs over the response, in nats."""
+    weak_logprob: float | None
+    """Sum of the weak model's log-probs over the response, in nats."""
+    strong_tokens: int
+    """Response tokens that the strong model scored."""
+    weak_tokens: int
+    """Response tokens that the weak model scored."""
+    domain: str
+    """The domain that the prompt was routed to."""
+    router: str
+    """The router that decided, or `default`."""
+    guidance: str
+    """Identifier of the guidance used (its name, switches and seed), or `none`."""
+    exemplars: tuple[str, ...] = ()
+    """Identifiers of the preference exemplars that were drawn, in order."""
+    truncated: bool = False
+    """Whether the start of the prompt was dropped to make it fit into one of the models."""
+    strong_token_logprobs: tuple[float, ...] | None = None
+    """The strong model's log-probs by token, on request."""
+    weak_token_logprobs: tuple[float, ...] | None = None
+    """The weak model's log-probs by token, on request."""
+    token_ratios: tuple[float, ...] | None = None
+    """`strong - weak` by token, on request, and only where both models cut the response into the same token ids."""
+    token_rewards: tuple[float, ...] | None = None
+    """What each token adds to `reward`: `token_ratios` in the reward's unit, the end of turn included; their sum is
+    `reward`. On request, and None where `token_ratios` is. See `gdr_plugin.arithmetic.steps` for rewards by step."""
+    strong_token_offsets: tuple[tuple[int, int], ...] | None = None
+    """From which to which character of the response each of the strong model's tokens reaches, on request; the end of
+    turn is empty, after the last character. None where the model's chat format does not say (see `TokenOffsets`)."""
+    weak_token_offsets: tuple[tuple[int, int], ...] | None = None
+    """Likewise for the weak model's tokens."""
+    reduction: Reduction | None = None
+    """How token log-probs became `reward`; said together with them."""

@@ -1,0 +1,112 @@
+"""What is wrong with a configuration, in one line. Knows pydantic's errors; nothing of what a key means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from gdr_plugin.api.errors import unknown
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+def explain(error: ValidationError, schema: type[BaseModel], data: object) -> str:
+    """All of pydantic's complaints as one line: dotted key, what is wrong, what is allowed, the nearest valid name.
+
+    Args:
+        error: What validation raised.
+        schema: The class that was validated against.
+        data: The validated input.
+
+    Returns:
+        The complaints, joined with "; ".
+    """
+    found: dict[str, list[ErrorDetails]] = {}
+    for detail in error.errors():
+        found.setdefault(_dotted(_data_path(detail, data)), []).append(detail)
+    lines = []
+    for key, details in found.items():
+        if len(details) > 1:  # the branches of a union: any of them would do
+            text = f"must be {' or '.join(map(_expected, details))}, not {details[0]['input']!r}"
+        else:
+            text = _complaint(details[0], schema)
+        lines.append(f"{key}: {text}" if key else text)
+    return "; ".join(lines)
+
+
+def _data_path(detail: ErrorDetails, data: object) -> tuple[int | str, ...]:
+    """The error's location without the steps that only pydantic knows (branches of a union, keys of a mapping)."""
+    path: list[int | str] = []
+    here = data
+    steps = detail["loc"][:-2] if detail["loc"][-1:] == ("[key]",) else detail["loc"]
+    for step in steps:
+        if isinstance(here, Mapping) and step in here:
+            here = here[step]
+        elif isinstance(here, (list, tuple)) and step in range(len(here)):
+            here = here[int(step)]
+        elif detail["type"] == "missing" and isinstance(here, Mapping):
+            path.append(step)
+            break
+        else:
+            break
+        path.append(step)
+    return tuple(path)
+
+
+def _dotted(path: Sequence[int | str]) -> str:
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.removeprefix(".")
+
+
+def _complaint(detail: ErrorDetails, schema: type[BaseModel]) -> str:
+    value, context = detail["input"], detail.get("ctx", {})
+    match detail["type"]:
+        case "extra_forbidden":
+            section = _section(schema, detail["loc"][:-1])
+            return unknown("key", detail["loc"][-1], section.model_fields if section else ())
+        case "missing":
+            return "is missing"
+        case "literal_error":
+            return unknown("value", value, re.findall(r"'([^']*)'", str(context.get("expected", ""))))
+        case "value_error":
+            return str(context.get("error", detail["msg"]))
+        case "greater_than_equal":
+            return f"must be {context['ge']} or more, not {value!r}"
+        case "string_too_short" | "too_short":
+            return "must not be empty"
+        case _ if "[key]" in detail["loc"]:
+            return f"the key {value!r} must be text: put it in quotes"
+        case _ if value is None:
+            return "has no value: give it one or remove the key"
+        case "string_type" if not isinstance(value, (Mapping, list)):
+            # YAML reads `on`, `no`, `12` or `2026-01-01` as something else than text.
+            return f"must be text, not {value!r}: put it in quotes"
+        case _:
+            return f"must be {_expected(detail)}, not {value!r}"
+
+
+def _expected(detail: ErrorDetails) -> str:
+    names = {"string": "text", "int": "a whole number", "bool": "true or false", "dict": "a mapping"}
+    names |= {"model": "a mapping", "tuple": "a list"}
+    return names.get(detail["type"].partition("_")[0], detail["msg"].removeprefix("Input should be "))
+
+
+def _section(schema: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel] | None:
+    """The class that describes the mapping at `path`."""
+    here: type[BaseModel] | None = schema
+    for step in path:
+        field = here.model_fields.get(step) if here and isinstance(step, str) else None
+        if field is not None:
+            here = model_in(field.annotation)
+    return here
+
+
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model in a field's type, looking into unions, tuples and `Annotated`; None without one."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := model_in(part))), None)

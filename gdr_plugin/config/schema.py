@@ -1,0 +1,132 @@
+"""gdr.yaml: one file that describes a reward, validated before any model is opened.
+
+This module knows the file's shape and what each key allows. It does not know which guidances, routers or models exist;
+`gdr_plugin.reward.resolve` looks names up among the plugins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from gdr_plugin.api.errors import unknown
+from gdr_plugin.api.settings import Limits, ModelSpec, Section
+from gdr_plugin.api.types import Placement, Reduction
+
+EndOfTurn = Literal["when-finished", "always", "never"]
+Load = Literal["together", "sequential"]
+
+
+def _spec_from_string(value: object) -> object:
+    if not isinstance(value, (str, Mapping, ModelSpec)):
+        raise ValueError(f"must be a model's name or a mapping with `model`, not {value!r}")
+    return {"model": value} if isinstance(value, str) else value
+
+
+SpecField = Annotated[ModelSpec, BeforeValidator(_spec_from_string)]
+
+
+class GuidanceSection(Section):
+    """Which guidance each domain gets, and who sees it."""
+
+    placement: Placement = "both"
+    """Which models see the guidance."""
+    instruction: bool = True
+    """Whether the guidance's instruction is rendered."""
+    exemplars: int = Field(default=1, ge=0)
+    """How many preference exemplars are drawn from each guidance; 0 for none. All of them where it has fewer."""
+    seed: int = 0
+    """Seed of the exemplars' choice, the same for all prompts of a domain."""
+    domains: dict[str, str] = Field(
+        default_factory=lambda: {"chat": "none", "safety": "safety", "math": "math", "code": "code"}, min_length=1
+    )
+    """Domain -> name of its guidance, or `none`. The keys are the domains that routers may return."""
+    files: tuple[str, ...] = ()
+    """Guidance files (YAML) of your own; their guidances win over plugins' of the same name."""
+
+
+class RouterEntry(Section):
+    """A router of the chain with its options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = Field(min_length=1)
+
+
+def _router_from_string(value: object) -> object:
+    if not isinstance(value, (str, Mapping, RouterEntry)) or (isinstance(value, Mapping) and "name" not in value):
+        raise ValueError(f"must be a router's name, or a mapping with `name` and its options, not {value!r}")
+    return {"name": value} if isinstance(value, str) else value
+
+
+class RoutingSection(Section):
+    """How prompts get their domain."""
+
+    routers: tuple[Annotated[RouterEntry, BeforeValidator(_router_from_string)], ...] = (
+        RouterEntry(name="field"),
+        RouterEntry(name="keyword"),
+    )
+    """The chain: each router sees what is still undecided. Entries are names, or mappings with `name` and options."""
+    default_domain: str = "chat"
+    """The domain of a prompt that no router decided. Must be a key of `guidance.domains`."""
+
+    @field_validator("routers")
+    @classmethod
+    def _once(cls, routers: tuple[RouterEntry, ...]) -> tuple[RouterEntry, ...]:
+        names = [entry.name for entry in routers]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} is listed twice: a router that did not decide would not decide later")
+        return routers
+
+
+class RewardSection(Section):
+    """How token log-probs become one number."""
+
+    reduction: Reduction = "sum"
+    """`sum` reproduces the paper; `mean` divides each side by its tokens; `per_byte` by the response's UTF-8 bytes."""
+    end_of_turn: EndOfTurn = "when-finished"
+    """Whether the end-of-turn token counts."""
+
+
+class StoreSection(Section):
+    """Where log-probs are kept."""
+
+    path: str = Field(min_length=1, examples=[".gdr/store.sqlite"])
+    """SQLite file; made when missing."""
+
+
+class Config(Section):
+    """A reward: two models, guidance, routing, reduction."""
+
+    strong: SpecField
+    """The better-aligned model."""
+    weak: SpecField
+    """The less-aligned model; takes the same keys as `strong`."""
+    guidance: GuidanceSection = GuidanceSection()
+    routing: RoutingSection = RoutingSection()
+    reward: RewardSection = RewardSection()
+    store: StoreSection | None = None
+    """Where log-probs are kept. Without it nothing is kept between runs."""
+    limits: Limits = Limits()
+    load: Load = "together"
+    """`sequential`: one model in memory at a time."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        domains = self.guidance.domains
+        if self.routing.default_domain not in domains:
+            wrong = unknown("domain", self.routing.default_domain, domains)
+            raise ValueError(f"routing.default_domain: {wrong}; guidance.domains lists them")
+        if self.strong == self.weak and self.guidance.placement != "strong":
+            raise ValueError(
+                "weak: is the same model as strong and is shown the same text, so that every reward would be 0: name "
+                "another model, or set guidance.placement to strong"
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """The configuration as a gdr.yaml, every setting spelt out; reading it back gives an equal configuration."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)

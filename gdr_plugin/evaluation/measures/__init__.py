@@ -1,0 +1,1 @@
+"""What items are worth: when one is right, accuracy with intervals, published scores, calibration."""

@@ -1,0 +1,188 @@
+"""From scores to measures: accuracy, ties, parts of the data, published sections, calibration, length bias.
+
+Knows items' scores and how numbers are computed of them; nothing of how they were scored, shown or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from gdr_plugin.api.types import Reduction
+from gdr_plugin.arithmetic.reduction import Kind, value
+from gdr_plugin.arithmetic.statistics import Estimate, pearson, share
+from gdr_plugin.data.item import ItemScores
+from gdr_plugin.evaluation.measures.benchmarks import SCORING, Judged, Section, style_matrix
+from gdr_plugin.evaluation.measures.calibration import Calibration, calibration
+from gdr_plugin.evaluation.measures.item_rules import Comparison, Values, compare, rule_of
+
+Ranking = Callable[[ItemScores], "Values | None"]
+"""Gives every response of an item a number to rank it by; None where one of them has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The accuracy over some of the items."""
+
+    items: int
+    """Scored or not."""
+    ties: int
+    accuracy: Estimate | None
+    """None where none of them was scored."""
+
+    @property
+    def scored(self) -> int:
+        """Items that the accuracy rests on."""
+        return self.accuracy.n if self.accuracy else 0
+
+
+@dataclass(frozen=True, slots=True)
+class LengthBias:
+    """How far the verdicts follow length, counted in the strong model's tokens.
+
+    The length of a side with several responses is their mean. Items that were not scored are in no part: the length of
+    what is too long is not known.
+    """
+
+    shorter: Part
+    """Items whose chosen response is shorter than the rejected one: what a taste for length gets wrong."""
+    equal: Part
+    longer: Part
+    correlation: Estimate | None
+    """Pearson's, of the margin with the chosen side's length less the rejected side's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What one way of ranking responses is worth."""
+
+    name: str
+    """`ratio`, `strong log-prob`, `longer wins`, `shorter wins`."""
+    reduction: str
+    """`sum`, `mean`, `per_byte`; `tokens` for lengths."""
+    overall: Part
+    subsets: dict[str, Part]
+    """By the data's subset, in the data's order; empty where there is one only."""
+    domains: dict[str, Part]
+    """By the domain that the prompt was routed to; empty where there is one only."""
+    sections: tuple[Section, ...]
+    """What the benchmark publishes, where the data are of one that publishes more than an accuracy."""
+    styles: list[list[float]] | None
+    """RM-Bench's 3 x 3 matrix."""
+    length: LengthBias
+    calibration: Calibration | None
+    """None for rankings without a unit of nats."""
+    comparisons: tuple[Comparison | None, ...] = field(repr=False)
+    """One an item, in order; None where it was not scored."""
+
+
+def rewards(kind: Kind, reduction: Reduction) -> Ranking:
+    """Rank by log-probs: the ratio, or one model's alone."""
+
+    def ranking(scores: ItemScores) -> Values | None:
+        item = scores.item
+        chosen = [value(s, y, kind=kind, reduction=reduction) for s, y in zip(scores.chosen, item.chosen, strict=True)]
+        rejected = [
+            value(s, y, kind=kind, reduction=reduction) for s, y in zip(scores.rejected, item.rejected, strict=True)
+        ]
+        known = [one for one in chosen if one is not None], [one for one in rejected if one is not None]
+        return known if (len(known[0]), len(known[1])) == (len(chosen), len(rejected)) else None
+
+    return ranking
+
+
+def lengths(sign: int) -> Ranking:
+    """Rank by length in the strong model's tokens: the longer (1) or the shorter (-1) response wins."""
+
+    def ranking(scores: ItemScores) -> Values | None:
+        # Only items that were scored: all rankings are to be compared on the same ones.
+        if rewards("ratio", "sum")(scores) is None:
+            return None
+        chosen, rejected = (
+            [float(sign * one.strong_tokens) for one in side] for side in (scores.chosen, scores.rejected)
+        )
+        return chosen, rejected
+
+    return ranking
+
+
+def measure(
+    name: str, reduction: str, ranking: Ranking, scored: Sequence[ItemScores], *, format: str = "plain"
+) -> Measures:
+    """Compute everything of one way of ranking.
+
+    Args:
+        name: What it is called.
+        reduction: Likewise.
+        ranking: Gives responses their numbers.
+        scored: The items with their scores.
+        format: The data's format: says what makes an item right, and which sections are published.
+
+    Returns:
+        The measures.
+    """
+    values = [ranking(scores) for scores in scored]
+    comparisons = [
+        None if own is None else compare(own, rule_of(format, scores.item.subset))
+        for scores, own in zip(scored, values, strict=True)
+    ]
+    judged = [
+        Judged(scores.item.id, scores.item.subset, own, verdict)
+        for scores, own, verdict in zip(scored, values, comparisons, strict=True)
+        if own is not None and verdict is not None
+    ]
+    in_nats = reduction != "tokens"
+    return Measures(
+        name=name,
+        reduction=reduction,
+        overall=part(comparisons),
+        subsets=_by([scores.item.subset for scores in scored], comparisons),
+        domains=_by([scores.chosen[0].domain or "(not routed)" for scores in scored], comparisons),
+        sections=tuple(SCORING[format](judged)) if format in SCORING and judged else (),
+        styles=style_matrix(judged) if format == "rm-bench" else None,
+        length=length_bias(scored, comparisons),
+        calibration=calibration(_margins(comparisons), _worths(comparisons)) if in_nats else None,
+        comparisons=tuple(comparisons),
+    )
+
+
+def part(comparisons: Sequence[Comparison | None]) -> Part:
+    """The accuracy over items with their verdicts."""
+    ties = sum(one is not None and one.tie for one in comparisons)
+    return Part(len(comparisons), ties, share(_worths(comparisons)))
+
+
+def length_bias(scored: Sequence[ItemScores], comparisons: Sequence[Comparison | None]) -> LengthBias:
+    """How far verdicts follow length; see `LengthBias`."""
+    longer = [
+        sum(one.strong_tokens for one in scores.chosen) / len(scores.chosen)
+        - sum(one.strong_tokens for one in scores.rejected) / len(scores.rejected)
+        for scores in scored
+    ]
+    sides = {
+        sign: part(
+            [
+                one
+                for one, by in zip(comparisons, longer, strict=True)
+                if one is not None and (by > 0) - (by < 0) == sign
+            ]
+        )
+        for sign in (-1, 0, 1)
+    }
+    return LengthBias(sides[-1], sides[0], sides[1], pearson(_margins(comparisons), longer))
+
+
+def _by(names: Sequence[str], comparisons: Sequence[Comparison | None]) -> dict[str, Part]:
+    """The parts by name; empty where all have the same."""
+    parts: dict[str, list[Comparison | None]] = {}
+    for name, one in zip(names, comparisons, strict=True):
+        parts.setdefault(name, []).append(one)
+    return {name: part(own) for name, own in parts.items()} if len(parts) > 1 else {}
+
+
+def _margins(comparisons: Sequence[Comparison | None]) -> list[float | None]:
+    return [None if one is None else one.margin for one in comparisons]
+
+
+def _worths(comparisons: Sequence[Comparison | None]) -> list[float | None]:
+    return [None if one is None else one.worth for one in comparisons]

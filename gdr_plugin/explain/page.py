@@ -1,0 +1,283 @@
+"""The page of `gdr explain`: scored rows to HTML. Knows how to show tokens; nothing of models or files.
+
+Colour is never alone: an underline says the sign by its style and the size by its thickness. Every value on the page is
+in a table too, from which the page's script takes what it shows beside a token.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from markupsafe import Markup
+
+from gdr_plugin.api.types import Score
+from gdr_plugin.arithmetic.reduction import UNITS
+from gdr_plugin.explain.cells import Cell, cells
+from gdr_plugin.explain.curve import Curve, curve, frame
+from gdr_plugin.explain.shown import Explained, Origin
+from gdr_plugin.report.page import Raw, page, render, table
+
+__all__ = ["explain_page", "visible"]
+
+PACKAGE: Final = "gdr_plugin.explain"
+"""Where the page's templates are."""
+_STEPS: Final = (0.1, 0.25, 0.5, 0.75, 1.0)
+"""Where the five shades begin, as shares of the scale's top."""
+_TOPS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+_MARKS: Final = {"\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽", "\u2028": "↵", "\u2029": "¶"}
+_JOINERS: Final = "\u200c\u200d"  # they belong to the spelling of Persian and Hindi words and of emoji
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One response under one guidance, ready to be shown."""
+
+    key: str
+    label: str
+    view: str
+    """`guided`, `unguided`, or `always` where guidance changes nothing."""
+    score: Score
+    response: str
+    cells: list[Cell]
+
+    @property
+    def name(self) -> str:
+        """What the panel is called: "Chosen, guided"."""
+        how = "no guidance" if self.view == "always" else self.view
+        return f"{self.label[:1].upper()}{self.label[1:]}, {how}"
+
+
+def explain_page(rows: Sequence[Explained], origin: Origin) -> str:
+    """Draw the page.
+
+    Args:
+        rows: What to show, with scores that carry tokens.
+        origin: Where it comes from.
+
+    Returns:
+        A self-contained HTML document.
+    """
+    panels = [_panels(row, number) for number, row in enumerate(rows, start=1)]
+    top = _top([cell.ratio for one in panels for panel in one for cell in panel.cells])
+    unit = UNITS[origin.config.reward.reduction]
+    body = render(
+        "explain.html",
+        package=PACKAGE,
+        origin=origin,
+        unit=unit,
+        legend=_legend(top),
+        toggle=any(panel.view == "unguided" for one in panels for panel in one),
+        # Two responses stand side by side; one alone leaves the place to its unguided self.
+        view="guided" if any(len(row.row.responses) > 1 for row in rows) else "both",
+        rows=[_row(row, one, top, unit) for row, one in zip(rows, panels, strict=True)],
+    )
+    title = f"Where the reward comes from: {origin.source}"
+    return page(title, body, style=render("explain.css", package=PACKAGE), script=render("explain.js", package=PACKAGE))
+
+
+def number(value: float, *, places: int = 4) -> str:
+    """A signed number as people read it; never "-0.0000"."""
+    text = f"{value:+.{places}f}"
+    return text.replace("-", "\N{MINUS SIGN}") if float(text) else f"{0:.{places}f}"
+
+
+def visible(text: str) -> str:
+    """A piece of text on one line, white space and control characters as signs."""
+    if not text:
+        return "end of turn"
+    edge = len(text) - len(text.lstrip(" ")), len(text.rstrip(" "))
+    shown = [
+        "␣" if char == " " and not edge[0] <= at < edge[1] else _MARKS.get(char) or _chip(char) or char
+        for at, char in enumerate(text)
+    ]
+    return "".join(shown)
+
+
+def _chip(char: str) -> str:
+    """A name for a character that nobody could see, or that would turn its surroundings around."""
+    kind = unicodedata.category(char)
+    if kind == "Cc":
+        return chr(0x2400 + ord(char)) if ord(char) < 0x20 else f"[U+{ord(char):04X}]"
+    if kind in ("Cf", "Cs", "Co") and char not in _JOINERS and not "\U000e0020" <= char <= "\U000e007f":
+        return f"[U+{ord(char):04X}]"
+    return ""
+
+
+def _marked(text: str) -> Raw:
+    """Text as HTML: what is white space stays so, with a sign in front that copying leaves out."""
+    parts: list[str] = []
+    for char in text:
+        if (mark := _MARKS.get(char)) is not None:
+            kept = "\n" if char in "\n\u2028\u2029" else "" if char == "\r" else char
+            parts.append(Markup('<span class="sign" data-sign="{}">{}</span>').format(mark, kept))
+        elif name := _chip(char):
+            parts.append(Markup('<span class="chip">{}</span>').format(name.strip("[]")))
+        else:
+            parts.append(str(Markup.escape(char)))
+    return Raw("".join(parts))
+
+
+def _panels(row: Explained, number: int) -> list[Panel]:
+    views = [("always" if row.unguided is None else "guided", row.guided)]
+    if row.unguided is not None:
+        views.append(("unguided", row.unguided))
+    return [
+        Panel(
+            key=f"r{number}-{view}-{at}",
+            label=label,
+            view=view,
+            score=score,
+            response=sample.response,
+            cells=cells(score, sample.response) if score.reward is not None else [],
+        )
+        for view, scores in views
+        for at, ((label, sample), score) in enumerate(zip(row.row.responses, scores, strict=True))
+    ]
+
+
+def _row(row: Explained, panels: Sequence[Panel], top: float, unit: str) -> dict[str, object]:
+    """What the template shows of one row."""
+    box = frame([panel.cells for panel in panels])
+    first = row.guided[0]
+    coarse = [panel for panel in panels if panel.cells and not _located(panel.score)]
+    mixed = any(cell.strong_tokens != cell.weak_tokens for panel in panels for cell in panel.cells)
+    return {
+        "id": row.row.id,
+        "facts": {
+            "domain": first.domain,
+            "router": first.router,
+            "guidance": first.guidance,
+            "exemplars": ", ".join(first.exemplars),
+        },
+        "turns": [(turn.role, _marked(turn.content)) for turn in row.row.prompt],
+        "truncated": any(panel.score.truncated for panel in panels),
+        "coarse": bool(coarse),
+        "mixed": mixed and not coarse,
+        "totals": _totals(row, panels, unit),
+        "verdicts": _verdicts(panels),
+        "columns": "two" if len(row.row.responses) > 1 else "one" if row.unguided is None else "views",
+        "panels": [_panel(panel, box, top) for panel in panels],
+    }
+
+
+def _located(score: Score) -> bool:
+    return score.strong_token_offsets is not None and score.weak_token_offsets is not None
+
+
+def _panel(panel: Panel, box: Curve, top: float) -> dict[str, object]:
+    reward = panel.score.reward
+    return {
+        "key": panel.key,
+        "name": panel.name,
+        "view": panel.view,
+        "reason": panel.score.reason,
+        "reward": None if reward is None else _data(reward),
+        "plain": _plain(panel.response),
+        "tokens": _tokens(panel.cells, top),
+        "curve": curve(panel.cells, box, panel.name),
+        "lines": _values(panel),
+    }
+
+
+def _plain(text: str) -> str:
+    """The response for a screen reader: without characters that turn text around."""
+    return "".join(_chip(char) or char if char not in "\n\t\r" else char for char in text)
+
+
+def _tokens(found: Sequence[Cell], top: float) -> Raw:
+    """The response as options of a list: one stop for the tab key, arrow keys go from token to token."""
+    parts = []
+    for at, cell in enumerate(found):
+        shade = _shade(cell.ratio, top)
+        shown = _marked(cell.text) if cell.text else Markup('<span class="chip">end</span>')
+        parts.append(
+            Markup('<span role="option" class="{}" tabindex="{}">{}</span>').format(
+                f"t {shade}".strip(), 0 if at == 0 else -1, shown
+            )
+        )
+    return Raw("".join(parts))
+
+
+def _shade(ratio: float, top: float) -> str:
+    """The class of a token's colour and underline: `p1` to `p5`, `n1` to `n5`, or none near zero."""
+    level = sum(abs(ratio) >= step * top for step in _STEPS)
+    return f"{'p' if ratio > 0 else 'n'}{level}" if level else ""
+
+
+def _top(ratios: Sequence[float]) -> float:
+    """Where the colour scale ends: a round number that all but the most extreme tokens stay under."""
+    sizes = sorted(map(abs, ratios))
+    high = sizes[int(0.98 * (len(sizes) - 1))] if sizes else 0.0
+    return next((top for top in _TOPS if top >= high), _TOPS[-1])
+
+
+def _legend(top: float) -> list[tuple[str, str]]:
+    """Shade and what it stands for, from the most negative to the most positive."""
+    edges = [step * top for step in _STEPS]
+    levels = range(len(edges), 0, -1)
+    lower = [(f"n{level}", f"\N{MINUS SIGN}{edges[level - 1]:g}") for level in levels]
+    return [*lower, ("", "0"), *((f"p{level}", f"+{edges[level - 1]:g}") for level in reversed(levels))]
+
+
+def _data(value: float, *, places: int = 4) -> Raw:
+    """A number with the exact one behind it, digit by digit what `gdr score` writes."""
+    return Markup('<data value="{}">{}</data>').format(repr(value), number(value, places=places))
+
+
+def _totals(row: Explained, panels: Sequence[Panel], unit: str) -> Raw:
+    lines = []
+    for panel in panels:
+        score = panel.score
+        values = [
+            None if value is None else _data(value)
+            for value in (score.reward, score.strong_logprob, score.weak_logprob)
+        ]
+        tokens = f"{score.strong_tokens:,}"
+        if score.weak_tokens != score.strong_tokens:
+            tokens += f" / {score.weak_tokens:,}"
+        lines.append([panel.name, *values, tokens])
+    headers = ["Response", f"Reward ({unit})", "Strong log-prob", "Weak log-prob", "Tokens"]
+    return table(headers, lines, caption="Totals")
+
+
+def _verdicts(panels: Sequence[Panel]) -> list[str]:
+    """Whether the pair is ranked as its label says, under each guidance."""
+    said = []
+    for view, name in (("always", "Without guidance"), ("guided", "Guided"), ("unguided", "Unguided")):
+        mine = [panel for panel in panels if panel.view == view]
+        chosen = [panel.score.reward for panel in mine if panel.label.startswith("chosen")]
+        rejected = [panel.score.reward for panel in mine if panel.label.startswith("rejected")]
+        if not chosen or not rejected:
+            continue
+        if None in chosen or None in rejected:
+            said.append(f"{name}: not every response was scored.")
+            continue
+        margin = min(one for one in chosen if one is not None) - max(one for one in rejected if one is not None)
+        verdict = "ranked as labelled" if margin > 0 else "a tie" if margin == 0 else "ranked against the label"
+        what = "chosen" if len(chosen) == 1 else "lowest chosen"
+        other = "rejected" if len(rejected) == 1 else "highest rejected"
+        said.append(f"{name}: {what} \N{MINUS SIGN} {other} = {number(margin)}, {verdict}.")
+    return said
+
+
+def _values(panel: Panel) -> Raw | None:
+    """Every token's values; the script reads them from here."""
+    if not panel.cells:
+        return None
+    counted = any((cell.strong_tokens, cell.weak_tokens) != (1, 1) for cell in panel.cells)
+    lines = [
+        [
+            at,
+            visible(cell.text),
+            *(number(value) for value in (cell.ratio, cell.total, cell.strong, cell.weak)),
+            *([f"{cell.strong_tokens} / {cell.weak_tokens}"] if counted else []),
+        ]
+        for at, cell in enumerate(panel.cells, start=1)
+    ]
+    headers = ["#", "Piece" if counted else "Token", "Ratio", "Running sum", "Strong", "Weak"]
+    if counted:
+        headers.append("Tokens, strong / weak")
+    return table(headers, lines, caption=f"{panel.name}: log-probs in nats")

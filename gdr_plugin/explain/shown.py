@@ -1,0 +1,44 @@
+"""What a page shows: rows with their scores, and where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gdr_plugin.api.types import Conversation, Sample, Score
+from gdr_plugin.config.schema import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A row to show: a prompt with labelled responses."""
+
+    id: str
+    responses: tuple[tuple[str, Sample], ...]
+    """Label (`response`, `chosen`, `rejected 2` ...) and sample."""
+
+    @property
+    def prompt(self) -> Conversation:
+        """The prompt that all responses answer."""
+        return self.responses[0][1].prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A row with its scores, which carry tokens."""
+
+    row: Shown
+    guided: tuple[Score, ...]
+    """One score a response, under the configured guidance."""
+    unguided: tuple[Score, ...] | None
+    """Likewise without guidance; None where no guidance applies to the row anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the page's numbers come from."""
+
+    source: str
+    config_name: str
+    config: Config
+    strong: str
+    weak: str

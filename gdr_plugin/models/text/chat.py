@@ -1,0 +1,271 @@
+"""Conversations to token ids, for one model: what it is asked, and the ids of a response to score.
+
+Knows the template (`template`), the tokenizer (`codec`) and the limits. Knows nothing of weights or rewards.
+
+The context is the rendered prompt's ids; the response's ids are those of its text alone, appended. Nothing is rendered
+twice and counted, so a template's default system turn or a token that merges across the boundary cannot move the span.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gdr_plugin.api.errors import ChatError
+from gdr_plugin.api.types import Conversation, Message, TokenSpan
+from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
+from gdr_plugin.models.text.tokens import Codec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from gdr_plugin.api.settings import LongInput
+
+_CACHED_TOKENS: Final = 2**20
+TEXT: Final = "text"
+"""The role of a prompt that is one piece of rendered text: it is scored as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    ids: tuple[int, ...]
+    dropped: int = 0
+    problem: str | None = None
+    """Why the conversation has no context; remembered, so that every candidate of a prompt learns it at once."""
+
+
+class Chat:
+    """A model's own template and tokenizer: a `ChatFormat`.
+
+    Three decisions that a template leaves open:
+      - White space that the template puts before an answer (Mistral's space) belongs to the response's first token: the
+        model generates it. An empty response has none.
+      - Other text there belongs to the context: the empty reasoning block of Qwen3 is written by the template, not by
+        the model, and without it a plain answer would be scored as one that forgot to reason. A response that brings
+        its own block is scored right after the generation prompt. Reasoning that was cut off before its closing mark
+        cannot be told from an answer unless it starts with the opening one.
+      - The end of turn is what the template puts after an answer, up to the first control token; where it puts none,
+        the tokenizer's EOS.
+
+    Safe to use from several threads.
+
+    Args:
+        tokenizer: The model's tokenizer, with a `tokenizers` backend.
+        template: `plain` for our plain-text template, the path of a Jinja file, or Jinja text. None: the tokenizer's.
+        max_length: Tokens of context and response together.
+        max_response: Tokens kept free for the response where a prompt is cut; at most half of `max_length` is.
+        long_input: `error`: what does not fit is a `ChatError`. `keep_end`: a context that leaves less than that free
+            loses its beginning, whatever the response, so that all candidates of a prompt see the same context.
+
+    Raises:
+        ChatError: No template, or one that does not render a single user turn; a tokenizer without fast backend.
+    """
+
+    has_template: bool
+    """Whether turns are rendered by a chat template; False: as plain text."""
+    fingerprint: str
+    """Hex digest of tokenizer and template: part of a model's identity."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        template: str | None = None,
+        max_length: int,
+        max_response: int = 2048,
+        long_input: LongInput = "error",
+    ) -> None:
+        self.max_length = max_length
+        self._free = min(max_response, max_length // 2)
+        self._long_input = long_input
+        self._template = ChatTemplate(tokenizer, template)
+        self._codec = Codec(tokenizer, self._template.markup)
+        self.has_template = self._template.source != "plain"
+        # A chat template writes its own BOS, or wants none; plain text gets what the tokenizer gives to text.
+        self._prefix = () if self.has_template else self._codec.prefix
+        self._bos = tokenizer.bos_token_id
+        self._end = self._learn_end(tokenizer.eos_token_id)
+        special = repr(sorted((key, str(value)) for key, value in tokenizer.special_tokens_map.items()))
+        self.fingerprint = self._codec.digest(self._template.text, special, repr(self._end))
+        self._cache: OrderedDict[tuple[Conversation, bool], _Context] = OrderedDict()
+        self._cached = 0
+        self._lock = threading.Lock()
+
+    @property
+    def end_of_turn(self) -> tuple[int, ...]:
+        """Ids that end the assistant's turn; empty when neither template nor tokenizer has an end."""
+        return self._end
+
+    def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
+        """Token ids of `response` after `conversation`; see `ChatFormat.span`."""
+        bare, context = self._place(conversation, response)
+        lead = "" if bare or not response else self._template.lead
+        ids = self._codec.continuation(lead + self._codec.protect(response), context.ids[-1])
+        if end:
+            if not self._end:
+                raise ChatError(
+                    "neither the chat template nor the tokenizer has an end-of-turn token: set the tokenizer's "
+                    "eos_token, or `reward.end_of_turn: never`"
+                )
+            ids += self._end
+        if len(context.ids) + len(ids) > self.max_length:
+            raise ChatError(self._too_long(len(context.ids), len(ids)))
+        return TokenSpan(context.ids, ids, context.dropped)
+
+    def offsets(self, conversation: Conversation, response: str) -> tuple[tuple[int, int], ...]:
+        """From which to which character of `response` each of its ids reaches; see `TokenOffsets.offsets`."""
+        bare, after = self._place(conversation, response)
+        lead = "" if bare or not response else self._template.lead
+        offsets = self._codec.continuation_offsets(lead + self._codec.protect(response), after.ids[-1])
+        return tuple((max(0, start - len(lead)), max(0, stop - len(lead))) for start, stop in offsets)
+
+    def describe(self) -> dict[str, str]:
+        """Facts for a person: template, BOS, end of turn, system role, and what else `gdr check` should say."""
+        template, codec = self._template, self._codec
+        context = self._context((Message("user", "Hello"),), False).ids
+        facts = {
+            "template": f"{template.family()} ({'the tokenizer' if template.source == 'own' else template.source})",
+            "bos": codec.spelling(context[:1]) if context and context[0] == self._bos else "none",
+            "end of turn": repr(codec.spelling(self._end)) if self._end else "none: set the tokenizer's eos_token",
+            "system role": "yes" if template.takes_system else "no: folded into the first user turn",
+        }
+        if template.block.strip():
+            facts["before an answer"] = repr(template.block)
+        if template.opened:
+            facts["reasoning"] = f"the prompt opens {template.opened}: answers without reasoning are scored inside it"
+        if "strftime_now" in template.text:
+            facts["date"] = "the template writes today's date: scores of another day are not comparable"
+        return facts
+
+    def _place(self, conversation: Conversation, response: str) -> tuple[bool, _Context]:
+        """Whether the response follows the bare generation prompt, and the context that it follows."""
+        if not conversation:
+            raise ChatError("the prompt has no turns: give at least one user turn")
+        bare = conversation[0].role == TEXT or self._template.brings_block(response)
+        context = self._context(tuple(conversation), bare)
+        if context.problem is not None:
+            raise ChatError(context.problem)
+        return bare, context
+
+    def _learn_end(self, eos: int | None) -> tuple[int, ...]:
+        answer = self._codec.encode("a").ids
+        ids = self._codec.continuation(self._template.after, answer[-1])
+        stop = next((i for i, id in enumerate(ids) if id in self._codec.control_ids), None)
+        if stop is not None:
+            return ids[: stop + 1]
+        return () if eos is None else (eos,)
+
+    def _too_long(self, context: int, response: int) -> str:
+        if self._long_input == "error":
+            return (
+                f"prompt ({context} tokens) and response ({response}) exceed max_length {self.max_length}: raise "
+                "limits.max_length, shorten the sample, or set `limits.long_input: keep_end`"
+            )
+        return (
+            f"the response has {response} tokens, but behind its prompt ({context}) only {self.max_length - context} "
+            f"of max_length {self.max_length} are free: raise limits.max_length or limits.max_response"
+        )
+
+    def _encode(self, conversation: Conversation, bare: bool) -> tuple[int, ...]:
+        if any(turn.role == TEXT for turn in conversation):
+            return self._encode_text(conversation)
+        safe = tuple(Message(turn.role, self._codec.protect(turn.content)) for turn in conversation)
+        text = self._template.render(self._template.place_system(safe))
+        ids = self._prefix + tuple(self._codec.encode(text if bare else text + self._template.block).ids)
+        if not ids:
+            raise ChatError("the chat template renders this prompt as nothing: check `chat_template`")
+        return ids
+
+    def _encode_text(self, conversation: Conversation) -> tuple[int, ...]:
+        """Encode a prompt that somebody else has rendered: control tokens spelt out in it are control tokens."""
+        if len(conversation) > 1:
+            raise ChatError("a prompt that is rendered text has no place for guidance: set guidance.placement to none")
+        ids = tuple(self._codec.encode(conversation[0].content).ids)
+        # As above: a template has written its BOS where it wants one. Only text without any markers is plain.
+        return ids if not self._codec.control_ids.isdisjoint(ids) else self._codec.prefix + ids
+
+    def _context(self, conversation: Conversation, bare: bool) -> _Context:
+        key = (conversation, bare)
+        with self._lock:
+            known = self._cache.get(key)
+            if known is not None:
+                self._cache.move_to_end(key)
+                return known
+        made = self._make_context(conversation, bare)
+        with self._lock:
+            known = self._cache.setdefault(key, made)
+            if known is made:
+                self._cached += _weight(key[0], made)
+            while self._cached > _CACHED_TOKENS and len(self._cache) > 1:
+                (old, _), gone = self._cache.popitem(last=False)
+                self._cached -= _weight(old, gone)
+            return known
+
+    def _make_context(self, conversation: Conversation, bare: bool) -> _Context:
+        try:
+            ids = self._encode(conversation, bare)
+        except ChatError as error:
+            return _Context((), problem=str(error))
+        room = self.max_length - self._free
+        if self._long_input == "error" or len(ids) <= room:
+            return _Context(ids)
+        kept = self._keep_end(conversation, bare, room)
+        if kept is None:
+            return _Context(
+                (),
+                problem="system turn (guidance included), template and what follows the last user turn alone exceed "
+                f"the {room} tokens that max_length {self.max_length} leaves to a prompt: shorten the guidance or "
+                "raise limits.max_length",
+            )
+        return _Context(kept, dropped=len(ids) - len(kept))
+
+    def _keep_end(self, conversation: Conversation, bare: bool, room: int) -> tuple[int, ...] | None:
+        """Leave out the oldest turns, then the beginning of the last user turn; None when even that is not enough.
+
+        What is kept starts with a user turn, as templates want it; leading system turns are kept whole.
+        """
+        count = leading_system_turns(conversation)
+        system, turns = conversation[:count], conversation[count:]
+        starts = [i for i, turn in enumerate(turns) if turn.role == "user"] or list(range(min(1, len(turns))))
+        if not starts:
+            return None
+        last, near = starts[-1], self._near_end(turns, starts, room)
+        tried: dict[int, tuple[int, ...]] = {}
+
+        def fits(start: int) -> bool:
+            tried[start] = self._encode((*system, *turns[start:]), bare)
+            return len(tried[start]) <= room
+
+        at = bisect_left(near, True, key=fits)
+        if at < len(near):
+            return tried[near[at]]
+        keep = room
+        while keep > 0:
+            begin, kept = self._codec.tail(turns[last].content, keep)
+            text = turns[last].content[begin:]
+            if not text:
+                return None
+            ids = self._encode((*system, Message(turns[last].role, text), *turns[last + 1 :]), bare)
+            if len(ids) <= room:
+                return ids
+            keep = min(keep, kept) - (len(ids) - room)
+        return None
+
+    def _near_end(self, turns: Conversation, starts: list[int], room: int) -> list[int]:
+        """The starts whose contents alone do not exceed `room`: what is far too long is never encoded again."""
+        total, upto, near = 0, len(turns), []
+        for start in reversed(starts):
+            total += sum(self._codec.tail(turn.content, room + 1)[1] for turn in turns[start:upto])
+            if total > room:
+                break
+            near.append(start)
+            upto = start
+        return near[::-1]
+
+
+def _weight(conversation: Conversation, context: _Context) -> int:
+    """What a cached context costs, in tokens or so: its ids, and the text that is its key."""
+    return 64 + max(len(context.ids), sum(len(turn.content) for turn in conversation) // 4)

@@ -1,0 +1,1 @@
+"""Plugins: load them, check them, collect what they register."""

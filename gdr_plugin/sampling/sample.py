@@ -1,0 +1,244 @@
+"""On-policy responses: what a local model answers to the prompts.
+
+Knows the policy's chat template, how prompts are put together into batches and how ids become text; `decode` draws the
+tokens. It knows nothing of rewards or files. Each response has its own random numbers, from the seed, the row's id and
+the sample's number: it depends neither on the other prompts nor on what ran before (beyond the rounding of a batch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
+
+from gdr_plugin.api.errors import ChatError, ConfigError, ModelError
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.api.types import Conversation, Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Context: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How responses are drawn."""
+
+    samples: int = 8
+    """Responses a prompt."""
+    temperature: float = 1.0
+    """Logits are divided by it; above 0."""
+    top_p: float = 1.0
+    """Tokens are drawn from the smallest set of the likeliest ones that holds this probability; 1 for all."""
+    max_new_tokens: int = 512
+    """Length limit of a response in the policy's tokens."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ConfigError(f"--samples must be 1 or more, not {self.samples}")
+        if not 0 < self.temperature < float("inf"):
+            raise ConfigError(f"--temperature must be above 0, not {self.temperature}: all samples would be the same")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"--top-p must be above 0 and at most 1, not {self.top_p}")
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"--max-new-tokens must be 1 or more, not {self.max_new_tokens}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The responses to one prompt."""
+
+    responses: tuple[tuple[str, bool], ...] = ()
+    """Text, and whether it ended by itself rather than at the length limit."""
+    reason: str | None = None
+    """Why there are none; else None."""
+
+
+class PolicySampler:
+    """Draws responses from a local model under its own chat template.
+
+    Making one opens the tokenizer and configuration; the weights load at the first `sample`. A policy that is the base
+    of one of the reward's models shares that model's weights.
+
+    Args:
+        spec: The policy.
+        limits: Its greatest length; `max_response` tokens of it are kept for the response.
+        batch: Responses drawn together; default: 32 on CPU, 64 elsewhere. Less where memory runs out.
+
+    Raises:
+        ConfigError: The policy is not a local model.
+        ModelError: It does not exist, or its adapter does not fit.
+    """
+
+    def __init__(self, spec: ModelSpec, limits: Limits | None = None, *, batch: int | None = None) -> None:
+        if spec.scheme != "hf":
+            raise ConfigError(
+                f"--policy {spec.model}: only local models (hub id, folder, .gguf) can be sampled here; draw responses "
+                "elsewhere and give them in the rows as `responses`"
+            )
+        if batch is not None and batch < 1:
+            raise ConfigError(f"--policy-batch must be 1 or more, not {batch}")
+        from gdr_plugin.models.local import open_local
+
+        self._model = open_local(spec, limits)
+        self._tokenizer = self._model.tokenizer
+        self._batch = batch
+
+    @property
+    def name(self) -> str:
+        """How the user named the policy."""
+        return self._model.name
+
+    @property
+    def identity(self) -> str:
+        """What makes two runs' samples comparable: weights, adapter, dtype, tokenizer and template."""
+        return self._model.identity
+
+    def unload(self) -> None:
+        """Give the weights' memory back; sampling again loads them again."""
+        self._model.unload()
+
+    def sample(
+        self,
+        prompts: Sequence[Conversation],
+        ids: Sequence[str],
+        sampling: Sampling,
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Sampled]:
+        """Draw responses.
+
+        Args:
+            prompts: What the policy answers, without any guidance.
+            ids: An id for each prompt: with the seed it decides the random numbers.
+            sampling: How many responses, and how they are drawn.
+            progress: Told how many prompts are done, batch by batch.
+
+        Returns:
+            One entry a prompt, in order. A prompt that cannot be rendered or leaves no room has a reason instead.
+
+        Raises:
+            ModelError: The weights cannot be loaded, the logits are not finite, or one response does not fit in memory.
+        """
+        opened = [self._context(prompt, sampling.max_new_tokens) for prompt in prompts]
+        contexts = {index: context for index, context in enumerate(opened) if not isinstance(context, str)}
+        results = [Sampled(reason=context) if isinstance(context, str) else Sampled() for context in opened]
+        if contexts:
+            with self._model.running() as model:
+                ends = self._end_ids(model)
+                size = self._batch or (32 if model.device.type == "cpu" else 64)
+                drawing = _Drawing(model, contexts, ids, sampling, ends, size)
+                drawing.run(progress)
+            for index in contexts:
+                rows = (drawing.drawn[index, number] for number in range(sampling.samples))
+                results[index] = Sampled(tuple(self._response(row, ends) for row in rows))
+        return results
+
+    def _context(self, prompt: Conversation, room: int) -> Context | str:
+        """The prompt's ids, or why it has none."""
+        try:
+            context = self._model.chat.span(prompt, "", end=False).context
+        except ChatError as error:
+            return f"policy: {error}"
+        longest = self._model.chat.max_length
+        if len(context) + room <= longest:
+            return context
+        return (
+            f"policy: behind the prompt ({len(context)} tokens) {room} new tokens exceed {longest}: lower "
+            "--max-new-tokens, or set `limits.long_input: keep_end`"
+        )
+
+    def _end_ids(self, model: PreTrainedModel) -> frozenset[int]:
+        """What ends a response: the template's end of turn, the tokenizer's EOS, and what the model's makers list."""
+        listed = getattr(model.generation_config, "eos_token_id", None)
+        ends = {*self._model.chat.end_of_turn[-1:], self._tokenizer.eos_token_id}
+        ends |= set(listed) if isinstance(listed, list) else {listed}
+        return frozenset(token for token in ends if isinstance(token, int))
+
+    def _response(self, ids: Sequence[int], ends: frozenset[int]) -> tuple[str, bool]:
+        """The text of a response, as it would be scored, and whether it ended by itself."""
+        finished = ids[-1] in ends
+        end = self._model.chat.end_of_turn
+        whole = finished and len(end) > 1 and tuple(ids[-len(end) :]) == end
+        body = ids[: -len(end)] if whole else ids[:-1] if finished else ids
+        text = self._decode(body).removeprefix(self._lead)
+        # A character of several tokens that was cut at the limit is left out.
+        return (text if finished else text.rstrip("\ufffd")), finished
+
+    @cached_property
+    def _lead(self) -> str:
+        """White space that the template puts before an answer: drawn with it, but added again by whoever renders it."""
+        ids = self._model.chat.span((Message("user", "Hello"),), "a", end=False).response
+        return self._decode(ids).removesuffix("a")
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
+
+@dataclass(slots=True)
+class _Drawing:
+    """The drawing of one call: prompts of like length together, `size` responses at once."""
+
+    model: PreTrainedModel
+    contexts: Mapping[int, Context]
+    ids: Sequence[str]
+    sampling: Sampling
+    ends: frozenset[int]
+    size: int
+    drawn: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    """Prompt and number of the response -> its ids."""
+
+    def run(self, progress: Callable[[int], None] | None) -> None:
+        """Draw all responses; where memory runs out, go on with half as many at once."""
+        import torch
+
+        while batch := self._next():
+            try:
+                self._draw(*batch)
+                if progress is not None:
+                    progress(len(self.drawn) // self.sampling.samples)
+            except torch.OutOfMemoryError as error:  # noqa: PERF203 - a batch is seconds of work
+                if self.size == 1:
+                    raise ModelError(
+                        "the policy does not fit into memory with one response: lower --max-new-tokens, or set `load: "
+                        "sequential` in gdr.yaml"
+                    ) from error
+                self.size = (self.size + 1) // 2
+                torch.cuda.empty_cache()
+
+    def _next(self) -> tuple[list[int], range] | None:
+        """The next prompts and which of their responses; None when all are drawn."""
+        total = self.sampling.samples
+        longest_first = sorted(self.contexts, key=lambda index: (-len(self.contexts[index]), index))
+        for index in longest_first:
+            begun = next((number for number in range(total) if (index, number) not in self.drawn), total)
+            if begun == total:
+                continue
+            numbers = range(begun, min(total, begun + self.size))
+            if len(numbers) < total:  # one prompt's responses fill the batch, or a part of them is left
+                return [index], numbers
+            rest = [other for other in longest_first if (other, 0) not in self.drawn]
+            return rest[: self.size // total], numbers
+        return None
+
+    def _draw(self, prompts: Sequence[int], numbers: range) -> None:
+        import numpy as np
+
+        from gdr_plugin.sampling.decode import decode, uniforms
+
+        keys = [(prompt, number) for prompt in prompts for number in numbers]
+        limit = self.sampling.max_new_tokens
+        rows = decode(
+            self.model,
+            [self.contexts[prompt] for prompt in prompts],
+            np.stack([uniforms(self.sampling.seed, self.ids[prompt], number, limit) for prompt, number in keys]),
+            end_ids=self.ends,
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+        )
+        self.drawn.update(zip(keys, rows, strict=True))

@@ -1,0 +1,1 @@
+"""The log-prob store: caches log-probs across this, later and concurrent runs."""

@@ -1,0 +1,176 @@
+"""One SQLite file that several processes, threads and forked children use at once.
+
+Knows how the log-prob store's file is opened, checked, locked and explained when it fails. It does not know what the
+rows mean: that is `gdr_plugin.store.store`.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gdr_plugin.api.errors import StoreError
+
+SCHEMA_VERSION = 1
+_APPLICATION_ID = 0x47445250  # marks the file as ours ("GDRP")
+_BUSY_SECONDS = 60
+_SCHEMA = """
+CREATE TABLE models (
+    id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE, name TEXT NOT NULL, created INTEGER NOT NULL
+);
+CREATE TABLE logprobs (
+    key BLOB PRIMARY KEY, model INTEGER NOT NULL, used INTEGER NOT NULL, value BLOB NOT NULL
+);
+"""
+# `created` and `used` are days since 1970-01-01 (UTC), `value` is little-endian float32.
+
+
+class StoreFile:
+    """The store's file with one connection, which threads share behind a lock; a forked child opens its own.
+
+    Args:
+        path: The file; made, with its folder, when missing.
+
+    Raises:
+        StoreError: The file cannot be made or opened, or is not a store of this version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._closer: weakref.finalize[..., StoreFile] | None = None
+        _OPEN.add(self)
+        with self.session():
+            pass
+
+    @contextmanager
+    def session(self) -> Iterator[sqlite3.Connection]:
+        """The open connection, locked against other threads; SQLite's errors become `StoreError`."""
+        with self._lock:
+            try:
+                if self._connection is None:
+                    self._connection = _open(self.path)
+                    self._closer = weakref.finalize(self, self._connection.close)
+                yield self._connection
+            except (OSError, sqlite3.Error) as error:
+                raise StoreError(_explain(self.path, error)) from error
+
+    @contextmanager
+    def transaction(self, *, wait: bool = True) -> Iterator[sqlite3.Connection]:
+        """A session that holds the write lock; all of it is kept, or nothing when it raises.
+
+        Args:
+            wait: Whether to wait for other writers; else it is a `StoreError` at once while somebody writes.
+        """
+        with self.session() as connection:
+            try:
+                connection.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000 if wait else 0}")
+                with _transaction(connection):
+                    yield connection
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}")
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        with self._lock:
+            if self._closer is not None:
+                self._closer()
+            self._connection = self._closer = None
+
+    def after_fork(self) -> None:
+        """In a forked child: leave the parent's connection alone (not even close it) and start with a free lock."""
+        self._lock = threading.RLock()
+        if self._closer is not None:
+            _INHERITED.append(self._closer.detach())
+        self._connection = self._closer = None
+
+
+_OPEN: weakref.WeakSet[StoreFile] = weakref.WeakSet()
+_INHERITED: list[object] = []
+
+
+def _reset_after_fork() -> None:
+    for file in list(_OPEN):
+        file.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        # Switching a fresh file to WAL reports "locked" at once, without waiting, while another process does the same.
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                _prepare(connection, path)
+                break
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables in a new file; refuse a file that is not ours."""
+    version, application = pragma(connection, "user_version"), pragma(connection, "application_id")
+    if version == 0 and application == 0:
+        with _transaction(connection):
+            if pragma(connection, "user_version") == 0:  # nobody else was faster
+                if connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+                    raise StoreError(f"{path} is another program's SQLite file: name another file in store.path")
+                for statement in _SCHEMA.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    elif application != _APPLICATION_ID:
+        raise StoreError(f"{path} is another program's SQLite file: name another file in store.path")
+    elif version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} is a log-prob store of version {version}, this release reads version {SCHEMA_VERSION}: "
+            "delete it, or name another file in store.path"
+        )
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")  # in WAL: power loss may cost the last commits, never the file
+
+
+def pragma(connection: sqlite3.Connection, name: str) -> int:
+    """An integer setting of the open file."""
+    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Take the write lock at once: a read transaction that turns into a write could not wait for it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _explain(path: Path, error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, OSError) or "unable to open" in text or "readonly" in text:
+        return f"the store {path} cannot be written ({text}): name another file in store.path"
+    if isinstance(error, sqlite3.OperationalError):
+        return f"the store {path} cannot be used ({text}): free the disk or stop the process that holds it, and go on"
+    return f"{path} is not a readable log-prob store ({text}): delete it, or name another file in store.path"
