@@ -1,0 +1,55 @@
+"""Small rules for texts and values that come from outside: errors on one line, reasons to count, valid text, no value.
+
+Knows strings only. What is wrong is returned as words, so that every caller raises its own kind of error.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["first_line", "is_missing", "one_line", "text_problem", "type_name", "without_numbers"]
+
+_NUMBER = re.compile(r"\d[\d,]*")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class where there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def one_line(error: BaseException, *, limit: int | None = None) -> str:
+    """An error's whole message on one line, or its class where there is none.
+
+    Args:
+        error: Any exception.
+        limit: Most characters of the message.
+    """
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def without_numbers(reason: str) -> str:
+    """A reason with N in the place of every number, so that reasons of one kind can be counted together."""
+    return _NUMBER.sub("N", reason)
+
+
+def text_problem(text: str) -> str | None:
+    """Why a string is not valid text, as the end of a sentence; None when it is."""
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"holds an unpaired surrogate at character {error.start + 1}: not valid text"
+    return None
+
+
+def is_missing(value: object) -> bool:
+    """Whether a cell holds no value: null, an empty text, or NaN, which is how table readers say so."""
+    return value is None or value == "" or (isinstance(value, float) and value != value)
+
+
+def type_name(value: object) -> str:
+    """What JSON calls the value's type, with its article."""
+    names = {type(None): "null", bool: "true or false", list: "a list", dict: "a mapping", str: "a string"}
+    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
