@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,6 +35,10 @@ class ModelSpec(Section):
     """Folder or hub id of the tokenizer where it does not come with the model."""
     chat_template: str | None = Field(default=None, examples=["plain"])
     """`plain` for our plain-text template (base models), or the path of a Jinja file. Default: the tokenizer's own."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, examples=[{"enable_thinking": False}])
+    """Variables that the chat template reads, such as `enable_thinking`, `thinking` or `reasoning_effort`."""
+    end_of_turn_token: str | None = Field(default=None, min_length=1, examples=["<|im_end|>"])
+    """The token that ends an assistant turn. Default: what the template writes, else the model's own EOS."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run."""
 

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 else:
     Logprobs = Any  # keeps `import gdr_plugin` free of numpy
 
-__all__ = ["Conversation", "Logprobs", "Message", "Placement", "Reduction", "Sample", "Score", "Side", "TokenSpan"]
+__all__ = [
+    "Conversation",
+    "Logprobs",
+    "Message",
+    "Placement",
+    "Reduction",
+    "Sample",
+    "Score",
+    "Side",
+    "TokenSpan",
+    "ToolCall",
+]
 
 Side = Literal["strong", "weak"]
 """One of the two models of a reward."""
@@ -29,6 +40,17 @@ Reduction = Literal["sum", "mean", "per_byte"]
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function call that an assistant turn makes."""
+
+    name: str
+    arguments: str
+    """A JSON object as text."""
+    id: str | None = None
+    """What the tool's answer refers to, where the data name it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation."""
 
@@ -36,6 +58,12 @@ class Message:
     """`system`, `user`, `assistant` or `tool`; `text` for a prompt that is one piece of text, rendered elsewhere."""
     content: str
     """The turn's text, without any template markers."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The calls that an assistant turn makes after its text; templates write them in their own form."""
+    tool_call_id: str | None = None
+    """Of a tool turn: the call that it answers."""
+    name: str | None = None
+    """Of a tool turn: the function that answers."""
 
 
 Conversation: TypeAlias = tuple[Message, ...]
@@ -53,6 +81,8 @@ class Sample:
     """Whether the response ended by itself. False for a completion that was cut at a length limit."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Further data set columns. Routers may read them (the `field` router reads `domain`)."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The calls that the response makes after its text; scored as each model's template writes them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Conversations to token ids, for one model: what it is asked, and the ids of a response to score.
 
-Knows the template (`template`), the tokenizer (`codec`) and the limits. Knows nothing of weights or rewards.
+Knows the template (`template`, `layout`), the tokenizer (`tokens`) and the limits; nothing of weights or rewards.
 
 The context is the rendered prompt's ids; the response's ids are those of its text alone, appended. Nothing is rendered
 twice and counted, so a template's default system turn or a token that merges across the boundary cannot move the span.
@@ -11,13 +11,17 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import Conversation, Message, TokenSpan
+from gdr_plugin.models.text.answer import Piece, places, rendered_calls, text_pieces
+from gdr_plugin.models.text.ends import find_end
+from gdr_plugin.models.text.layout import TurnLayout
 from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
-from gdr_plugin.models.text.tokens import Codec
+from gdr_plugin.models.text.tokens import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +31,10 @@ if TYPE_CHECKING:
 _CACHED_TOKENS: Final = 2**20
 TEXT: Final = "text"
 """The role of a prompt that is one piece of rendered text: it is scored as it is."""
+
+Kind: TypeAlias = Literal["answer", "thought", "written"]
+"""What stands behind a context: an answer without reasoning, a response with its own, or one whose reasoning the
+template's own form writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +48,35 @@ class _Context:
 class Chat:
     """A model's own template and tokenizer: a `ChatFormat`.
 
-    Three decisions that a template leaves open:
+    Decisions that a template leaves open:
       - White space that the template puts before an answer (Mistral's space) belongs to the response's first token: the
         model generates it. An empty response has none.
       - Other text there belongs to the context: the empty reasoning block of Qwen3 is written by the template, not by
-        the model, and without it a plain answer would be scored as one that forgot to reason. A response that brings
-        its own block is scored right after the generation prompt. Reasoning that was cut off before its closing mark
-        cannot be told from an answer unless it starts with the opening one.
-      - The end of turn is what the template puts after an answer, up to the first control token; where it puts none,
-        the tokenizer's EOS.
+        the model, and without it a plain answer would be scored as one that forgot to reason. Where the generation
+        prompt opens reasoning and history shows it closed before a plain answer, a plain answer gets history's header.
+      - A response that brings its own reasoning is scored right after the generation prompt; a mark that the generation
+        prompt has opened already is not written twice. Reasoning that is spelt `<think>` is written in the template's
+        own form where its marks are others. Reasoning that was cut off before its closing mark cannot be told from an
+        answer unless it starts with the opening one.
+      - The end of turn is what the template puts after an answer, up to the model's EOS or the last control token that
+        stands there whatever follows; where it puts none, what it writes before the next turn, else EOS.
 
     Safe to use from several threads.
 
     Args:
         tokenizer: The model's tokenizer, with a `tokenizers` backend.
         template: `plain` for our plain-text template, the path of a Jinja file, or Jinja text. None: the tokenizer's.
+        variables: What the template may read besides the turns (`chat_template_kwargs` of gdr.yaml).
+        stops: The EOS ids of the model's generation config, where it has one.
+        end_of_turn: The token that ends a turn, where gdr.yaml names it.
         max_length: Tokens of context and response together.
         max_response: Tokens kept free for the response where a prompt is cut; at most half of `max_length` is.
         long_input: `error`: what does not fit is a `ChatError`. `keep_end`: a context that leaves less than that free
             loses its beginning, whatever the response, so that all candidates of a prompt see the same context.
 
     Raises:
-        ChatError: No template, or one that does not render a single user turn; a tokenizer without fast backend.
+        ChatError: No template, or one that does not render a single user turn; a tokenizer without fast backend; an
+            end of turn that is no token.
     """
 
     has_template: bool
@@ -74,6 +89,9 @@ class Chat:
         tokenizer: PreTrainedTokenizerBase,
         *,
         template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+        stops: Collection[int] = (),
+        end_of_turn: str | None = None,
         max_length: int,
         max_response: int = 2048,
         long_input: LongInput = "error",
@@ -81,82 +99,108 @@ class Chat:
         self.max_length = max_length
         self._free = min(max_response, max_length // 2)
         self._long_input = long_input
-        self._template = ChatTemplate(tokenizer, template)
-        self._codec = Codec(tokenizer, self._template.markup)
+        self._template = ChatTemplate(tokenizer, template, variables)
+        self._layout = TurnLayout(self._template)
+        self._tokens = Tokens(tokenizer, self._layout.markup)
         self.has_template = self._template.source != "plain"
         # A chat template writes its own BOS, or wants none; plain text gets what the tokenizer gives to text.
-        self._prefix = () if self.has_template else self._codec.prefix
+        self._prefix = () if self.has_template else self._tokens.prefix
         self._bos = tokenizer.bos_token_id
-        self._end = self._learn_end(tokenizer.eos_token_id)
+        self._end = find_end(
+            self._tokens, self._layout, eos=tokenizer.eos_token_id, stops=frozenset(stops), named=end_of_turn
+        )
         special = repr(sorted((key, str(value)) for key, value in tokenizer.special_tokens_map.items()))
-        self.fingerprint = self._codec.digest(self._template.text, special, repr(self._end))
-        self._cache: OrderedDict[tuple[Conversation, bool], _Context] = OrderedDict()
+        more = [repr(sorted(self._template.variables.items()))] if self._template.variables else []
+        self.fingerprint = self._tokens.digest(self._template.text, special, repr(self._end.ids), *more)
+        self._cache: OrderedDict[tuple[Conversation, Kind], _Context] = OrderedDict()
         self._cached = 0
         self._lock = threading.Lock()
 
     @property
     def end_of_turn(self) -> tuple[int, ...]:
         """Ids that end the assistant's turn; empty when neither template nor tokenizer has an end."""
-        return self._end
+        return self._end.ids
+
+    @property
+    def lead(self) -> str:
+        """White space that the template puts before an answer: part of what the model generates, not of the answer."""
+        return self._layout.lead
 
     def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
         """Token ids of `response` after `conversation`; see `ChatFormat.span`."""
-        bare, context = self._place(conversation, response)
-        lead = "" if bare or not response else self._template.lead
-        ids = self._codec.continuation(lead + self._codec.protect(response), context.ids[-1])
-        if end:
-            if not self._end:
-                raise ChatError(
-                    "neither the chat template nor the tokenizer has an end-of-turn token: set the tokenizer's "
-                    "eos_token, or `reward.end_of_turn: never`"
-                )
-            ids += self._end
-        if len(context.ids) + len(ids) > self.max_length:
-            raise ChatError(self._too_long(len(context.ids), len(ids)))
-        return TokenSpan(context.ids, ids, context.dropped)
+        context, pieces = self._place(conversation, response)
+        return self._span(context, "".join(piece.text for piece in pieces), end)
+
+    def call_span(self, conversation: Conversation, turn: Message, *, end: bool) -> TokenSpan:
+        """Token ids of an assistant turn that calls tools, as the template writes it; see `RendersCalls.call_span`."""
+        if not conversation:
+            raise ChatError("the prompt has no turns: give at least one user turn")
+        if conversation[0].role == TEXT:
+            raise ChatError("a prompt that is rendered text cannot be answered by tool calls: give messages")
+        turns = self._layout.place(tuple(self._safe(turn) for turn in conversation))
+        answer, closed = rendered_calls(self._template, self._layout, turns, self._safe(turn))
+        context = self._context(tuple(conversation), answer.kind)
+        if context.problem is not None:
+            raise ChatError(context.problem)
+        return self._span(context, answer.text, end and not closed)
 
     def offsets(self, conversation: Conversation, response: str) -> tuple[tuple[int, int], ...]:
         """From which to which character of `response` each of its ids reaches; see `TokenOffsets.offsets`."""
-        bare, after = self._place(conversation, response)
-        lead = "" if bare or not response else self._template.lead
-        offsets = self._codec.continuation_offsets(lead + self._codec.protect(response), after.ids[-1])
-        return tuple((max(0, start - len(lead)), max(0, stop - len(lead))) for start, stop in offsets)
+        context, pieces = self._place(conversation, response)
+        text = "".join(piece.text for piece in pieces)
+        return places(pieces, self._tokens.continuation_offsets(text, context.ids[-1]), self._tokens.restored)
 
     def describe(self) -> dict[str, str]:
         """Facts for a person: template, BOS, end of turn, system role, and what else `gdr check` should say."""
-        template, codec = self._template, self._codec
-        context = self._context((Message("user", "Hello"),), False).ids
+        template, layout, tokens = self._template, self._layout, self._tokens
+        context = self._context((Message("user", "Hello"),), "thought").ids
+        end = f"{tokens.spelling(self._end.ids)!r} ({self._end.why})" if self._end.ids else f"none: {self._end.why}"
         facts = {
-            "template": f"{template.family()} ({'the tokenizer' if template.source == 'own' else template.source})",
-            "bos": codec.spelling(context[:1]) if context and context[0] == self._bos else "none",
-            "end of turn": repr(codec.spelling(self._end)) if self._end else "none: set the tokenizer's eos_token",
-            "system role": "yes" if template.takes_system else "no: folded into the first user turn",
+            "template": f"{layout.family()} ({'the tokenizer' if template.source == 'own' else template.source})",
+            "bos": tokens.spelling(context[:1]) if context and context[0] == self._bos else "none",
+            "end of turn": end,
+            "system role": "yes" if layout.takes_system else "no: folded into the first user turn",
         }
-        if template.block.strip():
-            facts["before an answer"] = repr(template.block)
-        if template.opened:
-            facts["reasoning"] = f"the prompt opens {template.opened}: answers without reasoning are scored inside it"
+        if template.variables:
+            facts["template variables"] = ", ".join(f"{name}={value!r}" for name, value in template.variables.items())
+        if layout.answer.add.strip():
+            facts["before an answer"] = repr(layout.answer.add)
+        if layout.inside:
+            facts["reasoning"] = f"the prompt opens {layout.inside}: answers without reasoning are scored inside it"
         if "strftime_now" in template.text:
             facts["date"] = "the template writes today's date: scores of another day are not comparable"
         return facts
 
-    def _place(self, conversation: Conversation, response: str) -> tuple[bool, _Context]:
-        """Whether the response follows the bare generation prompt, and the context that it follows."""
+    def _span(self, context: _Context, text: str, end: bool) -> TokenSpan:
+        ids = self._tokens.continuation(text, context.ids[-1])
+        if end:
+            if not self._end.ids:
+                raise ChatError(
+                    "neither the chat template nor the tokenizer has an end-of-turn token: set `end_of_turn_token` of "
+                    "the model in gdr.yaml, the tokenizer's eos_token, or `reward.end_of_turn: never`"
+                )
+            ids += self._end.ids
+        if len(context.ids) + len(ids) > self.max_length:
+            raise ChatError(self._too_long(len(context.ids), len(ids)))
+        return TokenSpan(context.ids, ids, context.dropped)
+
+    def _place(self, conversation: Conversation, response: str) -> tuple[_Context, list[Piece]]:
+        """The context that a response follows, and the text that is encoded behind it."""
         if not conversation:
             raise ChatError("the prompt has no turns: give at least one user turn")
-        bare = conversation[0].role == TEXT or self._template.brings_block(response)
-        context = self._context(tuple(conversation), bare)
+        if conversation[0].role == TEXT:
+            kind: Kind = "thought"
+            pieces = [Piece(response, 0, len(response))]
+        else:
+            kind, pieces = text_pieces(self._layout, response)
+        pieces = [
+            replace(piece, text=self._tokens.protect(piece.text, assistant=True)) if piece.literal else piece
+            for piece in pieces
+        ]
+        context = self._context(tuple(conversation), kind)
         if context.problem is not None:
             raise ChatError(context.problem)
-        return bare, context
-
-    def _learn_end(self, eos: int | None) -> tuple[int, ...]:
-        answer = self._codec.encode("a").ids
-        ids = self._codec.continuation(self._template.after, answer[-1])
-        stop = next((i for i, id in enumerate(ids) if id in self._codec.control_ids), None)
-        if stop is not None:
-            return ids[: stop + 1]
-        return () if eos is None else (eos,)
+        return context, pieces
 
     def _too_long(self, context: int, response: int) -> str:
         if self._long_input == "error":
@@ -169,12 +213,25 @@ class Chat:
             f"of max_length {self.max_length} are free: raise limits.max_length or limits.max_response"
         )
 
-    def _encode(self, conversation: Conversation, bare: bool) -> tuple[int, ...]:
+    def _safe(self, turn: Message) -> Message:
+        """A turn whose texts cannot forge control tokens."""
+        mine = turn.role == "assistant"
+        calls = tuple(
+            replace(call, name=self._tokens.protect(call.name), arguments=self._tokens.protect(call.arguments))
+            for call in turn.tool_calls
+        )
+        return replace(turn, content=self._tokens.protect(turn.content, assistant=mine), tool_calls=calls)
+
+    def _encode(self, conversation: Conversation, kind: Kind) -> tuple[int, ...]:
         if any(turn.role == TEXT for turn in conversation):
             return self._encode_text(conversation)
-        safe = tuple(Message(turn.role, self._codec.protect(turn.content)) for turn in conversation)
-        text = self._template.render(self._template.place_system(safe))
-        ids = self._prefix + tuple(self._codec.encode(text if bare else text + self._template.block).ids)
+        text = self._template.render(self._layout.place(tuple(map(self._safe, conversation))))
+        layout = self._layout
+        header = {"answer": layout.answer, "thought": layout.thought}.get(kind)
+        if header is None:
+            assert layout.form is not None  # the kind is `written` only where there is a form
+            header = layout.form.header
+        ids = self._prefix + tuple(self._tokens.encode(header.apply(text)).ids)
         if not ids:
             raise ChatError("the chat template renders this prompt as nothing: check `chat_template`")
         return ids
@@ -183,18 +240,18 @@ class Chat:
         """Encode a prompt that somebody else has rendered: control tokens spelt out in it are control tokens."""
         if len(conversation) > 1:
             raise ChatError("a prompt that is rendered text has no place for guidance: set guidance.placement to none")
-        ids = tuple(self._codec.encode(conversation[0].content).ids)
+        ids = tuple(self._tokens.encode(conversation[0].content).ids)
         # As above: a template has written its BOS where it wants one. Only text without any markers is plain.
-        return ids if not self._codec.control_ids.isdisjoint(ids) else self._codec.prefix + ids
+        return ids if not self._tokens.control_ids.isdisjoint(ids) else self._tokens.prefix + ids
 
-    def _context(self, conversation: Conversation, bare: bool) -> _Context:
-        key = (conversation, bare)
+    def _context(self, conversation: Conversation, kind: Kind) -> _Context:
+        key = (conversation, kind)
         with self._lock:
             known = self._cache.get(key)
             if known is not None:
                 self._cache.move_to_end(key)
                 return known
-        made = self._make_context(conversation, bare)
+        made = self._make_context(conversation, kind)
         with self._lock:
             known = self._cache.setdefault(key, made)
             if known is made:
@@ -204,15 +261,15 @@ class Chat:
                 self._cached -= _weight(old, gone)
             return known
 
-    def _make_context(self, conversation: Conversation, bare: bool) -> _Context:
+    def _make_context(self, conversation: Conversation, kind: Kind) -> _Context:
         try:
-            ids = self._encode(conversation, bare)
+            ids = self._encode(conversation, kind)
         except ChatError as error:
             return _Context((), problem=str(error))
         room = self.max_length - self._free
         if self._long_input == "error" or len(ids) <= room:
             return _Context(ids)
-        kept = self._keep_end(conversation, bare, room)
+        kept = self._keep_end(conversation, kind, room)
         if kept is None:
             return _Context(
                 (),
@@ -222,7 +279,7 @@ class Chat:
             )
         return _Context(kept, dropped=len(ids) - len(kept))
 
-    def _keep_end(self, conversation: Conversation, bare: bool, room: int) -> tuple[int, ...] | None:
+    def _keep_end(self, conversation: Conversation, kind: Kind, room: int) -> tuple[int, ...] | None:
         """Leave out the oldest turns, then the beginning of the last user turn; None when even that is not enough.
 
         What is kept starts with a user turn, as templates want it; leading system turns are kept whole.
@@ -236,7 +293,7 @@ class Chat:
         tried: dict[int, tuple[int, ...]] = {}
 
         def fits(start: int) -> bool:
-            tried[start] = self._encode((*system, *turns[start:]), bare)
+            tried[start] = self._encode((*system, *turns[start:]), kind)
             return len(tried[start]) <= room
 
         at = bisect_left(near, True, key=fits)
@@ -244,11 +301,11 @@ class Chat:
             return tried[near[at]]
         keep = room
         while keep > 0:
-            begin, kept = self._codec.tail(turns[last].content, keep)
+            begin, kept = self._tokens.tail(turns[last].content, keep)
             text = turns[last].content[begin:]
             if not text:
                 return None
-            ids = self._encode((*system, Message(turns[last].role, text), *turns[last + 1 :]), bare)
+            ids = self._encode((*system, Message(turns[last].role, text), *turns[last + 1 :]), kind)
             if len(ids) <= room:
                 return ids
             keep = min(keep, kept) - (len(ids) - room)
@@ -258,7 +315,7 @@ class Chat:
         """The starts whose contents alone do not exceed `room`: what is far too long is never encoded again."""
         total, upto, near = 0, len(turns), []
         for start in reversed(starts):
-            total += sum(self._codec.tail(turn.content, room + 1)[1] for turn in turns[start:upto])
+            total += sum(self._tokens.tail(turn.content, room + 1)[1] for turn in turns[start:upto])
             if total > room:
                 break
             near.append(start)

@@ -6,16 +6,18 @@ comes back is what the template made the text of, or an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from gdr_plugin.api.errors import ChatError, DataError
 from gdr_plugin.api.types import Conversation
+from gdr_plugin.models.text.ends import find_end, stop_ids
+from gdr_plugin.models.text.layout import TurnLayout
 from gdr_plugin.models.text.template import ChatTemplate
-from gdr_plugin.models.text.template_turns import Grammar
-from gdr_plugin.models.text.tokens import Codec
+from gdr_plugin.models.text.template_turns import TemplateTurns
+from gdr_plugin.models.text.tokens import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 _READINGS: Final = 64
 """Readings of one text that are rendered again; the first one nearly always fits."""
 _CACHED_PROMPTS: Final = 512
+_NEAR: Final = 64
+"""Ids before a response that decoding may depend on."""
 _TAIL: Final = 8
 """Characters of a prompt's end that must be left of it in a query."""
 
@@ -42,21 +46,27 @@ class RenderedPromptReader:
     Args:
         tokenizer: The policy's tokenizer, with a `tokenizers` backend.
         template: As in `Chat`: `plain`, the path of a Jinja file, or Jinja text. None: the tokenizer's own.
+        stops: The EOS ids of the policy's generation config, where it is known.
 
     Raises:
         ChatError: No template, or one that does not render a user turn; a tokenizer without fast backend.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: str | None = None, *, stops: Collection[int] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._template = ChatTemplate(tokenizer, template)
-        self._codec = Codec(tokenizer, self._template.markup)
-        self._grammar = Grammar(self._template)
-        named = (tokenizer.eos_token, tokenizer.pad_token, self._end_of_turn())
-        self.ends = tuple(dict.fromkeys(str(one) for one in named if one))
-        """Spellings of the tokens that end a response. Padding is one of them: trainers pad behind the end, and some
-        models stop with their padding token."""
-        self._end_ids = frozenset(self._codec.control[one] for one in self.ends if one in self._codec.control)
+        layout = self._layout = TurnLayout(self._template)
+        tokens = self._tokens = Tokens(tokenizer, layout.markup)
+        self._turns = TemplateTurns(self._template)
+        eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+        self._end_ids = stop_ids(tokens, layout, eos=eos, pad=pad, stops=stops)
+        self.ends = tuple(sorted({tokens.spelling((id,)) for id in self._end_ids}, key=len, reverse=True))
+        """Spellings of the tokens that end a response: what the template writes behind an answer or before the next
+        turn, EOS, those of the generation config, and padding: trainers pad behind the end, and some models stop with
+        their padding token."""
+        self._before_end = tokens.spelling(find_end(tokens, layout, eos=eos, stops=stops).ids[:-1])
         self._padding = (*self.ends, *((str(tokenizer.bos_token),) if tokenizer.bos_token else ()))
         self._cached_messages = lru_cache(_CACHED_PROMPTS)(self._messages)
         self._cached_forms = lru_cache(_CACHED_PROMPTS)(self._forms)
@@ -105,7 +115,7 @@ class RenderedPromptReader:
                 "the query does not begin with its prompt or the end of it: is the policy tokenizer that was given "
                 f"the one of the policy? (query {query[:60]!r}, prompt {prompt[:60]!r})"
             )
-        return self._up_to_end(query[begin:], keep_lead)
+        return self._up_to_end(self._without_inserted_space(query[begin:], prompt), keep_lead)
 
     def response_of_ids(
         self, prompt: Sequence[int], response: Sequence[int], *, keep_lead: bool = False
@@ -120,23 +130,25 @@ class RenderedPromptReader:
         Returns:
             The text up to its end, and whether there was an end.
         """
-        stop = next((i for i, id in enumerate(response) if id in self._end_ids), None)
-        near = list(prompt)[-64:]  # decoding depends on what stands before, but not on what stands far before
+        stop = next((at for at, id in enumerate(response) if id in self._end_ids), None)
+        if stop is None and len(response) and response[-1] in self._tokens.control_ids:
+            stop = len(response) - 1
+        near = list(prompt)[-_NEAR:]  # decoding depends on what stands before, but not on what stands far before
         head, both = self._decode(near), self._decode([*near, *list(response)[:stop]])
         text = both[len(head) :] if both.startswith(head) else self._decode(list(response)[:stop])
         return self._tidy(text, stop is not None, keep_lead)
 
     def _messages(self, text: str, cut: bool) -> Conversation:
-        if not self._grammar.fits_end(text):
+        if not self._turns.fits_end(text):
             raise DataError(
                 f"the prompt does not end as the template of the policy tokenizer ends one ({text[-60:]!r}): is it the "
                 "policy's tokenizer, and was the chat template applied?"
             )
-        for turns in islice(self._grammar.readings(text), _READINGS):
-            if self._renders(turns, text):
-                return turns
+        found = [turns for turns in islice(self._turns.readings(text), _READINGS) if self._renders(turns, text)]
+        if found:
+            return min(found, key=self._unlikeliness)
         if cut:
-            for turns in self._grammar.tails(text):
+            for turns in self._turns.tails(text):
                 first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
                 if first is not None and self._ends_like(turns[first:], text):
                     return turns[first:]
@@ -145,12 +157,16 @@ class RenderedPromptReader:
             "another template or with other options; send the messages in the label (`messages`)"
         )
 
+    def _unlikeliness(self, turns: Conversation) -> tuple[bool, int]:
+        """Readings that render alike: first those without control tokens in a turn's text, then those of few turns."""
+        return any(spelling in turn.content for turn in turns for spelling in self._tokens.control), len(turns)
+
     def _renders(self, turns: Conversation, text: str) -> bool:
         try:
             again = self._template.render(turns)
         except ChatError:
             return False
-        return self._grammar.same(again, text)
+        return self._turns.same(again, text)
 
     def _ends_like(self, turns: Conversation, text: str) -> bool:
         try:
@@ -159,15 +175,9 @@ class RenderedPromptReader:
             return False
         return text.endswith(again[again.find(turns[0].content) :]) if turns[0].content else False
 
-    def _end_of_turn(self) -> str | None:
-        """The first control token that the template puts after an answer."""
-        after = self._template.after
-        found = [(after.find(one), -len(one), one) for one in self._codec.control if one in after]
-        return min(found)[2] if found else None
-
     def _forms(self, prompt: str) -> tuple[str, ...]:
         """The prompt as decoding its ids shows it, and as it was."""
-        return tuple(dict.fromkeys((self._decode(self._codec.encode(prompt).ids), prompt)))
+        return tuple(dict.fromkeys((self._decode(self._tokens.encode(prompt).ids), prompt)))
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
@@ -185,15 +195,31 @@ class RenderedPromptReader:
             at += len(mark)
             yield at
 
+    def _without_inserted_space(self, text: str, prompt: str) -> str:
+        """The text without the space that decoding puts behind a control token, where the tokenizer does so."""
+        if not text.startswith(" ") or text.startswith("  "):
+            return text
+        near = self._tokens.encode(prompt).ids[-_NEAR:]
+        if not near:
+            return text
+        head = self._decode(near)
+        again = self._decode([*near, *self._tokens.continuation(text[1:] or "a", near[-1])])
+        return text[1:] if again.startswith(head + " ") else text
+
     def _up_to_end(self, text: str, keep_lead: bool) -> tuple[str, bool]:
-        found = [at for at in (text.find(one) for one in self.ends) if at >= 0]
-        return self._tidy(text[: min(found)] if found else text, bool(found), keep_lead)
+        found = [at for at in (text.find(spelling) for spelling in self.ends) if at >= 0]
+        if found:
+            return self._tidy(text[: min(found)], True, keep_lead)
+        # Models stop at control tokens that neither template nor tokenizer names: one that nothing follows is an end.
+        last = next((spelling for spelling in self._tokens.control if text.endswith(spelling)), None)
+        return self._tidy(text[: -len(last)] if last else text, last is not None, keep_lead)
 
     def _tidy(self, text: str, finished: bool, keep_lead: bool) -> tuple[str, bool]:
         if not keep_lead:
-            text = text.removeprefix(self._template.lead)
-        # A response that was cut may end inside a character.
-        return (text, True) if finished else (text.rstrip("\ufffd"), False)
+            text = text.removeprefix(self._layout.lead)
+        # The end of turn brings what the template writes before its last token; a cut response may end inside a
+        # character.
+        return (text.removesuffix(self._before_end), True) if finished else (text.rstrip("\ufffd"), False)
 
 
 def _after_whole(query: str, starts: Sequence[int], forms: Sequence[str]) -> int | None:

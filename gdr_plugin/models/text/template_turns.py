@@ -34,7 +34,7 @@ _Move: TypeAlias = "tuple[str, re.Pattern[str]]"
 _Step: TypeAlias = "tuple[int, int, str | None]"
 
 
-class Grammar:
+class TemplateTurns:
     """The literal texts before, between and after turns.
 
     A template may write another text at the same place in longer conversations, so every place has a set of them.

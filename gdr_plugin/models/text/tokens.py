@@ -14,6 +14,8 @@ import unicodedata
 from typing import TYPE_CHECKING, Any, Final
 
 from gdr_plugin.api.errors import ChatError
+from gdr_plugin.models.text.reasoning import is_mark
+from gdr_plugin.text import text_problem
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -28,11 +30,11 @@ _BEFORE_SPACE: Final = ("a", "]", "0")
 _BEFORE_OTHER: Final = ("\n", "]", "a", " ")
 
 
-class Codec:
+class Tokens:
     """Encodes text with a private copy of a tokenizer's backend, so that nobody else's settings matter.
 
     Text from data goes through `protect` first: then a control token spelt out in it (`<|im_end|>` in a prompt or a
-    response) stays text, whatever surrounds it.
+    response) stays text, whatever surrounds it. Marks of reasoning are no control tokens: an assistant writes them.
 
     Args:
         tokenizer: The model's tokenizer; it needs a `tokenizers` backend.
@@ -47,6 +49,8 @@ class Codec:
     """Ids that the tokenizer itself puts in front of plain text (BOS), often none."""
     control: dict[str, int]
     """Control tokens: spelling to id."""
+    reasoning: dict[str, int]
+    """Marks of reasoning that the tokenizer calls special: spelling to id."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, markup: str = "") -> None:
         from tokenizers import Tokenizer
@@ -63,27 +67,32 @@ class Codec:
         self._plain.post_processor = None  # it trims offsets, and its special tokens are in `prefix`
         self._added = self._plain.get_added_tokens_decoder()
         named = {str(value) for value in tokenizer.special_tokens_map.values() if isinstance(value, str)}
-        spellings = {token.content for token in self._added.values()}
-        self.control = {
+        special = {
             token.content: id
             for id, token in self._added.items()
-            if token.special or token.content in named or _is_marker(token.content, markup, spellings)
+            if token.special or token.content in named or _is_marker(token.content, markup)
             if token.content.strip() and not _BYTE_TOKEN.fullmatch(token.content)
         }
+        self.control = {spelling: id for spelling, id in special.items() if not is_mark(spelling)}
+        flagged = {token.content for token in self._added.values() if token.special}
+        self.reasoning = {text: id for text, id in special.items() if is_mark(text) and text in flagged}
         self.control_ids = frozenset(self.control.values())
-        self._order = sorted(self.control, key=len, reverse=True)
-        self._spelt = re.compile("|".join(map(re.escape, self._order)) or "(?!)")
+        self._renamed_ids = {**self.control, **self.reasoning}
+        self._order = sorted(self._renamed_ids, key=len, reverse=True)
+        self._spelt = _any_of(self._order)
+        self._spelt_control = _any_of([spelling for spelling in self._order if spelling in self.control])
         self._nonce = secrets.token_hex(8)
         self._placeholder = re.compile(f"\U000f1000{self._nonce}:([0-9]+)\U000f1001")
         self._literal: Tokenizer | None = None
         self._lock = threading.Lock()
         self._neutral = self.encode("\nb").ids == self.encode("\n").ids + self.encode("b").ids
 
-    def protect(self, text: str) -> str:
+    def protect(self, text: str, *, assistant: bool = False) -> str:
         """Make text from data safe to be put beside control tokens.
 
         Args:
             text: Any text.
+            assistant: Whether an assistant wrote it: marks of reasoning in it are then what they are.
 
         Returns:
             The text itself, or one in which spelt-out control tokens are placeholders that `encode` knows.
@@ -91,17 +100,17 @@ class Codec:
         Raises:
             ChatError: The text holds a lone surrogate: no tokenizer can encode it.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ChatError(
-                f"the text holds half a character (lone surrogate U+{ord(text[error.start]):04X} at character "
-                f"{error.start}), which no tokenizer can encode: repair or drop the row"
-            ) from None
-        if not self._spelt.search(text):
+        if (problem := text_problem(text)) is not None:
+            raise ChatError(f"the text {problem}, which no tokenizer can encode: repair or drop the row")
+        spelt = self._spelt_control if assistant else self._spelt
+        if not spelt.search(text):
             return text
         place = {spelling: i for i, spelling in enumerate(self._order)}
-        return self._spelt.sub(lambda match: f"\U000f1000{self._nonce}:{place[match[0]]}\U000f1001", text)
+        return spelt.sub(lambda match: f"\U000f1000{self._nonce}:{place[match[0]]}\U000f1001", text)
+
+    def restored(self, text: str) -> str:
+        """Protected text as it was."""
+        return self._placeholder.sub(lambda match: self._order[int(match[1])], text) if self._nonce in text else text
 
     def encode(self, text: str) -> Encoding:
         """Encode text in which control tokens are control tokens, and placeholders of `protect` what they stand for.
@@ -115,8 +124,7 @@ class Codec:
         if self._nonce not in text:
             return self._plain.encode(text, add_special_tokens=False)
         renamed = self._spelt.sub(lambda match: self._private(match[0]), text)
-        restored = self._placeholder.sub(lambda match: self._order[int(match[1])], renamed)
-        return self._without_spellings().encode(restored, add_special_tokens=False)
+        return self._without_spellings().encode(self.restored(renamed), add_special_tokens=False)
 
     def continuation(self, text: str, after: int) -> tuple[int, ...]:
         """Encode protected text as it continues a context, without merging it with the context.
@@ -195,6 +203,14 @@ class Codec:
             cut += 1
         return cut, len(offsets) - first
 
+    def after_answer(self, text: str) -> tuple[int, ...]:
+        """The ids of text that a template writes behind an answer."""
+        return self.continuation(text, self.encode("a").ids[-1])
+
+    def id_of(self, spelling: str) -> int | None:
+        """The id of one token by its spelling."""
+        return self._plain.token_to_id(spelling)
+
     def spelling(self, ids: tuple[int, ...]) -> str:
         """Spell ids for a person, control tokens included."""
         return self._plain.decode(list(ids), skip_special_tokens=False)
@@ -207,7 +223,7 @@ class Codec:
         return hashed.hexdigest()
 
     def _private(self, spelling: str) -> str:
-        return f"\U000f1002{self._nonce}:{self.control[spelling]}\U000f1003"
+        return f"\U000f1002{self._nonce}:{self._renamed_ids[spelling]}\U000f1003"
 
     def _without_spellings(self) -> Tokenizer:
         """The same tokenizer with unguessable spellings of the control tokens; made at its first use."""
@@ -221,10 +237,10 @@ class Codec:
 
         data: dict[str, Any] = json.loads(self._plain.to_str())
         for token in data["added_tokens"]:
-            if token["content"] in self.control:
+            if token["content"] in self._renamed_ids:
                 token["content"] = self._private(token["content"])
         model = data["model"]
-        if model.get("unk_token") in self.control:
+        if model.get("unk_token") in self._renamed_ids:
             model["unk_token"] = self._private(model["unk_token"])
         if isinstance(model["vocab"], dict):
             model["vocab"] = {self._rename(piece): id for piece, id in model["vocab"].items()}
@@ -232,7 +248,7 @@ class Codec:
             model["vocab"] = [[self._rename(piece), score] for piece, score in model["vocab"]]
         try:
             renamed = Tokenizer.from_str(json.dumps(data))
-            same = all(renamed.token_to_id(self._private(text)) == id for text, id in self.control.items())
+            same = all(renamed.token_to_id(self._private(text)) == id for text, id in self._renamed_ids.items())
         except Exception:  # the backend raises bare Exception for a vocabulary that does not hang together
             same = False
         if not same:
@@ -240,14 +256,16 @@ class Codec:
         return renamed
 
     def _rename(self, piece: str) -> str:
-        return self._private(piece) if piece in self.control else piece
+        return self._private(piece) if piece in self._renamed_ids else piece
 
 
-def _is_marker(text: str, markup: str, spellings: set[str]) -> bool:
-    """Whether a token that is not called special marks turns: `<|user|>`, but not `<think>`, which has a `</think>`."""
-    if text not in markup or not _MARKER.fullmatch(text):
-        return False
-    return f"{text[0]}/{text[1:]}" not in spellings
+def _is_marker(text: str, markup: str) -> bool:
+    """Whether a token that is not called special marks turns: `<|user|>`, `</assistant>`."""
+    return text in markup and _MARKER.fullmatch(text) is not None
+
+
+def _any_of(spellings: list[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, spellings)) or "(?!)")
 
 
 def _prefix(backend: Tokenizer) -> tuple[int, ...]:

@@ -1,0 +1,246 @@
+"""What a chat template puts where, learned by rendering probes: headers of answers, reasoning, ends, system turns.
+
+Knows one template's text. Knows no token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from gdr_plugin.api.errors import ChatError
+from gdr_plugin.api.types import Conversation, Message, ToolCall
+from gdr_plugin.models.text.reasoning import NEUTRAL, Marks, marks_in, opens
+from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
+
+_SYSTEM, _USER, _NEXT = "qsystemprobeq", "quserprobeq", "qnextprobeq"
+_ANSWER, _THOUGHT = "qanswerprobeq", "qthoughtprobeq"
+_FAMILIES: Final = {
+    "<|im_start|>": "ChatML",
+    "<|start_header_id|>": "Llama 3",
+    "<start_of_turn>": "Gemma",
+    "[INST]": "Mistral or Llama 2",
+    "<|user|>": "Zephyr or Phi",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """How a rendered prompt is changed into what an answer of one kind stands behind."""
+
+    cut: str = ""
+    """What is taken off the prompt's end, where the prompt ends with it."""
+    add: str = ""
+    """What comes in its place; nothing where the prompt does not end with `cut`."""
+
+    def apply(self, prompt: str) -> str:
+        """The prompt with this header in the place of its generation prompt's end."""
+        return prompt[: len(prompt) - len(self.cut)] + self.add if prompt.endswith(self.cut) else prompt
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningForm:
+    """How a template writes reasoning that it is given in a field of its own."""
+
+    header: Header
+    """What of the prompt goes, because the answer writes it anew."""
+    before: str
+    """What the assistant writes before its reasoning."""
+    between: str
+    """What it writes between reasoning and answer."""
+
+
+class TurnLayout:
+    """What rendering probes with a template has shown.
+
+    Args:
+        template: The template.
+    """
+
+    takes_system: bool
+    """Whether a system turn's text reaches the rendered prompt."""
+    markup: str
+    """What the template writes around system, user and assistant turns."""
+    answer: Header
+    """Where an answer without reasoning stands: history's header where that says more than the generation prompt
+    (Qwen3's `<think></think>`), or closes the reasoning that the generation prompt opens."""
+    lead: str
+    """White space that the template puts in front of an answer; the model generates it with its first token."""
+    thought: Header
+    """Where a response with its own reasoning stands: the generation prompt without reasoning that it has closed."""
+    opened: str
+    """The mark of reasoning that the generation prompt opens, with the white space behind it; or nothing."""
+    marks: tuple[Marks, ...]
+    """The marks of reasoning that the template knows."""
+    form: ReasoningForm | None
+    """How reasoning is written that is given apart; None where the template has no field for it."""
+    after: str
+    """What follows the text of an answer that is the last turn."""
+    following: str
+    """What follows the text of an answer up to the next user turn's text."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self._template = template
+        self._prompt = template.scaffold
+        guided = self._render((Message("system", _SYSTEM), Message("user", _USER)))
+        self.takes_system = _SYSTEM in guided
+        user = Message("user", _USER)
+        self._ask = self._render((user,)).rpartition(_USER)[2]
+        answered = (user, Message("assistant", _ANSWER))
+        before, found, self.after = self._render(answered, ask=False).partition(_ANSWER)
+        history = before.rpartition(_USER)[2] if found else self._ask
+        self.following = self._render((*answered, Message("user", _NEXT))).partition(_ANSWER)[2].partition(_NEXT)[0]
+        self.answer, self.lead = _answer_header(self._ask, history)
+        self.marks = tuple(marks_in(template.text + self._ask + history))
+        self.opened = self._ask[mark.start() :] if (mark := opens(self._ask)) else ""
+        closed = "" if self.opened else _closed_reasoning(self._ask, self.marks)
+        self.thought = Header(closed)
+        self.form = self._probe_form(history)
+        self.markup = template.scaffold + guided + self._render(answered, ask=False) + self.following
+        self._shown = lru_cache(1024)(self._probe_turns)
+
+    @property
+    def inside(self) -> str:
+        """The mark of reasoning inside which answers without reasoning are scored; nothing where they are not.
+
+        The generation prompt opens it, and no history shows how the model would leave it.
+        """
+        return self.opened.strip() if self.opened and self.answer == Header() else ""
+
+    def family(self) -> str:
+        """Name the template for a person: `plain text`, a known family, or `own format`."""
+        if self._template.source == "plain":
+            return "plain text"
+        return next((name for mark, name in _FAMILIES.items() if mark in self._template.scaffold), "own format")
+
+    def place(self, conversation: Conversation) -> Conversation:
+        """Bring a conversation into a form whose turns the template all shows.
+
+        Several leading system turns are merged where the template drops one of them, and folded into the first user
+        turn where it has no place for system turns, here or at all.
+
+        Args:
+            conversation: Any conversation.
+
+        Returns:
+            The conversation itself, or one with the same texts.
+
+        Raises:
+            ChatError: The template leaves out a turn whatever is done.
+        """
+        count = leading_system_turns(conversation)
+        forms = [conversation] if count == 0 or self.takes_system else []
+        if count > 1 and self.takes_system:
+            forms.append((_joined("system", conversation[:count]), *conversation[count:]))
+        if count:
+            forms.append(_folded(conversation, count))
+        for form in forms:
+            if self._missing(form) is None:
+                return form
+        missing = self._missing(forms[0])
+        raise ChatError(
+            f"the chat template leaves out the {missing} turn of a conversation like this "
+            f"({', '.join(turn.role for turn in conversation)}): remove such turns, or set another `chat_template`"
+        )
+
+    def reasoning_of(self, response: str) -> Marks | None:
+        """The marks of the reasoning that a response begins with; None where it has none."""
+        start = response.lstrip()
+        known = (*self.marks, NEUTRAL) if self.form else self.marks
+        for marks in known:
+            if start.startswith(marks.opening) or (marks in self.marks and marks.closing in response):
+                return marks
+        return None
+
+    def _missing(self, conversation: Conversation) -> str | None:
+        """The role of a turn that the template does not show; None when it shows all."""
+        return self._shown(tuple((turn.role, bool(turn.tool_calls), bool(turn.content)) for turn in conversation))
+
+    def _probe_turns(self, shape: tuple[tuple[str, bool, bool], ...]) -> str | None:
+        words = [f"qturn{number}probeq" for number in range(len(shape))]
+        turns = []
+        for number, ((role, calls, has_text), word) in enumerate(zip(shape, words, strict=True)):
+            call = (ToolCall(f"qcall{number}probeq", "{}", "abcdefghi"),) if calls else ()
+            of = "abcdefghi" if role == "tool" else None
+            turns.append(Message(role, word if has_text else "", call, of, "qnameprobeq" if of else None))
+        try:
+            text = self._template.render(turns)
+        except ChatError:
+            return None  # the template says itself what it refuses when the real turns are rendered
+        for (role, calls, has_text), number, word in zip(shape, range(len(shape)), words, strict=True):
+            if has_text and word not in text:
+                return role
+            if calls and f"qcall{number}probeq" not in text:
+                return "tool-calling assistant"
+        return None
+
+    def _render(self, turns: Sequence[Message], *, ask: bool = True) -> str:
+        try:
+            return self._template.render(turns, ask=ask)
+        except ChatError:
+            return ""
+
+    def _probe_form(self, history: str) -> ReasoningForm | None:
+        turns = (Message("user", _USER), Message("assistant", _ANSWER))
+        try:
+            text = self._template.render(turns, ask=False, reasoning=_THOUGHT)
+        except ChatError:
+            return None
+        before, found, rest = text.rpartition(_USER)[2].partition(_THOUGHT)
+        between, answered, _ = rest.partition(_ANSWER)
+        if not found or not answered:
+            return None
+        shared = _shared(before, self._ask)
+        return ReasoningForm(Header(self._ask[len(shared) :]), before[len(shared) :], between)
+
+
+def _answer_header(ask: str, history: str) -> tuple[Header, str]:
+    """Where an answer without reasoning stands, and the white space before it that the model generates.
+
+    Args:
+        ask: The generation prompt, from the user's text on.
+        history: What stands before an answered turn's text instead.
+    """
+    if history.startswith(ask):
+        cut, add = "", history[len(ask) :]
+    else:
+        shared = _shared(ask, history)
+        cut, add = ask[len(shared) :], history[len(shared) :]
+        # A generation prompt that says more than history is what the model is asked with, unless it opens reasoning
+        # that history shows closed.
+        if not add.strip() or opens(ask) is None:
+            return Header(), ""
+    # Behind other text a line break stays in the context, as in `</think>\n\n`; a space starts the next word.
+    block = add.rstrip(" \t") if add.strip() else ""
+    return Header(cut, block) if cut or block else Header(), add[len(block) :]
+
+
+def _closed_reasoning(ask: str, marks: Sequence[Marks]) -> str:
+    """The reasoning that a generation prompt has closed at its end: `<think></think>`, or `</think>` alone."""
+    for pair in marks:
+        at = ask.rfind(pair.closing)
+        if at >= 0 and not ask[at + len(pair.closing) :].strip():
+            begin = ask.rfind(pair.opening, 0, at)
+            return ask[begin if begin >= 0 and not ask[begin + len(pair.opening) : at].strip() else at :]
+    return ""
+
+
+def _shared(one: str, other: str) -> str:
+    """The common beginning of two texts."""
+    size = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return one[:size]
+
+
+def _joined(role: str, turns: Conversation) -> Message:
+    return Message(role, "\n\n".join(turn.content for turn in turns if turn.content))
+
+
+def _folded(conversation: Conversation, count: int) -> Conversation:
+    """The leading system turns as the beginning of the first user turn."""
+    texts = conversation[:count]
+    rest = conversation[count:]
+    if rest and rest[0].role == "user":
+        texts, rest = (*texts, rest[0]), rest[1:]
+    return (_joined("user", texts), *rest)
