@@ -301,7 +301,7 @@ def test_empty_prompt(chats: dict[str, Chat]) -> None:
 @pytest.mark.parametrize("name", ["chatml", "mistral-legacy"])
 def test_lone_surrogates_are_refused_by_name(chats: dict[str, Chat], name: str) -> None:
     for conversation, response in ((said("bad \ud83d"), "x"), (said("fine"), "bad \ud83d")):
-        with pytest.raises(ChatError, match=r"lone surrogate U\+D83D at character 4"):
+        with pytest.raises(ChatError, match="unpaired surrogate at character 5"):
             chats[name].span(conversation, response, end=True)
 
 
@@ -348,5 +348,5 @@ def test_real_smollm2(smol_dir: Path) -> None:
             assert text_of(tokenizer, span.response) == response + "<|im_end|>"
     assert "helpful AI assistant" in text_of(tokenizer, chat.span(said("Hi"), "", end=False).context)
     facts = chat.describe()
-    assert facts["end of turn"] == "'<|im_end|>'"
+    assert facts["end of turn"] == "'<|im_end|>' (the template writes it behind an answer)"
     assert facts["system role"] == "yes"

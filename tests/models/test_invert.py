@@ -18,6 +18,8 @@ from gdr_plugin.api.errors import ChatError, DataError, ModelError
 from gdr_plugin.api.types import Conversation, Message
 from gdr_plugin.models.text.chat import Chat
 from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
+from gdr_plugin.models.local.source import open_tokenizer
+from gdr_plugin.models.text.layout import TurnLayout
 from gdr_plugin.models.text.template import ChatTemplate
 
 Family: TypeAlias = Callable[[str], PreTrainedTokenizerFast]
@@ -139,9 +141,9 @@ def test_the_response_comes_back_from_the_query(
     expected = tokenizer.decode([*ids, *(id for id in span.response if id not in chat.end_of_turn)])[len(plain) :]
     assert ended is finished
     assert (
-        got == expected.removeprefix(chat._template.lead)
+        got == expected.removeprefix(chat.lead)
         if finished
-        else got == expected.removeprefix(chat._template.lead).rstrip("\ufffd")
+        else got == expected.removeprefix(chat.lead).rstrip("\ufffd")
     )
     assert inverter.response_of_ids(ids, span.response) == (got, ended)
 
@@ -217,7 +219,7 @@ def test_real_templates(fresh_family: Family, file: Path) -> None:
         text = template.render(conversation)
         assert inverter.messages(text) == conversation
         assert inverter.response(text + "Twenty-one." + inverter.ends[0], text) == ("Twenty-one.", True)
-    if template.takes_system:
+    if TurnLayout(template).takes_system:
         text = template.render((Message("system", "Be short."), *asked))
         read = inverter.messages(text)
         assert template.render(read) == text
@@ -297,7 +299,7 @@ def test_a_tokenizer_that_normalizes_text(fresh_family: Family) -> None:
 
 def test_a_real_tokenizer_with_a_default_system_turn(smol_gguf: Path) -> None:
     """SmolLM2: whatever is read renders as the same text again."""
-    inverter = RenderedPromptReader.open(str(smol_gguf))
+    inverter = RenderedPromptReader(open_tokenizer(str(smol_gguf)))
     template = inverter._template
     text = template.render(turns("Hello"))
     assert "You are a helpful AI assistant named SmolLM" in text
@@ -313,7 +315,7 @@ def test_another_policys_text_is_refused(family: Family) -> None:
     with pytest.raises(DataError, match="does not end as the template of the policy tokenizer"):
         inverter.messages(text)
     with pytest.raises(DataError, match="cannot have written this prompt"):
-        inverter.messages("Hello" + inverter._grammar.ends["user"][0])
+        inverter.messages("Hello" + inverter._turns.ends["user"][0])
     with pytest.raises(DataError, match="does not begin with its prompt"):
         inverter.response("Something else entirely", text)
     with pytest.raises(DataError):
@@ -332,9 +334,9 @@ def test_many_turns_and_many_marks_end_in_time(family: Family) -> None:
 
 def test_open_by_name(family: Family, tmp_path: Path) -> None:
     family("chatml").save_pretrained(tmp_path)
-    inverter = RenderedPromptReader.open(str(tmp_path))
+    inverter = RenderedPromptReader(open_tokenizer(str(tmp_path)))
     assert inverter.messages(rendered(family("chatml"), turns("Hello"))) == turns("Hello")
     with pytest.raises(ModelError, match=r"the policy tokenizer '.*nothing' cannot be opened"):
-        RenderedPromptReader.open(str(tmp_path / "nothing"))
+        RenderedPromptReader(open_tokenizer(str(tmp_path / "nothing")))
     with pytest.raises(ChatError, match="has no chat template"):
         RenderedPromptReader(family("base-bytes"))

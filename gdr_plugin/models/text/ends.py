@@ -48,8 +48,7 @@ def find_end(
         if id is None:
             raise ChatError(f"end_of_turn_token {named!r} is not a token of this model: name one of its added tokens")
         return EndOfTurn((id,), "end_of_turn_token in gdr.yaml")
-    last = tokens.after_answer(layout.after)
-    following = tokens.after_answer(layout.following)
+    last, following = _run(tokens, layout.after), _run(tokens, layout.following)
     ends = {*stops, *(() if eos is None else (eos,))}
     both = _shared(last, following) if last and following else last
     if found := _up_to(both, ends) or _up_to_last(both, tokens.control_ids):
@@ -78,9 +77,18 @@ def stop_ids(
         stops: The generation config's EOS ids, where it is known.
     """
     end = find_end(tokens, layout, eos=eos, stops=stops).ids[-1:]
-    following = _up_to(tokens.after_answer(layout.following), tokens.control_ids)[-1:]
+    following = _up_to(_run(tokens, layout.following), tokens.control_ids)[-1:]
     named = (id for id in (eos, pad) if id is not None)
     return frozenset([*end, *following, *named, *stops])
+
+
+def _run(tokens: Tokens, text: str) -> tuple[int, ...]:
+    """The ids behind an answer up to the white space that stands behind a control token: turns are parted by it."""
+    ids = tokens.after_answer(text)
+    for at, id in enumerate(ids[1:], start=1):
+        if ids[at - 1] in tokens.control_ids and tokens.spelling((id,))[:1].isspace():
+            return ids[:at]
+    return ids
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:

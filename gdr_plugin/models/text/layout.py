@@ -17,6 +17,8 @@ from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
 
 _SYSTEM, _USER, _NEXT = "qsystemprobeq", "quserprobeq", "qnextprobeq"
 _ANSWER, _THOUGHT = "qanswerprobeq", "qthoughtprobeq"
+_LONGEST_SHAPE: Final = 10
+"""Turns of a conversation that is probed as it is."""
 _FAMILIES: Final = {
     "<|im_start|>": "ChatML",
     "<|start_header_id|>": "Llama 3",
@@ -156,7 +158,11 @@ class TurnLayout:
 
     def _missing(self, conversation: Conversation) -> str | None:
         """The role of a turn that the template does not show; None when it shows all."""
-        return self._shown(tuple((turn.role, bool(turn.tool_calls), bool(turn.content)) for turn in conversation))
+        shape = tuple((turn.role, bool(turn.tool_calls), bool(turn.content)) for turn in conversation)
+        if len(shape) > _LONGEST_SHAPE:  # what a template drops depends on how a conversation begins and ends
+            count = leading_system_turns(conversation)
+            shape = shape[: count + 2] + shape[-_LONGEST_SHAPE + (len(shape) - count) % 2 :]
+        return self._shown(shape)
 
     def _probe_turns(self, shape: tuple[tuple[str, bool, bool], ...]) -> str | None:
         words = [f"qturn{number}probeq" for number in range(len(shape))]

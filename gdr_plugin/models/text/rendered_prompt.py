@@ -158,8 +158,9 @@ class RenderedPromptReader:
         )
 
     def _unlikeliness(self, turns: Conversation) -> tuple[bool, int]:
-        """Readings that render alike: first those without control tokens in a turn's text, then those of few turns."""
-        return any(spelling in turn.content for turn in turns for spelling in self._tokens.control), len(turns)
+        """Readings that render alike: first those without the template's marks in a turn, then those of few turns."""
+        marks = (*self._tokens.control, *self._turns.marks)
+        return any(spelling in turn.content for turn in turns for spelling in marks), len(turns)
 
     def _renders(self, turns: Conversation, text: str) -> bool:
         try:

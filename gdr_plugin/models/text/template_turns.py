@@ -30,6 +30,7 @@ _PROBES: Final = (
     "user assistant tool assistant user",
 )
 _DATE: Final = re.compile(r"""strftime_now\(\s*["']([^"']+)["']\s*\)""")
+_MARKUP: Final = re.compile(r"[<>\[\]|]")
 _Move: TypeAlias = "tuple[str, re.Pattern[str]]"
 _Step: TypeAlias = "tuple[int, int, str | None]"
 
@@ -63,6 +64,9 @@ class TemplateTurns:
         turn before the header of a system turn; of two the same, the user's."""
         self.ends = {role: sorted(texts, key=len, reverse=True) for role, texts in ends.items() if texts}
         """What follows a last turn: its end and the generation prompt."""
+        literals = [text for _, text in starts] + [text for found in moves.values() for _, text in found]
+        self.marks = frozenset(word for text in literals for word in text.split() if _MARKUP.search(word))
+        """Words that the template writes and people hardly do: those with brackets or bars in them."""
         self._moves: dict[str, list[_Move]] = {}
         self._any: dict[str, re.Pattern[str]] = {}
         for role, found in moves.items():
