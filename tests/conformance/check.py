@@ -73,9 +73,8 @@ def _judge(work: _Run, case: Case) -> None:
         judgement = work.reference.prefilled(context.turns, response.text)
     else:
         judgement = work.reference.judge(context.turns, response.text, kind=response.kind, message=response.message)
-    column = context.column if context.column != "context" else "reasoning"
-    column = column if response.kind in ("reasoning", "field") or context.column != "context" else "response"
-    column = "tool" if response.kind == "call" else column
+    contexts, responses = _columns(case)
+    column = responses if contexts in ("context", "reasoning") and not context.prefill else contexts
     try:
         whole, start = _ask(work, case)
     except RefusedError as refusal:
@@ -111,6 +110,7 @@ def _ask(work: _Run, case: Case) -> tuple[_Span, _Span]:
 def _compare(work: _Run, case: Case, judgement: Judgement, whole: _Span, start: _Span) -> None:
     """Context, response and end against the alternative that fits best."""
     got = Ids(whole[0], start[1], whole[1][len(start[1]) :])
+    contexts, responses = _columns(case)
     best: tuple[int, Ids, Expected] | None = None
     for expected in judgement.right:
         try:
@@ -123,14 +123,13 @@ def _compare(work: _Run, case: Case, judgement: Judgement, whole: _Span, start: 
             fit = 4 * (got.context == ids.context) + 2 * (got.response == ids.response) + (got.end == ids.end)
         if best is None or fit > best[0]:
             best = fit, ids, expected
-    columns = _columns(case)
     if best is None:
-        work.verdicts.append(Verdict(case.name, "response", columns[1], "unjudged"))
+        work.verdicts.append(Verdict(case.name, "response", responses, "unjudged"))
         return
     _, ids, _ = best
-    pairs = [("context", columns[0], ids.context, got.context), ("response", columns[1], ids.response, got.response)]
+    pairs = [("context", contexts, ids.context, got.context), ("response", responses, ids.response, got.response)]
     if case.response.kind == "call":
-        pairs = [("response", columns[1], ids.context + ids.response, got.context + whole[1])]
+        pairs = [("response", responses, ids.context + ids.response, got.context + whole[1])]
     elif case.response.finished:
         pairs.append(("end", "end", ids.end, got.end))
     for check, column, right, found in pairs:
@@ -154,7 +153,7 @@ def _invert(work: _Run, case: Case) -> None:
     assert work.read is not None
     assert work.asked is not None
     turns, response = case.context.turns, case.response.text
-    prompt = work.reference.render(turns, ask=True)
+    prompt = work.reference.render(turns, ask=True)  # as a trainer renders it
     judgement = work.reference.judge(turns, response, kind=case.response.kind)
     if prompt is None or not judgement.right or not any(one.context.startswith(prompt) for one in judgement.right):
         return  # a trainer could not have rendered this case
@@ -173,21 +172,22 @@ def _invert(work: _Run, case: Case) -> None:
         ids = work.reference.ids(right)
     except StraddleError:
         return
-    whole = (*ids.context, *ids.response, *ids.end)
-    _reread(work, case, str(work.template.tokenizer.decode(list(whole), skip_special_tokens=False)), prompt, whole)
+    _reread(work, case, ids, (response, right.response, right.context[len(prompt) :] + right.response), prompt)
 
 
-def _reread(work: _Run, case: Case, query: str, prompt: str, whole: tuple[int, ...]) -> None:
-    """The response of a decoded query has to be asked with the ids that the query was decoded from."""
+def _reread(work: _Run, case: Case, ids: Ids, texts: tuple[str, ...], prompt: str) -> None:
+    """The response of a decoded query is one of the texts, and is asked with the ids that the query was decoded from."""
     assert work.read is not None
     assert work.asked is not None
+    whole = (*ids.context, *ids.response, *ids.end)
+    query = str(work.template.tokenizer.decode(list(whole), skip_special_tokens=False))
     try:
         text, finished = work.read.response(query, prompt)
         context, response = work.asked.span(case.context.turns, text, end=finished)
     except RefusedError as refusal:
         work.verdicts.append(Verdict(case.name, "query", "inversion", "refused", got=str(refusal)))
         return
-    if finished and context + response == whole:
+    if finished and text in texts and context + response == whole:
         work.verdicts.append(Verdict(case.name, "query", "inversion", "right"))
     else:
         got = f"{text!r} finished={finished} {work.spell(context[-8:])}▮{work.spell(response)}"
@@ -228,12 +228,6 @@ def _same(found: Sequence[tuple[str, str]], known: Sequence[tuple[str, str]], tu
         if held and role == "assistant" and not content:
             if any(word not in text for word in held[0]):
                 return False
-        elif text.strip() != content:
+        elif text.split() != content.split():  # templates have their own line breaks around a thought
             return False
     return True
-
-
-def all_of(templates: Sequence[Template]) -> Iterator[tuple[Template, list[Verdict]]]:
-    """The checks of several templates."""
-    for template in templates:
-        yield template, run(template)

@@ -21,21 +21,21 @@ from transformers import PreTrainedTokenizerFast
 FETCHED: Final = Path(__file__).resolve().parents[2] / ".venv" / "templates"
 
 _CORPUS: Final = [
-    "What makes seventeen plus twenty-five? It makes forty-two. Answer briefly, then write a short list.\n\n- one\n- two\n",
+    "What makes seventeen plus twenty-five? It makes forty-two. Answer briefly, then list them.\n\n- one\n- two\n",
     "Looking outside now. Eighteen degrees. Thanks, and tomorrow? How far from here? Behind the station.",
-    "Seventeen apples, then twenty-five. Perhaps subtract something. Nothing special happens.\n\nassistant\nuser\nsystem\n",
+    "Seventeen apples, then twenty-five. Perhaps subtract something. Nothing special.\n\nassistant\nuser\nsystem\n",
     "Déjà vu: où est le café? Première réponse, zwei und drei: 3.5 Ende. The weather in Marseille, for 3 days.",
     'def larger(a, b):\n    return a if a > b else b\n\n{"name": "get_weather", "arguments": {"city": "Lyon"}}\n',
 ] * 8
 
 _MARKS: Final = re.compile(
-    r"<[|｜][^<>'\"{}\s|｜]{1,40}[|｜]>|〈\|\w+\|〉"  # <|user|>
+    r"<[|\uff5c][^<>'\"{}\s|\uff5c]{1,40}[|\uff5c]>|〈\|\w+\|〉"  # <|user|>
     r"|<\|\"?\w*\"?(?:\w*\|)?>|<\w+\|>"  # <|turn> and <turn|>, <|"|>
     r"|</?(?:\w+:)?(?:think|answer|tool_calls?|tool_response|tool_sep|arg_key|arg_value)(?::\w+)?>"
     r"|<(?:start|end|begin|beginning)_of_\w+>|</?(?:s|bos|eos|unk|pad|sop|sep|role|assistant|user|system)>"
     r"|</?seed:\w+>|<SPECIAL_\d+>|</?(?:TOOLCALL|TOOL_RESPONSE|AVAILABLE_TOOLS)>"
     r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS|TOOL_CONTENT|CALL_ID|ARGS|THINK|gMASK)\]"
-    r"|\]~!?b\[?\]?|\[e~\["
+    r"|\]~!b\[|\]~b\]|\[e~\["
 )
 _TEXT: Final = re.compile(
     r"</?(?:\w+:)?(?:think|answer|tool_calls?|tool_response|tool_sep|arg_key|arg_value)(?::\w+)?>"
@@ -59,9 +59,9 @@ _EOS: Final = (
     ("<|eot_id|>", "<|eot_id|>"),
     ("<|eot|>", "<|eot|>"),
     ("<|observation|>", "<|endoftext|>"),
-    ("<｜end▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
-    ("<｜hy_", "<｜hy_eos:opensource｜>"),
-    ("<｜Assistant｜>", "<｜end▁of▁sentence｜>"),
+    ("<\uff5cend▁of▁sentence\uff5c>", "<\uff5cend▁of▁sentence\uff5c>"),
+    ("<\uff5chy_", "<\uff5chy_eos:opensource\uff5c>"),
+    ("<\uff5cAssistant\uff5c>", "<\uff5cend▁of▁sentence\uff5c>"),
     ("<|end_of_text|>", "<|end_of_text|>"),
     ("<start_of_turn>", "<eos>"),
     ("<|turn>", "<eos>"),
@@ -120,21 +120,19 @@ def load(key: str) -> Template:
 
 
 def _real() -> Iterator[tuple[str, Path, Path]]:
-    """Real tokenizers, each with templates of its family: name, tokenizer's folder, template's file."""
+    """Real tokenizers, each with a template of its family: name, tokenizer's folder, template's file."""
     pairs = {
-        "llama3_1": ("llama3_1", "llama3_2"),
-        "qwen3": ("qwen3", "qwen3_instruct_2507", "qwen2_5"),
-        "gemma3": ("gemma3", "gemma3_training"),
-        "deepseek_v3": ("deepseekv3",),
-        "gptoss": ("gptoss",),
+        "llama3_1": "llama3_1",
+        "qwen3": "qwen3",
+        "gemma3": "gemma3",
+        "deepseek_v3": "deepseekv3",
+        "gptoss": "gptoss",
     }
     files = {file.stem: file for file in installed()}
-    for package, names in pairs.items():
+    for package, name in pairs.items():
         folder = FETCHED / "npm" / package
-        if (folder / "tokenizer.json").is_file():
-            for name in names:
-                if name in files:
-                    yield f"{package}+{name}", folder, files[name]
+        if (folder / "tokenizer.json").is_file() and name in files:
+            yield package, folder, files[name]
 
 
 @cache
@@ -151,19 +149,22 @@ def tokenizer_for(name: str, template: str) -> PreTrainedTokenizerFast:
     kind = "bytes"
     if "<start_of_turn>" in template or "<|turn>" in template:
         kind = "gemma"
-    elif "<|end|>" in template and "<|assistant|>" in template or name.startswith("llava"):
+    elif "phi" in name.lower() or name.startswith("llava"):
         kind = "legacy"
     bos = {"</s>": "<s>", "<eos>": "<bos>"}.get(eos, "<|bos|>")
     found = dict.fromkeys([*_marks(template, bos, eos), bos, eos])
+    if kind == "legacy":  # it has <s> and </s>; Mistral's first tokenizer spells [INST] out
+        found = {mark: None for mark in found if mark.startswith("<|")}
     backend = Tokenizer.from_str(_trained(kind))
-    backend.add_tokens([_added(mark, kind) for mark in found if mark not in ("<s>", "</s>") or kind == "bytes"])
+    # Phi's tokens swallow the line break behind them; other tokens in front of a Metaspace do not.
+    strips = kind == "legacy" and not name.endswith("_training")
+    backend.add_tokens([_added(mark, rstrip=strips) for mark in found])
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=eos)
 
 
-def _added(mark: str, kind: str) -> AddedToken:
+def _added(mark: str, *, rstrip: bool) -> AddedToken:
     special = not _TEXT.fullmatch(mark) or any(one in mark for one in _SPECIAL_TEXT)
-    # Phi's tokens swallow the line break behind them.
-    return AddedToken(mark, normalized=False, special=special, rstrip=kind == "legacy" and mark.startswith("<|"))
+    return AddedToken(mark, normalized=False, special=special, rstrip=rstrip and mark.startswith("<|"))
 
 
 def _marks(template: str, bos: str, eos: str) -> list[str]:
@@ -183,10 +184,12 @@ def _marks(template: str, bos: str, eos: str) -> list[str]:
                         )
                     )
                 )
-            except Exception:  # a template is a program: it raises what it likes
+            except Exception:  # noqa: PERF203 - a template is a program: it raises what it likes
                 continue
     found = [mark for text in texts for mark in _MARKS.findall(text)]
     found += ["]<]minimax[>["] if "]<]minimax[>[" in template else []
+    tags = [mark for mark in found if _TEXT.fullmatch(mark)]
+    found += [tag.replace("</", "<") if tag.startswith("</") else f"</{tag[1:]}" for tag in tags]
     return sorted(set(found))
 
 

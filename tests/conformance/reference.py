@@ -207,12 +207,15 @@ class Reference:
             rest = response[len(opening) :]
             return [Expected(prompt, rest.removeprefix(opened[1]), end)]
         if self._closes(prompt):
-            start = prompt.rstrip().removesuffix(closing).rstrip().removesuffix(opening)
-            return [Expected(prompt, response, end), Expected(start, response, end)]
+            start = re.sub(rf"(?:{re.escape(opening)}\s*)?{re.escape(closing)}\s*$", "", prompt)
+            leads = {"", *(lead for context, lead in self._headers(form, prompt) if context == prompt)}
+            return [*(Expected(prompt, lead + response, end) for lead in sorted(leads)), Expected(start, response, end)]
         full = self.render([*form, {"role": "assistant", "content": response}], ask=False)
-        gap = ""
-        if full is not None and full.startswith(prompt) and opening in full[len(prompt) :]:
+        gap, known = "", full is not None and full.startswith(prompt) and opening in full[len(prompt) :]
+        if known and full is not None:
             gap = full[len(prompt) :].partition(opening)[0]
+        if not known:  # history drops the thought: as an answer starts
+            gap = next((lead for context, lead in self._headers(form, prompt) if context == prompt), "")
         if gap.strip() or not gap:
             return [Expected(prompt, response, end)]
         made = [Expected(prompt, gap + response, end)]
@@ -243,7 +246,7 @@ class Reference:
             if text is None or text in seen or thought not in text or answer not in text:
                 continue
             place, after = text.rindex(thought), text.rindex(answer)
-            if place < after and "'thinking'" not in text:
+            if place < after and not re.search(r"""["']thinking["']""", text):
                 seen.add(text)
                 yield text, place, after, number
 
@@ -286,7 +289,7 @@ class Reference:
         return made
 
     def _called_texts(self, form: Turns, turns: Turns, full: str) -> list[str]:
-        """A rendered call with its end: the EOS, one of the marks that nothing but marks follows, or the next turn's."""
+        """A rendered call with its end: the EOS, a mark that nothing but marks follows, or the next turn's."""
         last = max(full.rindex(value) for value in called_words(turns[-1]) if len(value) > 3)
         marks = [mark for mark in self._marks(full) if mark.start() > last]
         stop = next((mark.end() for mark in marks if mark[0] in self.stops), None)
