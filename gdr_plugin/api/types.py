@@ -58,6 +58,9 @@ class Message:
     """`system`, `user`, `assistant` or `tool`; `text` for a prompt that is one piece of text, rendered elsewhere."""
     content: str
     """The turn's text, without any template markers."""
+    reasoning: str = ""
+    """What an assistant turn thought before its text, where that came apart from it; templates write it in their own
+    form, or drop that of earlier turns."""
     tool_calls: tuple[ToolCall, ...] = ()
     """The calls that an assistant turn makes after its text; templates write them in their own form."""
     tool_call_id: str | None = None
@@ -81,8 +84,22 @@ class Sample:
     """Whether the response ended by itself. False for a completion that was cut at a length limit."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Further data set columns. Routers may read them (the `field` router reads `domain`)."""
+    reasoning: str = ""
+    """What the response thought before its text, where that came apart from it; scored in the form in which each
+    model's template writes reasoning."""
     tool_calls: tuple[ToolCall, ...] = ()
     """The calls that the response makes after its text; scored as each model's template writes them."""
+
+    @property
+    def turn(self) -> Message:
+        """The response as an assistant's turn."""
+        return Message("assistant", self.response, self.reasoning, self.tool_calls)
+
+    @property
+    def text(self) -> str:
+        """All that the assistant wrote: reasoning, answer, and the names and arguments of calls."""
+        calls = "".join(call.name + call.arguments for call in self.tool_calls)
+        return self.reasoning + self.response + calls
 
 
 @dataclass(frozen=True, slots=True)

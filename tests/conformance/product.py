@@ -7,10 +7,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from gdr_plugin.errors import ChatError, DataError
-from gdr_plugin.models.chat import Chat
-from gdr_plugin.models.invert import TemplateInverter
-from gdr_plugin.preferences.rows import parse_prompt
+from gdr_plugin.api.errors import ChatError, DataError
+from gdr_plugin.models.text.chat import Chat
+from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
+from gdr_plugin.data.rows import parse_prompt
 from gdr_trl.turns import read_completion
 
 Turns = Sequence[Mapping[str, Any]]
@@ -73,7 +73,7 @@ class Read:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, template: str) -> None:
         try:
-            self._inverter = TemplateInverter(tokenizer, template)
+            self._inverter = RenderedPromptReader(tokenizer, template)
         except ChatError as error:
             raise RefusedError(str(error)) from error
 

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import Conversation, Message
 from gdr_plugin.models.text.layout import Header, TurnLayout
+from gdr_plugin.models.text.reasoning import USUAL
 from gdr_plugin.models.text.template import ChatTemplate
 
-__all__ = ["Piece", "RenderedCalls", "places", "rendered_calls", "text_pieces"]
+__all__ = ["Kind", "Piece", "RenderedCalls", "places", "reasoned_pieces", "rendered_calls", "text_pieces"]
+
+Kind: TypeAlias = Literal["answer", "thought", "written"]
+"""What stands behind a context: an answer without reasoning, a response with its own, or one whose reasoning the
+template's own form writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +37,18 @@ class Piece:
 class RenderedCalls(NamedTuple):
     """An assistant turn with tool calls, as the template writes it."""
 
-    kind: Literal["answer", "thought"]
+    kind: Kind
     """Which context it follows."""
     text: str
     """Everything that the assistant writes, without the end of turn."""
 
 
-def text_pieces(layout: TurnLayout, response: str) -> tuple[Literal["answer", "thought", "written"], list[Piece]]:
+def text_pieces(layout: TurnLayout, response: str) -> tuple[Kind, list[Piece]]:
     """The text that is encoded for a response, and the kind of context that it follows.
 
     Args:
         layout: What the template writes.
-        response: The response's text.
+        response: The response's text; reasoning in it is spelt with the model's own marks.
     """
     size = len(response)
     marks = layout.reasoning_of(response)
@@ -51,34 +56,40 @@ def text_pieces(layout: TurnLayout, response: str) -> tuple[Literal["answer", "t
         lead = [Piece(layout.lead, 0, 0, literal=False)] if response and layout.lead else []
         return "answer", [*lead, Piece(response, 0, size)]
     start = size - len(response.lstrip())
-    opened = response.startswith(marks.opening, start)
-    if marks in layout.marks:
-        if opened and layout.opened.startswith(marks.opening):
-            # The generation prompt has written the opening mark, and maybe white space behind it.
-            start += len(marks.opening)
-            gap = layout.opened[len(marks.opening) :]
-            start += len(gap) if response.startswith(gap, start) else 0
-            return "thought", [Piece(response[start:], start, size)]
+    if not (response.startswith(marks.opening, start) and layout.opened.startswith(marks.opening)):
         return "thought", [Piece(response, 0, size)]
-    assert layout.form is not None  # marks of others are looked for only where there is a form
-    begin = start + len(marks.opening)
-    stop = response.find(marks.closing, begin)
-    if stop < 0:  # cut off within its reasoning
-        thought = begin + len(response[begin:]) - len(response[begin:].lstrip("\n"))
-        pieces = [Piece(layout.form.before, 0, thought, literal=False), Piece(response[thought:], thought, size)]
-    else:
-        after = stop + len(marks.closing)
-        answer = after + len(response[after:]) - len(response[after:].lstrip("\n"))
-        inner = response[begin:stop]
-        thought = begin + len(inner) - len(inner.lstrip("\n"))
-        last = begin + len(inner.rstrip("\n"))
-        pieces = [
-            Piece(layout.form.before, 0, thought, literal=False),
-            Piece(response[thought:last], thought, max(thought, last)),
-            Piece(layout.form.between, max(thought, last), answer, literal=False),
-            Piece(response[answer:], answer, size),
-        ]
-    return "written", [piece for piece in pieces if piece.text]
+    # The generation prompt has written the opening mark, and maybe white space behind it.
+    start += len(marks.opening)
+    gap = layout.opened[len(marks.opening) :]
+    start += len(gap) if response.startswith(gap, start) else 0
+    return "thought", [Piece(response[start:], start, size)]
+
+
+def reasoned_pieces(layout: TurnLayout, reasoning: str, response: str) -> tuple[Kind, list[Piece]]:
+    """As `text_pieces`, for reasoning that came apart from its answer.
+
+    Args:
+        layout: What the template writes.
+        reasoning: What the assistant thought.
+        response: Its answer.
+    """
+    answer = Piece(response, 0, len(response))
+    if layout.form is not None:
+        parts = ((layout.form.before, False), (reasoning.strip("\n"), True), (layout.form.between, False))
+        pieces = [*(Piece(text, 0, 0, literal) for text, literal in parts if text), answer]
+        return "written", pieces
+    marks = layout.marks[0] if layout.marks else USUAL
+    before = f"{marks.opening}\n{reasoning.strip(chr(10))}\n{marks.closing}\n\n"
+    kind, pieces = text_pieces(layout, before + response)
+    cut = len(before)
+    found = []
+    for piece in pieces:
+        inside = piece.literal and piece.stop > cut
+        thought = piece.text[: cut - piece.start] if inside else piece.text
+        found.append(Piece(thought, 0, 0, piece.literal))
+        if inside:
+            found.append(answer)
+    return kind, [piece for piece in found if piece.text]
 
 
 def places(
@@ -105,7 +116,7 @@ def places(
     for start, stop in offsets:
         reach = [
             (piece.start + max(0, start - a), piece.start + min(stop, b) - a)
-            if piece.literal
+            if piece.literal and piece.start < piece.stop
             else (piece.start, piece.stop)
             for a, b, piece in bounds
             if (start < b and stop > a) or start == stop == a
@@ -140,7 +151,7 @@ def rendered_calls(
     bare = template.render((*turns, Message("assistant", turn.content or "-")), ask=False)
     if whole == bare or any(call.name not in whole for call in turn.tool_calls):
         raise ChatError("the chat template does not write tool calls: such responses cannot be scored with it")
-    headers: tuple[tuple[Literal["answer", "thought"], Header], ...] = (
+    headers: tuple[tuple[Kind, Header], ...] = (
         ("answer", layout.answer),
         ("thought", layout.thought),
     )

@@ -13,11 +13,11 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import Conversation, Message, TokenSpan
-from gdr_plugin.models.text.answer import Piece, places, rendered_calls, text_pieces
+from gdr_plugin.models.text.answer import Kind, Piece, places, reasoned_pieces, rendered_calls, text_pieces
 from gdr_plugin.models.text.ends import find_end
 from gdr_plugin.models.text.layout import TurnLayout
 from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 _CACHED_TOKENS: Final = 2**20
 TEXT: Final = "text"
 """The role of a prompt that is one piece of rendered text: it is scored as it is."""
-
-Kind: TypeAlias = Literal["answer", "thought", "written"]
-"""What stands behind a context: an answer without reasoning, a response with its own, or one whose reasoning the
-template's own form writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +51,10 @@ class Chat:
         the model, and without it a plain answer would be scored as one that forgot to reason. Where the generation
         prompt opens reasoning and history shows it closed before a plain answer, a plain answer gets history's header.
       - A response that brings its own reasoning is scored right after the generation prompt; a mark that the generation
-        prompt has opened already is not written twice. Reasoning that is spelt `<think>` is written in the template's
-        own form where its marks are others. Reasoning that was cut off before its closing mark cannot be told from an
-        answer unless it starts with the opening one.
+        prompt has opened already is not written twice. Reasoning that was cut off before its closing mark cannot be
+        told from an answer unless it starts with the opening one. Reasoning that came apart from its answer is written
+        as the template writes it, else between the model's marks.
+      - A conversation that ends with an assistant's turn is a response that has been begun: the response goes on with it.
       - The end of turn is what the template puts after an answer, up to the model's EOS or the last control token that
         stands there whatever follows; where it puts none, what it writes before the next turn, else EOS.
 
@@ -131,11 +128,12 @@ class Chat:
         context, pieces = self._place(conversation, response)
         return self._span(context, "".join(piece.text for piece in pieces), end)
 
-    def call_span(self, conversation: Conversation, turn: Message, *, end: bool) -> TokenSpan:
-        """Token ids of an assistant turn that calls tools, as the template writes it; see `RendersCalls.call_span`."""
-        if not conversation:
-            raise ChatError("the prompt has no turns: give at least one user turn")
-        if conversation[0].role == TEXT:
+    def turn_span(self, conversation: Conversation, turn: Message, *, end: bool) -> TokenSpan:
+        """Token ids of an assistant turn with reasoning or tool calls; see `WritesTurns.turn_span`."""
+        if not turn.tool_calls:
+            context, pieces = self._place(conversation, turn.content, turn.reasoning)
+            return self._span(context, "".join(piece.text for piece in pieces), end)
+        if not conversation or conversation[0].role == TEXT:
             raise ChatError("a prompt that is rendered text cannot be answered by tool calls: give messages")
         turns = self._layout.place(tuple(self._safe(turn) for turn in conversation))
         answer, closed = rendered_calls(self._template, self._layout, turns, self._safe(turn))
@@ -144,9 +142,9 @@ class Chat:
             raise ChatError(context.problem)
         return self._span(context, answer.text, end and not closed)
 
-    def offsets(self, conversation: Conversation, response: str) -> tuple[tuple[int, int], ...]:
+    def offsets(self, conversation: Conversation, response: str, reasoning: str = "") -> tuple[tuple[int, int], ...]:
         """From which to which character of `response` each of its ids reaches; see `TokenOffsets.offsets`."""
-        context, pieces = self._place(conversation, response)
+        context, pieces = self._place(conversation, response, reasoning)
         text = "".join(piece.text for piece in pieces)
         return places(pieces, self._tokens.continuation_offsets(text, context.ids[-1]), self._tokens.restored)
 
@@ -184,13 +182,15 @@ class Chat:
             raise ChatError(self._too_long(len(context.ids), len(ids)))
         return TokenSpan(context.ids, ids, context.dropped)
 
-    def _place(self, conversation: Conversation, response: str) -> tuple[_Context, list[Piece]]:
+    def _place(self, conversation: Conversation, response: str, reasoning: str = "") -> tuple[_Context, list[Piece]]:
         """The context that a response follows, and the text that is encoded behind it."""
         if not conversation:
             raise ChatError("the prompt has no turns: give at least one user turn")
-        if conversation[0].role == TEXT:
+        if conversation[0].role == TEXT or conversation[-1].role == "assistant":
             kind: Kind = "thought"
             pieces = [Piece(response, 0, len(response))]
+        elif reasoning.strip():
+            kind, pieces = reasoned_pieces(self._layout, reasoning, response)
         else:
             kind, pieces = text_pieces(self._layout, response)
         pieces = [
@@ -220,13 +220,21 @@ class Chat:
             replace(call, name=self._tokens.protect(call.name), arguments=self._tokens.protect(call.arguments))
             for call in turn.tool_calls
         )
-        return replace(turn, content=self._tokens.protect(turn.content, assistant=mine), tool_calls=calls)
+        return replace(
+            turn,
+            content=self._tokens.protect(turn.content, assistant=mine),
+            reasoning=self._tokens.protect(turn.reasoning, assistant=True),
+            tool_calls=calls,
+        )
 
     def _encode(self, conversation: Conversation, kind: Kind) -> tuple[int, ...]:
         if any(turn.role == TEXT for turn in conversation):
             return self._encode_text(conversation)
-        text = self._template.render(self._layout.place(tuple(map(self._safe, conversation))))
         layout = self._layout
+        turns = layout.place(tuple(map(self._safe, conversation)))
+        if turns[-1].role == "assistant":
+            return self._prefix + tuple(self._tokens.encode(self._prefilled(turns)).ids)
+        text = self._template.render(turns)
         header = {"answer": layout.answer, "thought": layout.thought}.get(kind)
         if header is None:
             assert layout.form is not None  # the kind is `written` only where there is a form
@@ -235,6 +243,14 @@ class Chat:
         if not ids:
             raise ChatError("the chat template renders this prompt as nothing: check `chat_template`")
         return ids
+
+    def _prefilled(self, turns: Conversation) -> str:
+        """A prompt that ends within an assistant's turn: the response goes on with that turn."""
+        text, begun = self._template.render(turns, ask=False), turns[-1].content.strip()
+        before, found, _ = text.rpartition(begun)
+        if not begun or not found:
+            raise ChatError("the chat template does not show the assistant turn that the prompt ends with: remove it")
+        return before + begun
 
     def _encode_text(self, conversation: Conversation) -> tuple[int, ...]:
         """Encode a prompt that somebody else has rendered: control tokens spelt out in it are control tokens."""

@@ -12,7 +12,7 @@ from typing import Final
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import Conversation, Message, ToolCall
-from gdr_plugin.models.text.reasoning import NEUTRAL, Marks, marks_in, opens
+from gdr_plugin.models.text.reasoning import Marks, marks_in, opens
 from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
 
 _SYSTEM, _USER, _NEXT = "qsystemprobeq", "quserprobeq", "qnextprobeq"
@@ -99,7 +99,7 @@ class TurnLayout:
         self.opened = self._ask[mark.start() :] if (mark := opens(self._ask)) else ""
         closed = "" if self.opened else _closed_reasoning(self._ask, self.marks)
         self.thought = Header(closed)
-        self.form = self._probe_form(history)
+        self.form = self._probe_form()
         self.markup = template.scaffold + guided + self._render(answered, ask=False) + self.following
         self._shown = lru_cache(1024)(self._probe_turns)
 
@@ -150,11 +150,7 @@ class TurnLayout:
     def reasoning_of(self, response: str) -> Marks | None:
         """The marks of the reasoning that a response begins with; None where it has none."""
         start = response.lstrip()
-        known = (*self.marks, NEUTRAL) if self.form else self.marks
-        for marks in known:
-            if start.startswith(marks.opening) or (marks in self.marks and marks.closing in response):
-                return marks
-        return None
+        return next((one for one in self.marks if start.startswith(one.opening) or one.closing in response), None)
 
     def _missing(self, conversation: Conversation) -> str | None:
         """The role of a turn that the template does not show; None when it shows all."""
@@ -170,7 +166,8 @@ class TurnLayout:
         for number, ((role, calls, has_text), word) in enumerate(zip(shape, words, strict=True)):
             call = (ToolCall(f"qcall{number}probeq", "{}", "abcdefghi"),) if calls else ()
             of = "abcdefghi" if role == "tool" else None
-            turns.append(Message(role, word if has_text else "", call, of, "qnameprobeq" if of else None))
+            name = "qnameprobeq" if of else None
+            turns.append(Message(role, word if has_text else "", tool_calls=call, tool_call_id=of, name=name))
         try:
             text = self._template.render(turns)
         except ChatError:
@@ -188,12 +185,8 @@ class TurnLayout:
         except ChatError:
             return ""
 
-    def _probe_form(self, history: str) -> ReasoningForm | None:
-        turns = (Message("user", _USER), Message("assistant", _ANSWER))
-        try:
-            text = self._template.render(turns, ask=False, reasoning=_THOUGHT)
-        except ChatError:
-            return None
+    def _probe_form(self) -> ReasoningForm | None:
+        text = self._render((Message("user", _USER), Message("assistant", _ANSWER, _THOUGHT)), ask=False)
         before, found, rest = text.rpartition(_USER)[2].partition(_THOUGHT)
         between, answered, _ = rest.partition(_ANSWER)
         if not found or not answered:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["NEUTRAL", "Marks", "is_mark", "marks_in", "opens"]
+__all__ = ["USUAL", "Marks", "is_mark", "marks_in", "opens"]
 
 _MARK: Final = re.compile(r"<[|\uff5c]?/?[\w:]*think[\w:]*[|\uff5c]?>|\[/?think\]", re.IGNORECASE)
 _CLOSING: Final = re.compile(r"[<\[][|\uff5c]?(/|end)", re.IGNORECASE)
@@ -23,8 +23,8 @@ class Marks:
     closing: str
 
 
-NEUTRAL: Final = Marks("<think>", "</think>")
-"""How data sets and trainers spell reasoning, whatever the model's own marks are."""
+USUAL: Final = Marks("<think>", "</think>")
+"""The marks of most models: how reasoning is written for a template that says nothing of its own."""
 
 
 def is_mark(text: str) -> bool:

@@ -66,6 +66,9 @@ class RenderedPromptReader:
         """Spellings of the tokens that end a response: what the template writes behind an answer or before the next
         turn, EOS, those of the generation config, and padding: trainers pad behind the end, and some models stop with
         their padding token."""
+        header = layout.answer.add
+        self._header = header if any(spelling in header for spelling in tokens.control) else ""
+        """What a policy writes before an answer and the scoring template writes again, such as gpt-oss's channel."""
         self._before_end = tokens.spelling(find_end(tokens, layout, eos=eos, stops=stops).ids[:-1])
         self._padding = (*self.ends, *((str(tokenizer.bos_token),) if tokenizer.bos_token else ()))
         self._cached_messages = lru_cache(_CACHED_PROMPTS)(self._messages)
@@ -217,7 +220,7 @@ class RenderedPromptReader:
 
     def _tidy(self, text: str, finished: bool, keep_lead: bool) -> tuple[str, bool]:
         if not keep_lead:
-            text = text.removeprefix(self._layout.lead)
+            text = text.removeprefix(self._header).removeprefix(self._layout.lead)
         # The end of turn brings what the template writes before its last token; a cut response may end inside a
         # character.
         return (text.removesuffix(self._before_end), True) if finished else (text.rstrip("\ufffd"), False)

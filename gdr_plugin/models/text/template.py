@@ -62,13 +62,12 @@ class ChatTemplate:
         self._parts = False
         self.scaffold = self._probe_prompt()
 
-    def render(self, turns: Sequence[Message], *, ask: bool = True, reasoning: str | None = None) -> str:
+    def render(self, turns: Sequence[Message], *, ask: bool = True) -> str:
         """Render turns as text.
 
         Args:
             turns: At least one.
             ask: Whether the generation prompt (the header of the assistant's next turn) is appended.
-            reasoning: Reasoning of the last turn, given to the template in the fields that templates read it from.
 
         Returns:
             The text.
@@ -77,8 +76,6 @@ class ChatTemplate:
             ChatError: The template refuses the turns; the message holds the template's own.
         """
         messages = [self._as_dict(turn) for turn in turns]
-        if reasoning is not None:
-            messages[-1] |= dict.fromkeys(_REASONING_FIELDS, reasoning)
         try:
             text = self._tokenizer.apply_chat_template(
                 messages, chat_template=self.text, tokenize=False, add_generation_prompt=ask, **self.variables
@@ -92,6 +89,8 @@ class ChatTemplate:
     def _as_dict(self, turn: Message) -> dict[str, Any]:
         content: Any = [{"type": "text", "text": turn.content}] if self._parts else turn.content
         message: dict[str, Any] = {"role": turn.role, "content": content}
+        if turn.reasoning:
+            message |= dict.fromkeys(_REASONING_FIELDS, turn.reasoning)
         if turn.tool_calls:
             message["tool_calls"] = [_call(call) for call in turn.tool_calls]
         if turn.tool_call_id is not None:
