@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 
-from benchmarks import methods, peers, precision, threads, twin
+from benchmarks import methods, peers, precision, threads
 from benchmarks.measure import Timing, alternate, peak_above
 from benchmarks.methods import Method, PeerError
 from benchmarks.outcome import KEY, Outcome, Plan
@@ -44,7 +43,7 @@ from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Sample
 from gdr_plugin.config.schema import Config
-from gdr_plugin.models.local import LocalModel, beside, open_local
+from gdr_plugin.models.local import LocalModel, open_local
 from gdr_plugin.models.local.gguf import converted
 from gdr_plugin.models.local.strategies import Rung
 from gdr_plugin.store.model import StoredModel
@@ -155,7 +154,6 @@ class Suite:
             reward,
             ("precision", self.decisions),
             ("processes", partial(self.processes, annotation, plan)),
-            ("one pass", partial(self.one_pass, plan)),
         ]
 
     def annotate(self, work: Workload, plan: Plan) -> None:
@@ -207,18 +205,6 @@ class Suite:
         for way, dtype, seconds in found:
             self.note("annotation, processes", way.name, dtype, way.processes * way.threads, seconds, None)
         self.outcome.processes = list(threads.rows(found))
-
-    def one_pass(self, plan: Plan) -> None:
-        """Strong and weak in one pass against two, on small work; `twin` by itself measures more."""
-        if plan.config != twin.PAIR:
-            return
-        self.say("one pass against two, float32")
-        models = twin.pair("float32")
-        with patch.object(beside, "MOST_TOKENS", {"cpu": 1 << 30}):
-            small = [work for work in twin.works(models[0]) if not work.cold]
-            self.outcome.one_pass = [twin.measure(work, models, 3) for work in small]
-        for model in models:
-            model.unload()
 
     def reward(self, shape: Shape) -> None:
         """The whole reward as a user runs it: both models, template, store; cold and warm; and bfloat16's decisions.

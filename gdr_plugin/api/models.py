@@ -111,33 +111,3 @@ class LogprobModel(Protocol):
     def unload(self) -> None:
         """Give the weights' memory back. Scoring again loads them again."""
         ...
-
-
-@runtime_checkable
-class ScoresBeside(Protocol):
-    """A model that can score for itself and another in one pass over the tokens; optional for a backend."""
-
-    def score_beside(
-        self, other: LogprobModel, spans: Sequence[TokenSpan]
-    ) -> tuple[list[Logprobs], list[Logprobs]] | None:
-        """Log-probs under this model and under `other`, which is asked the same.
-
-        Args:
-            other: Any model.
-            spans: As for `LogprobModel.score`.
-
-        Returns:
-            What `self.score(spans)` and `other.score(spans)` would give; None where one pass for each is faster or the
-            only way: nothing is scored then.
-
-        Raises:
-            ModelError: As `LogprobModel.score`.
-        """
-        ...
-
-
-def score_beside(
-    model: LogprobModel, other: LogprobModel, spans: Sequence[TokenSpan]
-) -> tuple[list[Logprobs], list[Logprobs]] | None:
-    """Both models' log-probs in one pass, see `ScoresBeside`; None: ask one after the other."""
-    return model.score_beside(other, spans) if isinstance(model, ScoresBeside) else None

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gdr_plugin.api.errors import ChatError, ConfigError, EngineWarning, unknown
 from gdr_plugin.api.guidance import Guidance, RenderedGuidance
-from gdr_plugin.api.models import LogprobModel, TokenOffsets, score_beside
+from gdr_plugin.api.models import LogprobModel, TokenOffsets
 from gdr_plugin.api.routers import RoutingContext
 from gdr_plugin.api.settings import Limits, ModelSpec
-from gdr_plugin.api.types import Conversation, Logprobs, Placement, Reduction, Sample, Score, Side, TokenSpan
+from gdr_plugin.api.types import Conversation, Placement, Reduction, Sample, Score, Side
 from gdr_plugin.arithmetic.reduction import Answer, reduce, token_details
 from gdr_plugin.config.load import load_config
 from gdr_plugin.config.schema import Config, GuidanceSection, RewardSection
@@ -277,32 +277,22 @@ class GuidedDensityRatio:
         return jobs
 
     def _ask_both(self, jobs: Sequence[_Job]) -> tuple[list[Answer], list[Answer]]:
-        """Both models' answers: in one pass where the models can do that for what they are asked."""
+        """Both models' answers; with `load: sequential` each model leaves memory afterwards."""
+        strong = self._ask("strong", jobs)
+        if self._sequential and self.strong is not self.weak:
+            self.strong.unload()
+        weak = self._ask("weak", jobs)
         if self._sequential:
-            strong = self._ask("strong", jobs)
-            if self.strong is not self.weak:
-                self.strong.unload()
-            weak = self._ask("weak", jobs)
             self.weak.unload()
-            return strong, weak
-        strong, weak = self._questions("strong", jobs), self._questions("weak", jobs)
-        spans = _spans(strong)
-        both = score_beside(self.strong, self.weak, spans) if spans == _spans(weak) else None
-        if both is None:
-            both = self.strong.score(spans), self.weak.score(_spans(weak))
-        return _answered(strong, both[0]), _answered(weak, both[1])
+        return strong, weak
 
     def _ask(self, side: Side, jobs: Sequence[_Job]) -> list[Answer]:
-        """One model's log-probs for every job."""
-        asked = self._questions(side, jobs)
-        model = self.strong if side == "strong" else self.weak
-        return _answered(asked, model.score(_spans(asked)))
-
-    def _questions(self, side: Side, jobs: Sequence[_Job]) -> list[Answer]:
-        """What one model is asked for every job; a job that cannot be rendered gets a reason."""
+        """One model's log-probs for every job; a job that cannot be rendered gets a reason."""
         model = self.strong if side == "strong" else self.weak
         guided = self._guidance.placement == "both" or (self._guidance.placement == "strong" and side == "strong")
-        return [self._span(model, job, job.guided if guided else job.sample.prompt, side) for job in jobs]
+        asked = [self._span(model, job, job.guided if guided else job.sample.prompt, side) for job in jobs]
+        scored = iter(model.score([answer.span for answer in asked if answer.span is not None]))
+        return [answer if answer.span is None else Answer(next(scored), answer.span) for answer in asked]
 
     def _span(self, model: LogprobModel, job: _Job, conversation: Conversation, side: Side) -> Answer:
         if job.routed.error is not None:
@@ -343,15 +333,6 @@ class GuidedDensityRatio:
                 end_of_turn = ((len(response), len(response)),) * (answer.tokens - len(offsets))
                 details[f"{side}_token_offsets"] = offsets + end_of_turn
         return details
-
-
-def _spans(asked: Sequence[Answer]) -> list[TokenSpan]:
-    return [answer.span for answer in asked if answer.span is not None]
-
-
-def _answered(asked: Sequence[Answer], logprobs: Sequence[Logprobs]) -> list[Answer]:
-    scored = iter(logprobs)
-    return [answer if answer.span is None else Answer(next(scored), answer.span) for answer in asked]
 
 
 def _as_model(given: ModelLike, plugins: Plugins, limits: Limits, side: Side) -> LogprobModel:

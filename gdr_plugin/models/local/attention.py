@@ -57,7 +57,7 @@ class CausalBatch:
 
 @dataclass
 class Row:
-    """How the tokens of a packed row see each other, in every entry of a batch. Positions are the sequences'."""
+    """How the tokens of a packed row see each other. Positions are the sequences'."""
 
     positions: Tensor
     """Position of each row token, shape `(tokens,)`."""
@@ -69,8 +69,8 @@ class Row:
     """Segments that attend causally to themselves, several in a kernel call."""
     crosses: list[Cross] = field(default_factory=list)
     """Which row tokens see which ancestors in the row."""
-    prefixes: Sequence[list[LayerKV]] = ()
-    """Keys and values, by layer, that every row token sees: one prefix for each entry of the batch; empty: none."""
+    prefix: Sequence[LayerKV] | None = None
+    """Keys and values, by layer, that every row token sees; None: none."""
 
     def on(self, device: torch.device) -> Row:
         """This row with its tensors on the device of a layer: a sharded model has several."""
@@ -131,10 +131,9 @@ def _forward(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     kernel = _Kernel(scale, sliding_window, softcap)
     row = row.on(query.device)
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
-    prefixes: list[LayerKV | None] = [prefix[layer] for prefix in row.prefixes] or [None] * len(query)
-    entries = zip(query, key, value, prefixes, strict=True)
-    return torch.stack([attend(row, *entry, kernel).transpose(0, 1) for entry in entries]), None
+    prefix = row.prefix[int(module.layer_idx)] if row.prefix else None  # type: ignore[arg-type]
+    out = attend(row, query.squeeze(0), key.squeeze(0), value.squeeze(0), prefix, kernel)
+    return out.transpose(0, 1)[None].contiguous(), None
 
 
 def attend(row: Row, query: Tensor, key: Tensor, value: Tensor, prefix: LayerKV | None, kernel: _Kernel) -> Tensor:

@@ -20,7 +20,6 @@ from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local.forward import Network, run_cached, run_padded, run_plain, run_tree
 from gdr_plugin.models.local.identity import computed_in
 from gdr_plugin.models.local.kvcache import PrefixCache
-from gdr_plugin.models.local.lora import LaneError
 from gdr_plugin.models.local.planner import Budget, Job, Pack, distinct, plan_cached, plan_padded, plan_tree
 from gdr_plugin.models.local.prefixes import Ids
 from gdr_plugin.models.local.strategies import Rung, first_rung
@@ -44,24 +43,16 @@ class Engine:
         network: Loaded, in evaluation mode.
         tokens: Token budget of a forward; None: by device.
         kept_bytes: Bytes of keys and values of prefixes that are kept between calls.
-        caches: Where each of the network's policies keeps them already; default: one cache of `kept_bytes`.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        *,
-        tokens: int | None = None,
-        kept_bytes: int = 0,
-        caches: Sequence[PrefixCache] | None = None,
-    ) -> None:
+    def __init__(self, network: Network, *, tokens: int | None = None, kept_bytes: int = 0) -> None:
         self._net = network
         device = network.device.type
         self.tokens = tokens or TOKEN_BUDGET.get(device, TOKEN_BUDGET_ACCELERATOR)
         """Token budget of a forward; smaller once memory ran out."""
         self.merge = device != "cpu" and network.takes_positions
-        self.caches = tuple(caches or (PrefixCache(kept_bytes),))
-        """Prefixes that are kept, for each policy."""
+        self.kept = PrefixCache(kept_bytes)
+        """Prefixes that are kept."""
         self._seen: deque[Ids] = deque(maxlen=_SEEN)
         self.rung, self.window, self.why = first_rung(network)
         self._checked: set[tuple[Rung, bool]] = set()
@@ -72,23 +63,9 @@ class Engine:
         """What it runs."""
         return self._net.model
 
-    @property
-    def device(self) -> torch.device:
-        """Where its inputs go."""
-        return self._net.device
-
-    @property
-    def kept(self) -> PrefixCache:
-        """Prefixes that are kept for the first policy, mostly the only one."""
-        return self.caches[0]
-
     def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
-        """Log-probs of every span's response tokens; see `LogprobModel.score`.
-
-        Those of several policies come together, `(policies, response tokens)`.
-        """
-        policies = self._net.policies
-        results = [np.empty((policies, 0) if policies > 1 else 0, dtype=np.float32) for _ in spans]
+        """Log-probs of every span's response tokens; see `LogprobModel.score`."""
+        results = [np.empty(0, dtype=np.float32) for _ in spans]
         todo = distinct(spans)
         self._refuse_foreign_ids(todo)
         if todo and not self._probed:
@@ -102,22 +79,13 @@ class Engine:
                         break
                     for row, logprobs in zip(pack.rows, rows, strict=True):
                         done.add(row.spans[0])
-                        usable = np.isfinite(logprobs).all(axis=-1, keepdims=True)
+                        usable = np.isfinite(logprobs).all()
                         for place in row.spans:
                             results[place] = np.where(usable, logprobs, np.float32(np.nan))
                 todo = [job for job in todo if job.spans[0] not in done]
         finally:
-            for cache in self.caches:
-                cache.trim()
+            self.kept.trim()
         return results
-
-    def tokens_of(self, spans: Sequence[TokenSpan]) -> int:
-        """About how many tokens packed trees would compute: contexts behind their kept prefix, and responses."""
-        known = self._known()
-        jobs = distinct(spans)
-        contexts = {job.context for job in jobs}
-        kept = sum(max((len(ids) for ids in known if context[: len(ids)] == ids), default=0) for context in contexts)
-        return sum(map(len, contexts)) - kept + sum(len(job.response) - 1 for job in jobs)
 
     def plan(self, spans: Sequence[TokenSpan]) -> list[tuple[Rung, Pack]]:
         """What `score` would run, and how, as things stand."""
@@ -125,26 +93,20 @@ class Engine:
 
     def _plan_jobs(self, jobs: Sequence[Job]) -> list[tuple[Rung, Pack]]:
         if self.rung is Rung.TREE:
-            packs = plan_tree(jobs, self.tokens, self._known(), tuple(self._seen))
+            packs = plan_tree(jobs, self.tokens, self.kept.known, tuple(self._seen))
             self._remember(packs)
             return [(Rung.TREE, pack) for pack in packs]
-        if self._net.policies > 1:
-            raise LaneError(self.why)
         budget = Budget(self.tokens, self.merge)
         limit = (self.window or sys.maxsize) if self.rung is Rung.CACHED else 0
         cached = [job for job in jobs if job.length <= limit]
         whole = [job for job in jobs if job.length > limit]
-        plan = [(Rung.CACHED, pack) for pack in plan_cached(cached, budget, self._known(), tuple(self._seen))]
+        plan = [(Rung.CACHED, pack) for pack in plan_cached(cached, budget, self.kept.known, tuple(self._seen))]
         self._remember([pack for _, pack in plan])
         if self._net.head is None:  # the model's own head makes logits of all of a batch's response rows at once
             most = _LOGITS_BYTES // (4 * int(self._net.config.vocab_size))
             budget = Budget(max(1, min(budget.tokens, most)))
         rung = Rung.PLAIN if self.rung is Rung.PLAIN else Rung.PADDED
         return plan + [(rung, pack) for pack in plan_padded(whole, budget)]
-
-    def _known(self) -> list[Ids]:
-        """Prefixes that are kept for every policy."""
-        return [ids for ids in self.kept.known if all(ids in cache.known for cache in self.caches[1:])]
 
     def _remember(self, packs: Sequence[Pack]) -> None:
         """Keep contexts of each prefix: a later call that shares one alone is then worth keeping a prefix for.
@@ -171,7 +133,7 @@ class Engine:
         if expected is None:
             return None
         off = deviation([rows[place] for place in places], expected)
-        if off > TOLERANCE.get(computed_in(self._net.dtype, self.device), 1e-1):
+        if off > TOLERANCE.get(computed_in(self._net.dtype, self._net.device), 1e-1):
             self._step_down(rung, f"the self-check found {off:.2g} nats a token against one sequence at a time")
             return None
         self._checked.add(kind)
@@ -180,9 +142,8 @@ class Engine:
     def _step_down(self, rung: Rung, why: str) -> None:
         self.rung, self.why = Rung(rung + 1), why
         self.forget()
-        words = self.rung.words if self._net.policies == 1 else "one model after the other"
         warnings.warn(
-            f"{type(self._net.model).__name__}: {why}; scoring goes on by a slower way: {words}",
+            f"{type(self._net.model).__name__}: {why}; scoring goes on by a slower way: {self.rung.words}",
             EngineWarning,
             stacklevel=2,
         )
@@ -212,7 +173,7 @@ class Engine:
 
     def _forward(self, rung: Rung, pack: Pack) -> list[Logprobs]:
         if rung is Rung.TREE:
-            return run_tree(self._net, pack, self.caches)
+            return run_tree(self._net, pack, self.kept)
         if rung is Rung.CACHED:
             return run_cached(self._net, pack, self.kept)
         return run_padded(self._net, pack) if rung is Rung.PADDED else run_plain(self._net, pack)
@@ -220,8 +181,7 @@ class Engine:
     def forget(self) -> None:
         """Give back what is kept of earlier calls."""
         self._seen.clear()
-        for cache in self.caches:
-            cache.clear()
+        self.kept.clear()
 
     def _probe(self, context: Ids) -> None:
         self._net.find_head(context)
@@ -244,15 +204,14 @@ def deviation(got: Sequence[Logprobs], expected: Sequence[Logprobs]) -> float:
     The mean of few tokens may be large by chance: it is divided by `1 + 4 / sqrt(tokens)`.
 
     Args:
-        got: One array a row; of several policies `(policies, tokens)`.
-        expected: Likewise.
+        got: One array a row.
+        expected: As `got`, from the way that is trusted.
 
     Returns:
         That of the row where it is largest. Rows that overflowed both ways do not count.
     """
     worst = 0.0
-    pairs = zip(got, expected, strict=True)
-    for a, b in (one for pair in pairs for one in zip(*map(np.atleast_2d, pair), strict=True)):
+    for a, b in zip(got, expected, strict=True):
         if np.isfinite(b).all():
             mean = float(np.abs(a.astype(np.float64) - b).mean()) / (1 + 4 / len(b) ** 0.5)
             worst = max(worst, mean if np.isfinite(mean) else np.inf)

@@ -6,7 +6,7 @@ Four ways to the same numbers. What runs together was decided in `planner`; what
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,17 +25,19 @@ if TYPE_CHECKING:
     from gdr_plugin.api.types import Logprobs
 
 
+ComputeSegment = Callable[["Network", Ids, Tensor, "Segment | None"], Segment]
+"""Computes the keys and values of ids at some positions behind a segment."""
+
+
 class Network:
     """A causal language model as the engine sees it: token ids to states, states to log-probs.
 
     Args:
         model: In evaluation mode, with its weights where they will stay.
-        policies: How many policies it is: entries of a batch that go through different adapters.
     """
 
-    def __init__(self, model: PreTrainedModel, policies: int = 1) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.policies = policies
         self.config = model.config.get_text_config(decoder=True)
         self.decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
         self.decoder_config: PreTrainedConfig = getattr(self.decoder, "config", self.config)
@@ -50,7 +52,7 @@ class Network:
 
     def find_head(self, ids: Ids) -> None:
         """Find out whether states and projection can be taken apart; `head` stays None where they cannot."""
-        self.head = Head.of(self.model, self.decoder, self.tensor([ids[:8]] * self.policies))
+        self.head = Head.of(self.model, self.decoder, self.tensor([ids[:8]]))
 
     def tensor(self, rows: Sequence[Ids]) -> Tensor:
         """Right-padded ids on the input device, `(rows, longest)`; padding never reaches a real token's state."""
@@ -87,52 +89,27 @@ class Network:
         return logits[:, -keep:]
 
 
-def run_tree(net: Network, pack: Pack, kept: Sequence[PrefixCache]) -> list[Logprobs]:
+def run_tree(net: Network, pack: Pack, kept: PrefixCache) -> list[Logprobs]:
     """Prefix once per model, then all contexts and responses as one packed row: no padding, no copied keys.
 
     Args:
         net: A network with a head, whose attention goes through transformers' attention interface.
         pack: From `plan_tree`: rows in the order of their contexts.
-        kept: Where prefixes are found and left, for each of the network's policies.
+        kept: Where prefixes are found and left.
 
     Returns:
-        Log-probs of each of the pack's rows; of several policies `(policies, response tokens)`.
+        Log-probs of each of the pack's rows.
     """
     assert net.head is not None
-    prefixes = [segment.layers for segment in _tree_prefixes(net, pack.prefix, kept)] if pack.prefix else []
+    prefix = _prefix(net, pack.prefix, kept, _packed_segment).layers if pack.prefix else None
     responses: list[list[Ids]] = [[] for _ in pack.tails]
     for row in pack.rows:
         responses[row.tail].append(row.response)
     branches = [tree.Branch(*one) for one in zip(pack.tails, responses, strict=True)]
-    packed = tree.lay_out(branches, prefixes, net.device)
+    packed = tree.lay_out(branches, prefix, net.device)
     with attention.using(net.decoder_config):
-        states = tree.states(net.decoder, packed, net.policies)
-    starts = torch.arange(net.policies, device=net.device)[:, None] * states.shape[1]
-    which, targets = (packed.which + starts).flatten(), packed.targets.repeat(net.policies)
-    found = net.head.logprobs(states.flatten(0, 1), which, targets)
-    return _cut(found.view(net.policies, -1).squeeze(0), pack.rows)
-
-
-def _tree_prefixes(net: Network, ids: Ids, kept: Sequence[PrefixCache]) -> list[Segment]:
-    """As `_prefix`, by the packed row's attention, which knows windows whatever the length, and for each policy."""
-    found = [cache.longest(ids) for cache in kept]
-    # Where policies keep different parts, they go on from none: they run in step.
-    length = found[0][0] if len({length for length, _ in found}) == 1 else 0
-    segments = [segment for _, segment in found if segment is not None and length]
-    if length < len(ids):
-        new = Segment()
-        positions = torch.arange(length, len(ids), device=net.device)
-        row = attention.Row(
-            positions, len(ids) - 1, [(0, len(ids) - length)], prefixes=[one.layers for one in segments]
-        )
-        with attention.using(net.decoder_config), attention.attending(row):
-            rows = net.tensor([ids[length:]] * net.policies)
-            net.states(rows, path=Path([], net.layers, new), positions=positions[None])
-        behind = new.sequences()
-        segments = [a.followed_by(b) for a, b in zip(segments, behind, strict=True)] if segments else behind
-        for cache, segment in zip(kept, segments, strict=True):
-            cache.put(ids, segment)
-    return segments
+        states = tree.states(net.decoder, packed)
+    return _cut(net.head.logprobs(states, packed.which, packed.targets), pack.rows)
 
 
 def run_cached(net: Network, pack: Pack, kept: PrefixCache) -> list[Logprobs]:
@@ -147,7 +124,7 @@ def run_cached(net: Network, pack: Pack, kept: PrefixCache) -> list[Logprobs]:
         Log-probs of each of the pack's rows.
     """
     start = len(pack.prefix)
-    front = [Step(_prefix(net, pack.prefix, kept))] if start else []
+    front = [Step(_prefix(net, pack.prefix, kept, _plain_segment))] if start else []
     tails = [len(tail) for tail in pack.tails]
     own = Segment() if pack.batches else None
     positions = torch.arange(start, start + max(tails), device=net.device)[None]
@@ -168,17 +145,33 @@ def run_cached(net: Network, pack: Pack, kept: PrefixCache) -> list[Logprobs]:
     return _finish(net, torch.cat(found), places, pack.rows)
 
 
-def _prefix(net: Network, ids: Ids, kept: PrefixCache) -> Segment:
-    """The kept segment of exactly `ids`; what is missing of it is computed on top of what is there."""
+def _prefix(net: Network, ids: Ids, kept: PrefixCache, compute: ComputeSegment) -> Segment:
+    """The kept segment of exactly `ids`; what is missing of it is computed behind what is there."""
     length, segment = kept.longest(ids)
     if segment is None or length < len(ids):
-        new = Segment()
-        front = [Step(segment)] if segment is not None else []
-        positions = torch.arange(length, len(ids), device=net.device)[None]
-        net.states(net.tensor([ids[length:]]), path=Path(front, net.layers, new), positions=positions)
+        positions = torch.arange(length, len(ids), device=net.device)
+        new = compute(net, ids[length:], positions, segment)
         segment = segment.followed_by(new) if segment is not None else new
         kept.put(ids, segment)
     return segment
+
+
+def _plain_segment(net: Network, ids: Ids, positions: Tensor, before: Segment | None) -> Segment:
+    """Keys and values of ids behind a segment, by the model's own attention."""
+    new = Segment()
+    front = [Step(before)] if before is not None else []
+    net.states(net.tensor([ids]), path=Path(front, net.layers, new), positions=positions[None])
+    return new
+
+
+def _packed_segment(net: Network, ids: Ids, positions: Tensor, before: Segment | None) -> Segment:
+    """As `_plain_segment`, by the packed row's attention, which knows windows whatever the length."""
+    new = Segment()
+    last = len(ids) - 1 + (before.length if before is not None else 0)
+    row = attention.Row(positions, last, [(0, len(ids))], prefix=before.layers if before is not None else None)
+    with attention.using(net.decoder_config), attention.attending(row):
+        net.states(net.tensor([ids]), path=Path([], net.layers, new), positions=positions[None])
+    return new
 
 
 def _responses(
@@ -239,10 +232,10 @@ def run_plain(net: Network, pack: Pack) -> list[Logprobs]:
     results: list[Logprobs] = []
     for row in pack.rows:
         count = len(row.response)
-        logits = net.logits(net.tensor([pack.context(row) + row.response[:-1]] * net.policies), count).float()
+        logits = net.logits(net.tensor([pack.context(row) + row.response[:-1]]), count)[0].float()
         targets = torch.tensor(row.response, device=logits.device)
         places = torch.arange(count, device=logits.device)
-        results += _cut(torch.stack([select(one, places, targets) for one in logits]).squeeze(0), [row])
+        results += _cut(select(logits, places, targets), [row])
     return results
 
 
@@ -265,6 +258,6 @@ def _finish(net: Network, states: Tensor, places: Sequence[Sequence[int]], rows:
 
 
 def _cut(logprobs: Tensor, rows: Sequence[Row]) -> list[Logprobs]:
-    """One array a row, cut along the last dimension; the only transfer from the device in a pack."""
+    """One array a row, the only transfer from the device in a pack."""
     ends = np.cumsum([len(row.response) for row in rows])[:-1]
-    return [np.ascontiguousarray(part) for part in np.split(logprobs.cpu().numpy(), ends, axis=-1)]
+    return [np.ascontiguousarray(part) for part in np.split(logprobs.cpu().numpy(), ends)]

@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from gdr_plugin.api.errors import EngineWarning, MissingDependencyError, ModelError
 from gdr_plugin.models.local.identity import cache_folder, file_digest
+from gdr_plugin.text import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -180,12 +181,6 @@ def _handled_by_transformers() -> frozenset[str]:
     except ImportError:
         return frozenset()
     return frozenset(GGUF_PRE_TOKENIZER_SPLITS)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its class where there is none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 @contextmanager

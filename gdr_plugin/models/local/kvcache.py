@@ -31,12 +31,10 @@ class Segment:
         """Memory held, in bytes."""
         return sum(tensor.nbytes for layer in self.layers for tensor in layer)
 
-    def sequences(self) -> list[Segment]:
-        """One segment for each sequence, with memory of its own where there are several."""
-        count = len(self.layers[0][0])
-        if count == 1:
-            return [self]
-        return [Segment([(k[i : i + 1].clone(), v[i : i + 1].clone()) for k, v in self.layers]) for i in range(count)]
+    @property
+    def length(self) -> int:
+        """How many tokens the run has."""
+        return self.layers[0][0].shape[2]
 
     def followed_by(self, other: Segment) -> Segment:
         """One segment of this run and the next; both hold a single sequence."""
@@ -102,7 +100,7 @@ class Path(Cache):
     """
 
     def __init__(self, steps: Sequence[Step], layers: int, kept: Segment | None = None) -> None:
-        length = sum(step.segment.layers[0][0].shape[2] for step in steps)
+        length = sum(step.segment.length for step in steps)
         super().__init__(layers=[_PathLayer(index, steps, length, kept) for index in range(layers)])
 
 

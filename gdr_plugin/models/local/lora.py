@@ -13,22 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
-class LaneError(RuntimeError):
-    """A layer was given something whose lanes cannot be told apart."""
-
-
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ROWS = 2048
 """States that are held in float32 at once."""
 
 
 @dataclass
-class Lanes:
-    """Which adapter a batch goes through."""
+class Active:
+    """Which adapter of a base is on."""
 
-    names: tuple[str | None, ...] = (None,)
-    """One name: for the whole batch. Several: one for each entry of the batch. None is the base as it is."""
+    adapter: str | None = None
+    """Its name at peft; None is the base as it is."""
 
 
 class InPlace:
@@ -36,28 +31,26 @@ class InPlace:
 
     Args:
         layer: Its base and adapters.
-        lanes: Which adapters are on; read at every call.
+        active: Which adapter is on; read at every call.
     """
 
-    def __init__(self, layer: Any, lanes: Lanes) -> None:
+    def __init__(self, layer: Any, active: Active) -> None:
         self.names: set[str] = set()
         """The layer's adapters that are two matrices and nothing else; the others are left to peft."""
         self._layer = layer
-        self._lanes = lanes
+        self._active = active
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The base's output with the adapters' shares, in the base's type."""
-        layer, names = self._layer, self._lanes.names
-        on = [(lane, name) for lane, name in enumerate(names) if name is not None and name in layer.lora_A]
-        if any(name not in self.names for _, name in on):
-            other: Tensor = type(layer).forward(layer, x, *args, **kwargs)
-            return other
+        """The base's output plus what the active adapter adds, in the base's type."""
+        layer, name = self._layer, self._active.adapter
+        if name not in layer.lora_A:
+            name = None
+        if name is not None and name not in self.names:
+            by_peft: Tensor = type(layer).forward(layer, x, *args, **kwargs)
+            return by_peft
         out: Tensor = layer.base_layer(x, *args, **kwargs)
-        if on and len(names) > 1 and (x.dim() != 3 or len(x) != len(names)):
-            raise LaneError(f"{len(names)} lanes in states of the shape {tuple(x.shape)}")
-        for lane, name in on:
-            mine, of = (out, x) if len(names) == 1 else (out[lane], x[lane])
-            self._add(name, mine.view(-1, mine.shape[-1]), of.reshape(-1, of.shape[-1]))
+        if name is not None:
+            self._add(name, out.view(-1, out.shape[-1]), x.reshape(-1, x.shape[-1]))
         return out
 
     def _add(self, name: str, out: Tensor, x: Tensor) -> None:
@@ -76,16 +69,16 @@ class InPlace:
             out.addmm_(torch.cat([high, high, low], dim=1), up.parts.t(), alpha=self._layer.scaling[name])
 
 
-def run_in_place(model: nn.Module, name: str, lanes: Lanes) -> bool:
+def run_in_place(model: nn.Module, name: str, active: Active) -> bool:
     """Take over the layers of an adapter that peft has just loaded.
 
     Args:
         model: A base with peft's layers in it, in evaluation mode; it can no longer be trained.
         name: The adapter's name at peft.
-        lanes: Which adapters are on.
+        active: Which adapter is on.
 
     Returns:
-        Whether all that the adapter changes is done here, so that it is on and off by `lanes` alone.
+        Whether all that the adapter changes is done here, so that `active` alone switches it on and off.
     """
     from peft.tuners.lora import Linear, LoraLayer
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -96,7 +89,7 @@ def run_in_place(model: nn.Module, name: str, lanes: Lanes) -> bool:
         if type(module) is Linear and _plain(module, name):
             forward = vars(module).get("forward")
             if not isinstance(forward, InPlace):
-                forward = InPlace(module, lanes)
+                forward = InPlace(module, active)
                 module.forward = forward  # type: ignore[method-assign]
             forward.names.add(name)
         elif isinstance(module, LoraLayer):

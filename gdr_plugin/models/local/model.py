@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local.adapters import Adapter, open_adapter
-from gdr_plugin.models.local.beside import Beside, Both
 from gdr_plugin.models.local.engine import Engine
 from gdr_plugin.models.local.forward import Network
 from gdr_plugin.models.local.identity import NUMERICS, combine, computed_in
@@ -73,7 +71,6 @@ class LocalModel:
         self._attached: str | None = None
         self._expected: dict[str, str] | None = None
         self._engine: Engine | None = None
-        self._beside: Beside | None = None
         self._known_path = dict(_UNKNOWN_PATH)
 
     @property
@@ -96,34 +93,6 @@ class LocalModel:
             return []
         with self.running() as model:
             return self._scoring(model).score(spans)
-
-    def score_beside(self, other: LogprobModel, spans: Sequence[TokenSpan]) -> Both | None:
-        """Log-probs under this model and another, in one pass over the tokens, where that is possible and faster.
-
-        Args:
-            other: A model that would be asked the same.
-            spans: As for `score`.
-
-        Returns:
-            This model's log-probs and the other's, each as `score` would give them; None: ask one after the other.
-
-        Raises:
-            ModelError: As `score`.
-        """
-        if not isinstance(other, LocalModel) or not spans:
-            return None
-        (weights, mine), (same, theirs) = self._loaded(), other._loaded()
-        if weights is not same or mine == theirs:
-            return None
-        with weights.lock:
-            unloaded = self._weights is not weights or other._weights is not weights  # by another thread, just now
-            if unloaded or not weights.takes_lanes(mine, theirs):
-                return None
-            with weights.running(mine, theirs) as model:
-                engines = self._scoring(model), other._scoring(model)
-                if self._beside is None or self._beside.engines != engines:
-                    self._beside = Beside(model, engines)
-                return self._beside.score(spans)
 
     @contextmanager
     def running(self) -> Iterator[PreTrainedModel]:
@@ -204,9 +173,7 @@ class LocalModel:
         return engine
 
     def _forget(self) -> None:
-        if self._engine is not None:
-            self._engine.forget()  # another model's `Beside` may still hold it
-        self._engine = self._beside = None
+        self._engine = None
 
     def _path(self) -> dict[str, str]:
         engine = self._engine

@@ -45,11 +45,6 @@ class Pack:
         """The whole context of one of the rows."""
         return self.prefix + self.tails[row.tail]
 
-    @property
-    def jobs(self) -> list[Job]:
-        """The pack's work in the form that it was planned from."""
-        return [Job(self.context(row), row.response, row.spans) for row in self.rows]
-
 
 @dataclass(frozen=True, slots=True)
 class Job:

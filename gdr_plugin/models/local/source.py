@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.errors import ModelError
-from gdr_plugin.models.local.gguf import converted, first_line
+from gdr_plugin.models.local.gguf import converted
 from gdr_plugin.models.local.identity import combine, file_digest, folder_digest
+from gdr_plugin.text import first_line, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -256,6 +257,6 @@ def open_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # transformers raises all kinds
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error, limit=200)
         raise ModelError(f"the policy tokenizer {name!r} cannot be opened ({line}): give its folder") from error
     return tokenizer

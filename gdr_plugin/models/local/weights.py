@@ -18,9 +18,10 @@ import torch
 
 from gdr_plugin.api.errors import ModelError
 from gdr_plugin.models.local.cpu import use_fast_linears
-from gdr_plugin.models.local.gguf import bars_only_on_terminals, first_line
-from gdr_plugin.models.local.lora import Lanes, run_in_place
+from gdr_plugin.models.local.gguf import bars_only_on_terminals
+from gdr_plugin.models.local.lora import Active, run_in_place
 from gdr_plugin.models.local.source import Source
+from gdr_plugin.text import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,10 +47,12 @@ class Weights:
         """Held while a forward runs and while adapters come and go."""
         self._peft: Any = None
         self._users: dict[str, int] = {}
-        self._lanes = Lanes()
-        self._plain: set[str] = set()
-        self._active: str | None = None
-        self._on: tuple[str | None, ...] | None = None
+        self._active = Active()
+        self._in_place: set[str] = set()
+        """Adapters that `self._active` alone switches on and off; peft has to switch the others."""
+        self._on_by_peft: str | None = None
+        self._running: list[str | None] = []
+        """The adapters of the `running` blocks that are open, the innermost last."""
 
     def attach(self, folder: Path, digest: str) -> str:
         """Load an adapter beside those that are there; each is loaded once.
@@ -95,14 +98,14 @@ class Weights:
         if any(parameter.is_meta and name in key for key, parameter in self.model.named_parameters()):
             raise ModelError(f"adapter {str(folder)!r} is not complete: it lacks weights that it names")
         self.model.train(False)
-        if run_in_place(self.model, name, self._lanes):
-            self._plain.add(name)
+        if run_in_place(self.model, name, self._active):
+            self._in_place.add(name)
         use_fast_linears(self.model)
         self._switch(None)
 
     def _remove(self, name: str) -> None:
         """Take an adapter that nobody uses off the base, as far as it is on it."""
-        self._plain.discard(name)
+        self._in_place.discard(name)
         if self._peft is None or name not in self._peft.peft_config:
             return
         if self._users:  # peft loses track when the active adapter goes: make another active first
@@ -111,7 +114,7 @@ class Weights:
             self._switch(None)
         else:
             self._peft.base_model.unload()
-            self._peft, self._active = None, None
+            self._peft, self._on_by_peft = None, None
 
     def detach(self, name: str) -> None:
         """Let go of an adapter; its memory is given back with its last user."""
@@ -121,17 +124,12 @@ class Weights:
                 del self._users[name]
                 self._remove(name)
 
-    def takes_lanes(self, *adapters: str | None) -> bool:
-        """Whether these adapters can each be on for one entry of a batch only."""
-        return all(name is None or name in self._plain for name in adapters)
-
     @contextmanager
-    def running(self, *adapters: str | None) -> Iterator[PreTrainedModel]:
+    def running(self, adapter: str | None) -> Iterator[PreTrainedModel]:
         """The model, to this thread alone, ready for a forward.
 
         Args:
-            adapters: A name from `attach`, or None for the base as it is, for the whole batch. Several: one for each
-                entry of the batch, of those that `takes_lanes`.
+            adapter: A name from `attach`, or None for the base as it is.
 
         Yields:
             The causal language model, in evaluation mode, without autograd.
@@ -140,25 +138,24 @@ class Weights:
         # Inference tensors must not get into buffers of a model that somebody trains.
         gradless = torch.inference_mode() if self._owned else torch.no_grad()
         with self.lock, gradless, torch.autocast(device, enabled=False):
-            outer, self._on = self._on, adapters
+            self._running.append(adapter)
             training = [] if self._owned else [module for module in self.model.modules() if module.training]
             try:
-                self._go_by(adapters)
+                self._turn_on(adapter)
                 for module in training:
                     module.training = False
                 yield self.model
             finally:
                 for module in training:
                     module.training = True
-                self._on = outer
-                if outer is not None:  # this thread goes on in a block around this one
-                    self._go_by(outer)
+                self._running.pop()
+                if self._running:  # this thread goes on in a block around this one
+                    self._turn_on(self._running[-1])
 
-    def _go_by(self, adapters: tuple[str | None, ...]) -> None:
-        self._lanes.names = adapters
-        # What runs in place goes by its lane; peft has to walk through all modules to switch the others.
-        wanted = None if self.takes_lanes(*adapters) else adapters[0]
-        if wanted != self._active:
+    def _turn_on(self, adapter: str | None) -> None:
+        self._active.adapter = adapter
+        wanted = None if adapter in self._in_place else adapter
+        if wanted != self._on_by_peft:
             self._switch(wanted)
 
     def _switch(self, adapter: str | None) -> None:
@@ -168,7 +165,7 @@ class Weights:
         else:
             tuner.enable_adapter_layers()
             self._peft.set_adapter(adapter)
-        self._active = adapter
+        self._on_by_peft = adapter
 
 
 def open_weights(spec: ModelSpec, source: Source) -> Weights:
