@@ -32,7 +32,7 @@ from benchmarks.work import Shape, Workload, flops, make, read_candidates
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.config.load import load_config
 from gdr_plugin.models.local import LocalModel, open_local
-from gdr_plugin.models.local.strategies import Rung
+from gdr_plugin.models.local.strategies import Strategy
 
 PAIR = Path(__file__).resolve().parent.parent / "examples" / "demo-pair" / "gdr.yaml"
 SHAPES = {
@@ -71,7 +71,7 @@ def run(ours: LocalModel, plain: Any, work: Workload, rounds: int, say: Callable
     """
     dtype = str(plain.dtype).removeprefix("torch.")
     ways = [methods.naive(plain, work.spans), methods.padded(plain, work.spans)]
-    ways += [methods.held(ours, work.spans, dtype, rung) for rung in (Rung.CACHED, Rung.PADDED)]
+    ways += [methods.held(ours, work.spans, dtype, strategy) for strategy in (Strategy.CACHED, Strategy.PADDED)]
     ways.append(methods.ours(ours, work.spans, dtype))
     for way in ways:
         assert way.heaviest is not None

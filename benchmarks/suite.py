@@ -45,7 +45,7 @@ from gdr_plugin.api.types import Sample
 from gdr_plugin.config.schema import Config
 from gdr_plugin.models.local import LocalModel, open_local
 from gdr_plugin.models.local.gguf import converted
-from gdr_plugin.models.local.strategies import Rung
+from gdr_plugin.models.local.strategies import Strategy
 from gdr_plugin.store.model import StoredModel
 from gdr_plugin.store.store import LogprobStore
 
@@ -148,7 +148,7 @@ class Suite:
         growing = [self.work(name, shape) for name, shape in GROWTH.items()]
         return [
             *core,
-            ("lower rungs", partial(self.lower_rungs, annotation)),
+            ("slower strategies", partial(self.slower_strategies, annotation)),
             *((work.name, partial(self.one, work)) for work in others),
             ("growth", partial(self.growth, growing)),
             reward,
@@ -172,11 +172,11 @@ class Suite:
             ways = self.often(work) if plan.quick else self.in_process(work, others=False)
             self.time(work, ways, 2 if plan.quick else 1, plan.threads)
 
-    def lower_rungs(self, work: Workload) -> None:
-        """Ours held on the lower rungs of its ladder, where architectures that are not verified run."""
+    def slower_strategies(self, work: Workload) -> None:
+        """Ours held on the strategies that architectures without packed trees run by."""
         fp32 = self.ours["float32"]
-        rungs = (Rung.CACHED, Rung.PADDED)
-        self.time(work, [methods.held(fp32, work.spans, "float32", rung) for rung in rungs], 1, 1)
+        strategies = (Strategy.CACHED, Strategy.PADDED)
+        self.time(work, [methods.held(fp32, work.spans, "float32", strategy) for strategy in strategies], 1, 1)
 
     def one(self, work: Workload) -> None:
         """One of the other workloads: the naive way once, ours after each part of it; all ways on small ones."""

@@ -102,7 +102,8 @@ def annotate(
         dtypes = (model.describe().get("dtype") for model in (ratio.strong, ratio.weak))
         noise = RewardNoise.of(dtypes, ratio.reduction)
         picking = Picking(selector, options.filters, options.sampling.seed, noise)
-        summary = finish(folder, job.windows, picking, {**run, **compare, "paths": ratio.paths}, ratio.rendered)
+        facts = {**run, **compare, "strategies": ratio.strategies}
+        summary = finish(folder, job.windows, picking, facts, ratio.rendered)
         folder.clear_work()
         return Annotated(root, summary, already_complete=False)
 

@@ -130,4 +130,4 @@ def _counts(summary: Mapping[str, Any]) -> dict[str, str]:
     for reason, count in summary["candidates_not_scored"].items():
         facts[f"not scored: {reason}"] = f"{count:,}"
     facts["domains by"] = ", ".join(f"{name} {count:,}" for name, count in summary["routers"].items()) or "-"
-    return facts | {f"{side} model": path for side, path in summary["run"].get("paths", {}).items()}
+    return facts | {f"{side} model": strategy for side, strategy in summary["run"].get("strategies", {}).items()}

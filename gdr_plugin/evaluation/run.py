@@ -164,4 +164,4 @@ def _origin(source: str | Path, config: str, data: Data, ratio: GuidedDensityRat
     if models:
         hits, misses = sum(model.hits for model in models), sum(model.misses for model in models)
         facts["store"] = f"{hits:,} hits, {misses:,} misses"
-    return facts | {f"{side} on": path for side, path in ratio.paths.items()}
+    return facts | {f"{side} on": strategy for side, strategy in ratio.strategies.items()}

@@ -200,10 +200,14 @@ class GuidedDensityRatio:
         return dict(self._routed)
 
     @property
-    def paths(self) -> dict[str, str]:
+    def strategies(self) -> dict[str, str]:
         """How each model computes and why, as far as it has computed; empty where the backend does not say."""
         facts = {"strong": self.strong.describe(), "weak": self.weak.describe()}
-        return {side: f"{one['path']} ({one['why']})" for side, one in facts.items() if "path" in one and "why" in one}
+        return {
+            side: f"{said['strategy']} ({said['why']})"
+            for side, said in facts.items()
+            if "strategy" in said and "why" in said
+        }
 
     def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
         """Score samples; any number, but for a long stream use `stream`.

@@ -67,7 +67,7 @@ class ScoreSummary:
     misses: int = 0
     """Responses that a model computed, with a store."""
     seconds: float = 0.0
-    paths: Mapping[str, str] = field(default_factory=dict)
+    strategies: Mapping[str, str] = field(default_factory=dict)
     """How each model computed, and why."""
 
     def __str__(self) -> str:
@@ -81,9 +81,9 @@ class ScoreSummary:
         parts.append(f"{self.tokens:,} tokens in {self.seconds:,.1f} s ({rate})")
         if self.hits is not None:
             parts.append(f"store: {self.hits:,} hits, {self.misses:,} misses")
-        same = set(self.paths.values())
-        parts += [f"both models on {path}" for path in same if len(self.paths) == 2 and len(same) == 1]
-        parts += [f"{side} model on {path}" for side, path in self.paths.items() if len(same) > 1]
+        used = set(self.strategies.values())
+        parts += [f"both models on {strategy}" for strategy in used if len(self.strategies) == 2 and len(used) == 1]
+        parts += [f"{side} model on {strategy}" for side, strategy in self.strategies.items() if len(used) > 1]
         return "; ".join(parts)
 
 
@@ -161,7 +161,7 @@ def score_rows(
             rows = _score_window(ratio, window, summary, tokens=tokens, steps=steps, strict=strict)
             write(rows)
         _count_store(summary, ratio)
-        summary.paths = ratio.paths
+        summary.strategies = ratio.strategies
         if ratio.store is not None:
             ratio.store.close()
     summary.seconds = time.perf_counter() - started

@@ -148,9 +148,9 @@ class Contest:
         return Cost(sum(model.misses for model in stored), sum(model.hits for model in stored))
 
     @property
-    def paths(self) -> Mapping[str, str]:
+    def strategies(self) -> Mapping[str, str]:
         """How each model computed, and why."""
-        return self._tuned.paths
+        return self._tuned.strategies
 
     def close(self) -> None:
         """Give the models' memory back and close the store."""

@@ -1,6 +1,6 @@
 """Lays out prompts and their responses as one packed row, and runs a transformer's body over it.
 
-Knows token ids and the row's geometry; attention itself is in `attention.py`, the vocabulary in `head.py`.
+Knows token ids and the row's layout; `attention` computes attention, `head` the log-probs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gdr_plugin.models.local.attention import CausalBatch, Cross, LayerKV, Row, attending
+from gdr_plugin.models.local.attention import CausalBatch, Cross, LayerKV, RowLayout, attending
 
 _LENGTH_RATIO = 1.15
 """Segments share a kernel call while the longest is at most this times the shortest."""
@@ -29,13 +29,13 @@ class Branch:
 
 @dataclass(frozen=True)
 class PackedRow:
-    """A row ready to run, and where its predictions are."""
+    """A row that is ready to run, and where its predictions are."""
 
     ids: Tensor
     """Token ids, shape `(tokens,)`."""
-    row: Row
+    row: RowLayout
     predictors: Tensor
-    """Row places whose states predict something, each once, shape `(predictors,)`."""
+    """RowLayout places whose states predict something, each once, shape `(predictors,)`."""
     which: Tensor
     """Which predictor each response token has, shape `(response tokens,)`."""
     targets: Tensor
@@ -45,11 +45,11 @@ class PackedRow:
 def lay_out(branches: Sequence[Branch], prefix: Sequence[LayerKV] | None, device: torch.device) -> PackedRow:
     """Lay out branches behind a shared prefix.
 
-    A response's last token predicts nothing that is asked for, so it is not in the row.
+    A response's last token predicts nothing that is needed, so it is not in the row.
 
     Args:
         branches: Prompts with their responses.
-        prefix: Keys and values, by layer, of what stands before every branch; None: nothing does.
+        prefix: Keys and values, by layer, of the shared prefix; None: there is none.
         device: Where the tensors go.
 
     Returns:
@@ -84,7 +84,7 @@ def lay_out(branches: Sequence[Branch], prefix: Sequence[LayerKV] | None, device
         if len(ids) > stop:
             crosses.append(Cross(stop, len(ids), start, stop, max(positions[stop:]) - positions[start]))
     single, batches = _group(prompts + answers, device)
-    row = Row(_tensor(positions, device), max(positions), single, batches, crosses, prefix)
+    row = RowLayout(_tensor(positions, device), max(positions), single, batches, crosses, prefix)
     return PackedRow(
         _tensor(ids, device), row, _tensor(predictors, device), _tensor(which, device), _tensor(targets, device)
     )
@@ -107,7 +107,7 @@ def states(body: nn.Module, packed: PackedRow) -> Tensor:
 
 
 def _group(segments: list[tuple[int, int]], device: torch.device) -> tuple[list[tuple[int, int]], list[CausalBatch]]:
-    """Put segments of similar length into one kernel call; those without company go alone."""
+    """Put segments of similar length into one kernel call; the others run alone."""
     single: list[tuple[int, int]] = []
     batches: list[CausalBatch] = []
     ordered = sorted(segments, key=lambda s: s[1] - s[0])

@@ -1,6 +1,6 @@
-"""Weights in memory: one set for all models that share a base, with adapters that are switched on and off around use.
+"""Weights in memory: one set for all models that share a base, with adapters that are switched on during use.
 
-Knows transformers' and peft's loading; nothing of tokens or log-probs. Torch's global state is left alone.
+Knows how transformers and peft load; nothing of tokens or log-probs. Torch's global state is not changed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Weights:
 
     Args:
         model: In evaluation mode.
-        owned: Whether nobody else uses the model: only then may forwards run in inference mode.
+        owned: Whether nothing else uses the model: only then may forwards run in inference mode.
     """
 
     def __init__(self, model: PreTrainedModel, *, owned: bool = True) -> None:
@@ -55,11 +55,11 @@ class Weights:
         """The adapters of the `running` blocks that are open, the innermost last."""
 
     def attach(self, folder: Path, digest: str) -> str:
-        """Load an adapter beside those that are there; each is loaded once.
+        """Load an adapter in addition to those that are there; each is loaded once.
 
         Args:
             folder: A checked adapter.
-            digest: Of its content.
+            digest: The digest of its content.
 
         Returns:
             Its name, for `running` and `detach`.
@@ -73,7 +73,7 @@ class Weights:
                 try:
                     self._add(folder, name)
                 except BaseException:
-                    self._remove(name)  # what peft had put in by then would be on in the base
+                    self._remove(name)  # what peft has added by then would stay on in the base
                     raise
             self._users[name] = self._users.get(name, 0) + 1
         return name
@@ -104,11 +104,11 @@ class Weights:
         self._switch(None)
 
     def _remove(self, name: str) -> None:
-        """Take an adapter that nobody uses off the base, as far as it is on it."""
+        """Take an adapter that has no user left off the base, as far as it was added."""
         self._in_place.discard(name)
         if self._peft is None or name not in self._peft.peft_config:
             return
-        if self._users:  # peft loses track when the active adapter goes: make another active first
+        if self._users:  # peft loses track if the active adapter is deleted: activate another first
             self._peft.set_adapter(next(iter(self._users)))
             self._peft.delete_adapter(name)
             self._switch(None)
@@ -117,7 +117,7 @@ class Weights:
             self._peft, self._on_by_peft = None, None
 
     def detach(self, name: str) -> None:
-        """Let go of an adapter; its memory is given back with its last user."""
+        """Release an adapter; its memory is freed with its last user."""
         with self.lock:
             self._users[name] -= 1
             if not self._users[name]:
@@ -135,7 +135,7 @@ class Weights:
             The causal language model, in evaluation mode, without autograd.
         """
         device = next(self.model.parameters()).device.type
-        # Inference tensors must not get into buffers of a model that somebody trains.
+        # Inference tensors must not get into buffers of a model that is being trained.
         gradless = torch.inference_mode() if self._owned else torch.no_grad()
         with self.lock, gradless, torch.autocast(device, enabled=False):
             self._running.append(adapter)
@@ -169,14 +169,14 @@ class Weights:
 
 
 def open_weights(spec: ModelSpec, source: Source) -> Weights:
-    """Load a base model, or hand out the set that is in memory already.
+    """Load a base model, or return the weights that are in memory already.
 
     Args:
-        spec: How it is loaded.
-        source: Where it is.
+        spec: How to load it.
+        source: Where its files are.
 
     Returns:
-        Weights that live as long as somebody holds them.
+        Weights that live as long as they are referenced.
 
     Raises:
         ModelError: They cannot be loaded.
@@ -219,7 +219,7 @@ def _load(spec: ModelSpec, source: Source) -> PreTrainedModel:
 
 
 def release() -> None:
-    """Give back memory of weights that nobody holds any more: adapters and hooks leave reference cycles behind."""
+    """Free the memory of weights without users, which adapters and hooks keep alive by reference cycles."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -17,8 +17,8 @@ from gdr_plugin.api.errors import ModelError
 from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local import LocalModel, open_local, weights
-from gdr_plugin.models.local.forward import Network
 from gdr_plugin.models.local.lora import Active, InPlace, _plain
+from gdr_plugin.models.local.network import Network
 
 TinyModel = Callable[..., Path]
 TinyAdapter = Callable[..., Path]

@@ -20,8 +20,8 @@ from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Logprobs, Message, TokenSpan
 from gdr_plugin.models.local import LocalModel, open_loaded, open_local, weights
-from gdr_plugin.models.local.forward import Network
 from gdr_plugin.models.local.identity import computed_in
+from gdr_plugin.models.local.network import Network
 from gdr_plugin.store.model import StoredModel
 from gdr_plugin.store.store import LogprobStore
 
@@ -53,7 +53,7 @@ def test_it_is_a_logprob_model(tiny_model: TinyModel) -> None:
 def test_opening_loads_no_weights_and_unloading_gives_them_back(tiny_model: TinyModel, hard_spans: Spans) -> None:
     model = local(tiny_model(seed=11))
     assert not weights._shared
-    assert "loaded" in model.describe()["path"]
+    assert "loaded" in model.describe()["strategy"]
     first = model.score(hard_spans())
     (shared,) = weights._shared.values()
     gone = [weakref.ref(parameter) for parameter in shared.model.parameters()]
@@ -72,7 +72,7 @@ def test_what_is_described(tiny_model: TinyModel, hard_spans: Spans) -> None:
     facts = model.describe()
     assert facts["device"] == "cpu"
     assert facts["dtype"] == "float32"
-    assert facts["path"].startswith("rung ")
+    assert facts["strategy"].startswith("packed trees: ")
     assert facts["why"]
     assert all(isinstance(value, str) for value in facts.values())
 
@@ -89,21 +89,21 @@ def test_what_is_described(tiny_model: TinyModel, hard_spans: Spans) -> None:
         ("mamba", {"state_size": 4}),
     ],
 )
-def test_the_path_is_known_before_weights_are_loaded(
+def test_the_strategy_is_known_before_weights_are_loaded(
     arch: str, config: dict[str, Any], tiny_model: TinyModel, hard_spans: Spans
 ) -> None:
     model = local(tiny_model(arch, **config))
-    expected = model.expected_path()
+    expected = model.expected_strategy()
     assert not weights._shared
     assert "expected" in expected["why"]
-    assert "loaded" in model.describe()["path"]
+    assert "loaded" in model.describe()["strategy"]
     model.score(hard_spans()[:6])
     facts = model.describe()
-    assert expected["path"] == facts["path"]
+    assert expected["strategy"] == facts["strategy"]
     assert expected["why"].startswith(facts["why"])
-    assert model.expected_path() == {"path": facts["path"], "why": facts["why"]}
+    assert model.expected_strategy() == {"strategy": facts["strategy"], "why": facts["why"]}
     model.unload()
-    assert model.expected_path()["why"] == facts["why"]
+    assert model.expected_strategy()["why"] == facts["why"]
 
 
 def test_length_is_the_models_own_or_less(tiny_model: TinyModel) -> None:

@@ -18,7 +18,8 @@ from gdr_plugin.api.errors import GDRError, MissingDependencyError, ModelError
 from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.api.types import TokenSpan
 from gdr_plugin.models.local import open_local, weights
-from gdr_plugin.models.local.source import dtype_name, locate, resolve_device
+from gdr_plugin.models.local.device import dtype_name, resolve_device
+from gdr_plugin.models.local.source import locate
 
 TinyModel = Callable[..., Path]
 
