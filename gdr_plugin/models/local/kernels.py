@@ -44,7 +44,7 @@ class Kernel:
         if self.softcap is None and (self.window is None or reach < self.window):
             heads, tokens, width = q.shape
             folded = q.reshape(k.shape[0], -1, width)
-            if cpu.prefersproducts(q):
+            if cpu.prefers_products(q):
                 o, norm = products(folded, k, v, self.scale)
             else:
                 o, norm = (x[0] for x in _library(folded[None], k[None], v[None], self.scale, causal=False))
