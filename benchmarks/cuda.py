@@ -89,7 +89,7 @@ def run(ours: LocalModel, plain: Any, work: Workload, rounds: int, say: Callable
             "work": work.name,
             "method": timing.method.name,
             "dtype": dtype,
-            "seconds": [round(one, 5) for one in timing.seconds],
+            "seconds": [round(seconds, 5) for seconds in timing.seconds],
             "median_s": timing.median,
             "peak_mb": peak_mb,
             **_errors(timing, truth),
@@ -129,7 +129,7 @@ def waits(way: Method, device: torch.device) -> int | None:
             way.parts[0]()
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    return sum("synchroniz" in str(one.message) for one in found)
+    return sum("synchroniz" in str(warning.message) for warning in found)
 
 
 def matmul(device: torch.device, dtype: torch.dtype) -> float:

@@ -174,7 +174,10 @@ def ours(model: LogprobModel, spans: Sequence[TokenSpan], dtype: str, name: str 
 def _little(spans: Sequence[TokenSpan]) -> list[TokenSpan]:
     """Two responses to each of two prompts at most, and then one alone: each kind of pack once."""
     contexts = list(dict.fromkeys(span.context for span in spans))[:2]
-    return [span for context in contexts for span in [one for one in spans if one.context == context][:2]]
+    found: list[TokenSpan] = []
+    for context in contexts:
+        found += [span for span in spans if span.context == context][:2]
+    return found
 
 
 def held(model: LocalModel, spans: Sequence[TokenSpan], dtype: str, strategy: Strategy) -> Method:

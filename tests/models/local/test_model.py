@@ -118,25 +118,25 @@ def test_strong_and_weak_share_weights_and_keep_their_results_apart(
     from peft import PeftModel
 
     folder = tiny_model(tie_word_embeddings=False)
-    one, two = tiny_adapter(folder, 1), tiny_adapter(folder, 2, target_modules="all-linear", r=2)
+    first, second = tiny_adapter(folder, 1), tiny_adapter(folder, 2, target_modules="all-linear", r=2)
     spans = hard_spans()
     expected = {}
-    for adapter in (None, one, two):
+    for adapter in (None, first, second):
         plain = AutoModelForCausalLM.from_pretrained(folder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected[adapter] = one_by_one(
                 Network(PeftModel.from_pretrained(plain, adapter) if adapter else plain), spans
             )
-    assert apart(expected[one], expected[None]) > 0.1
-    models = {adapter: local(folder, adapter=str(adapter) if adapter else None) for adapter in (None, one, two)}
-    for adapter in (one, None, two, None, one, two):  # in every order, so that nothing of the last one sticks
+    assert apart(expected[first], expected[None]) > 0.1
+    models = {adapter: local(folder, adapter=str(adapter) if adapter else None) for adapter in (None, first, second)}
+    for adapter in (first, None, second, None, first, second):  # in every order, so that nothing of the last sticks
         assert apart(models[adapter].score(spans), expected[adapter]) <= 1e-4
     assert len(weights._shared) == 1
-    models[one].unload()
+    models[first].unload()
     assert apart(models[None].score(spans), expected[None]) <= 1e-4
-    assert apart(models[two].score(spans), expected[two]) <= 1e-4
-    assert apart(models[one].score(spans), expected[one]) <= 1e-4
+    assert apart(models[second].score(spans), expected[second]) <= 1e-4
+    assert apart(models[first].score(spans), expected[first]) <= 1e-4
     for model in models.values():
         model.unload()
     assert not weights._shared

@@ -164,7 +164,7 @@ def test_an_adapter_that_lacks_weights_is_not_filled_up(
     tensors.pop(sorted(tensors)[0])
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_bytes((good / "adapter_config.json").read_bytes())
-    lacking, weak = (open_local(ModelSpec(model=str(base), adapter=one)) for one in (str(tmp_path), None))
+    lacking, weak = (open_local(ModelSpec(model=str(base), adapter=adapter)) for adapter in (str(tmp_path), None))
     strong = open_local(ModelSpec(model=str(base), adapter=str(good)))
     spans = [TokenSpan((1, 2), (3, 4))]
     expected = weak.score(spans)[0], strong.score(spans)[0]

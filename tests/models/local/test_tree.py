@@ -94,8 +94,8 @@ def test_tree_equals_one_at_a_time(flavour: str) -> None:
     )  # half of the prefix is known
     got = run_tree(net, Pack(guidance, tails, rows, ()), kept)
 
-    for one, want in zip(got, expected, strict=True):
-        assert np.abs(one - want.numpy()).max() < 1e-4
+    for logprobs, want in zip(got, expected, strict=True):
+        assert np.abs(logprobs - want.numpy()).max() < 1e-4
 
 
 @torch.inference_mode()
