@@ -360,8 +360,8 @@ KILLED = """
 import sys
 from pathlib import Path
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.store import LogprobStore
-from gdr_plugin.types import TokenSpan
+from gdr_plugin.store.store import LogprobStore
+from gdr_plugin.api.types import TokenSpan
 
 store, model = LogprobStore(Path(sys.argv[1])), FakeModel("a")
 n = 0
