@@ -189,9 +189,9 @@ def test_an_adapter_that_does_not_exist(tiny_model: TinyModel) -> None:
 
 HUB = """
 import sys
-from gdr_plugin.config import ModelSpec
+from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.models.local import open_local
-from gdr_plugin.types import TokenSpan
+from gdr_plugin.api.types import TokenSpan
 model = open_local(ModelSpec(model="hf:org/tiny", revision=sys.argv[1] or None, adapter="org/adapter"))
 print(model.identity, model.source.revision, float(model.score([TokenSpan((1, 2), (3, 4))])[0].sum()))
 """
