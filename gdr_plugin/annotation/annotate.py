@@ -14,7 +14,7 @@ from gdr_plugin.annotation.outputs import Picking, write_outputs
 from gdr_plugin.annotation.prompts import read_prompts
 from gdr_plugin.annotation.run_folder import RunFolder
 from gdr_plugin.annotation.selectors import find_selector
-from gdr_plugin.annotation.summary import InputFacts, RunOrigin, Summary
+from gdr_plugin.annotation.summary import InputFacts, RunFacts, RunOrigin, Summary
 from gdr_plugin.annotation.windows import Windows
 from gdr_plugin.arithmetic.noise import RewardNoise
 from gdr_plugin.config.load import load_config
@@ -101,7 +101,7 @@ def annotate(
             dtypes = (model.describe().get("dtype") for model in (ratio.strong, ratio.weak))
             noise = RewardNoise.of(dtypes, ratio.reduction)
             picking = Picking(selector, options.filters, options.sampling.seed, noise)
-            run = {**about, **identity, "paths": ratio.paths}
+            run: RunFacts = {**about, **identity, "paths": ratio.paths}
             summary = write_outputs(folder, windows.numbers, picking, run, config, ratio.rendered)
             folder.clear_work()
             return Annotated(root, summary, already_complete=False)

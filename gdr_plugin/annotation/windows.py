@@ -93,9 +93,8 @@ class Windows:
                     self._answered(window, prompts)
                 self.sampler.unload()
             warm_one_model_at_a_time(self._batches)
-        for window, prompts in self._unfinished(
-            "sampling and scoring" if self.sampler and not sequential else "scoring"
-        ):
+        stage = "sampling and scoring" if self.sampler and not sequential else "scoring"
+        for window, prompts in self._unfinished(stage):
             self._score(window, prompts)
 
     def _batches(self, side: Side) -> Iterator[tuple[GuidedDensityRatio, list[Sample]]]:

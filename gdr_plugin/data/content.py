@@ -17,7 +17,7 @@ class NotTextError(DataError):
         kind: The block's type; None where it names none.
     """
 
-    def __init__(self, message: str, kind: object) -> None:
+    def __init__(self, message: str, kind: object = None) -> None:
         super().__init__(message)
         self.kind = kind
 
