@@ -91,7 +91,7 @@ def load_items(
 
 
 def labelled(item: Item) -> Item:
-    """The item in the domain that its benchmark puts it in, as an oracle router would; as it is where it names one."""
+    """The item with the domain that its benchmark puts it in, unless its row names one: as a perfect router would."""
     return replace(item, domain=item.fields.get(LABEL)) if item.domain is None else item
 
 

@@ -107,7 +107,7 @@ def _check_columns(row: Row, check: CheckColumns) -> None:
 
 
 class SeenIds:
-    """Which ids have come, and in which row: 16 bytes an id, however long the ids are.
+    """Which ids an input has used, and in which rows: 16 bytes an id, whatever its length.
 
     Ids are told apart by a 64-bit hash: among ten million ids, two different ones share it with a chance of 3 in a
     million.
