@@ -233,7 +233,7 @@ async def test_a_failing_sample_is_an_error_of_its_request_alone(connect: Connec
         ("/v1/gdr/score", {"rows": [], "token": True}, "body.token: Extra inputs are not permitted"),
         ("/v1/gdr/score", [], "body"),
         ("/v1/gdr/score", {"rows": [{"prompt": "Hi", "response": "\ud800"}]}, "an unpaired surrogate"),
-        ("/score", {"text_1": "Hi", "text_2": "\ud800"}, "item 0: `response` holds half"),
+        ("/score", {"text_1": "Hi", "text_2": "\ud800"}, "item 0: `response` holds an unpaired"),
         ("/score", {"text_1": "Hi"}, "text_2"),
         ("/score", {"text_1": "", "text_2": "x"}, "`prompt` is empty"),
         ("/score", {"text_1": [["x"]], "text_2": "x"}, "text_1"),
