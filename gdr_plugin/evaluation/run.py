@@ -22,7 +22,7 @@ from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.progress import Progress
 from gdr_plugin.reward.resolve import resolve_names
 from gdr_plugin.reward.reward import GuidedDensityRatio
-from gdr_plugin.scoring.items import domain_check
+from gdr_plugin.routing import field_check
 from gdr_plugin.store.model import StoredModel
 from gdr_plugin.store.store import DEFAULT_STORE
 
@@ -107,7 +107,7 @@ def evaluate_data(
         format=format,
         columns=columns,
         limit=limit,
-        check=domain_check(resolved.guidances, resolved.routers, origin=named),
+        check=field_check(resolved.routers, resolved.guidances, origin=named),
         skip_bad=skip_bad,
     )
     ratio = GuidedDensityRatio.from_config(config, plugins=plugins, store=DEFAULT_STORE)

@@ -5,7 +5,7 @@ Knows the order of things. How text is cut is `cells`', what the page looks like
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gdr_plugin.api.errors import DataError, nearest
@@ -14,7 +14,7 @@ from gdr_plugin.config.load import load_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.item import Item
 from gdr_plugin.data.items import read_items
-from gdr_plugin.data.read import BadRow, check_rows
+from gdr_plugin.data.read import BadRow, CheckColumns, check_rows
 from gdr_plugin.data.rows import parse_score_row
 from gdr_plugin.data.sources import STDIN, read_rows
 from gdr_plugin.explain.shown import Explained, Origin, Shown
@@ -23,8 +23,8 @@ from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.progress import Progress, silent
 from gdr_plugin.reward.resolve import Resolved, resolve_names
 from gdr_plugin.reward.reward import GuidedDensityRatio
-from gdr_plugin.routing import FieldRouter, RouterChain
-from gdr_plugin.scoring.items import domain_check, samples
+from gdr_plugin.routing import RouterChain, field_check
+from gdr_plugin.scoring.items import samples
 from gdr_plugin.store.store import DEFAULT_STORE, LogprobStore
 
 __all__ = ["DEFAULT_ROWS", "explain", "read_shown"]
@@ -80,9 +80,7 @@ def explain(
         limit=limit,
         format=format,
         columns=columns,
-        domains=resolved.guidances,
-        domain_columns=[router.column for router in resolved.routers if isinstance(router, FieldRouter)],
-        check=domain_check(resolved.guidances, resolved.routers, origin=named),
+        check=field_check(resolved.routers, resolved.guidances, origin=named),
     )
     ratios, store = _open(config, resolved, plugins)
     try:
@@ -102,9 +100,7 @@ def read_shown(
     limit: int | None = None,
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
-    domains: Collection[str] | None = None,
-    domain_columns: Sequence[str] = ("domain",),
-    check: Callable[[Item], None] | None = None,
+    check: CheckColumns | None = None,
 ) -> list[Shown]:
     """Read the rows to show; other rows are not looked at more than it takes to find these.
 
@@ -114,9 +110,7 @@ def read_shown(
         limit: Likewise.
         format: Likewise.
         columns: Likewise.
-        domains: The configured domains; None: any value will do.
-        domain_columns: Columns that may hold a row's domain.
-        check: Raises DataError for a preference item that cannot be used.
+        check: Raises DataError for a row's columns that cannot be used.
 
     Returns:
         The rows in the order of the input.
@@ -130,7 +124,7 @@ def read_shown(
         raise DataError(f"--limit must be 1 or more, not {limit}")
     named = next(iter(read_rows(source, columns=columns))).content or {}
     if format == "auto" and "response" in named and not {"chosen", "rejected"} <= named.keys():
-        scored = check_rows(source, parse_score_row, columns=columns, domains=domains, domain_columns=domain_columns)
+        scored = check_rows(source, parse_score_row, columns=columns, check=check)
         stream: Iterator[Shown | BadRow] = (
             row if isinstance(row, BadRow) else Shown(row.id, (("response", row.sample),)) for _, row in scored
         )
@@ -156,10 +150,10 @@ def read_shown(
     return found
 
 
-def _pair(item: Item, check: Callable[[Item], None] | None) -> Shown:
+def _pair(item: Item, check: CheckColumns | None) -> Shown:
     if check is not None:
         try:
-            check(item)
+            check(item.columns)
         except DataError as error:
             raise type(error)(f"row {item.id!r}: {error}") from None
     labels = [

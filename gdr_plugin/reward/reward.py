@@ -27,7 +27,7 @@ from gdr_plugin.config.load import load_config
 from gdr_plugin.config.schema import Config, GuidanceSection, RewardSection
 from gdr_plugin.guidance import apply, render
 from gdr_plugin.plugins.registry import Plugins
-from gdr_plugin.reward.resolve import resolve_names
+from gdr_plugin.reward.resolve import Resolved, resolve_names
 from gdr_plugin.routing import Routed, RouterChain
 from gdr_plugin.store.model import StoredModel
 from gdr_plugin.store.store import LogprobStore
@@ -102,7 +102,12 @@ class GuidedDensityRatio:
 
     @classmethod
     def from_config(
-        cls, config: str | Path | Config, *, plugins: Plugins | None = None, store: str | Path | None = None
+        cls,
+        config: str | Path | Config,
+        *,
+        plugins: Plugins | None = None,
+        store: str | Path | None = None,
+        resolved: Resolved | None = None,
     ) -> GuidedDensityRatio:
         """Build the reward that a gdr.yaml describes.
 
@@ -110,6 +115,7 @@ class GuidedDensityRatio:
             config: Path of a gdr.yaml, or a validated configuration.
             plugins: Where names are looked up; default: built-in and installed plugins.
             store: Store file that is used when the configuration names none.
+            resolved: What `resolve_names` found for this configuration, where the caller has looked that up already.
 
         Returns:
             The reward; no weights are loaded yet.
@@ -122,7 +128,7 @@ class GuidedDensityRatio:
         if not isinstance(config, Config):
             config, origin = load_config(config), str(config)
         plugins = plugins or Plugins()
-        resolved = resolve_names(config, plugins, origin=origin)
+        resolved = resolved or resolve_names(config, plugins, origin=origin)
         path = config.store.path if config.store else store
         ratio = cls(
             plugins.open_model(config.strong, config.limits),

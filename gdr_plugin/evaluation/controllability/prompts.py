@@ -18,10 +18,11 @@ from gdr_plugin.api.guidance import Guidance
 from gdr_plugin.api.types import Conversation
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.read import BadRow, check_rows
-from gdr_plugin.data.rows import id_of, parse_prompt, type_name
+from gdr_plugin.data.rows import id_of, parse_prompt
 from gdr_plugin.data.sources import Row
 from gdr_plugin.guidance import load_guidance_file
 from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.text import type_name
 
 __all__ = ["CRITERIA", "DATA", "ControlPrompt", "criteria_of", "read_control_prompts"]
 

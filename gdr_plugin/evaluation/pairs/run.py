@@ -21,7 +21,7 @@ from gdr_plugin.evaluation.pairs.report import PairsReport
 from gdr_plugin.evaluation.pairs.scoring import Setting, score_models
 from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.progress import Progress
-from gdr_plugin.scoring.items import domain_check
+from gdr_plugin.routing import field_check
 
 __all__ = ["PairsOptions", "compare_pairs"]
 
@@ -86,7 +86,7 @@ def compare_pairs(
         format=options.format,
         columns=options.columns,
         limit=options.limit,
-        check=domain_check(setting.domains, setting.routers, origin=origin),
+        check=field_check(setting.routers, setting.domains, origin=origin),
         skip_bad=options.skip_bad,
     )
     table = score_models(named, read.items, setting, plugins=plugins, progress=progress)
