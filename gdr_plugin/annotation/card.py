@@ -13,8 +13,7 @@ import yaml
 
 from gdr_plugin.annotation.tables import TABLES
 from gdr_plugin.api.guidance import RenderedGuidance
-
-_UNITS = {"sum": "nats", "mean": "nats a token", "per_byte": "nats a byte"}
+from gdr_plugin.arithmetic.reduction import UNITS
 
 
 def card(summary: Mapping[str, Any], rendered: Mapping[str, RenderedGuidance]) -> str:
@@ -25,7 +24,7 @@ def card(summary: Mapping[str, Any], rendered: Mapping[str, RenderedGuidance]) -
         rendered: Each domain's guidance.
     """
     run = summary["run"]
-    unit = _UNITS[run["config"]["reward"]["reduction"]]
+    unit = UNITS[run["config"]["reward"]["reduction"]]
     sections = [
         _front_matter(),
         "# Preference data from a guided density ratio\n",

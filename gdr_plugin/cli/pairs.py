@@ -117,9 +117,9 @@ def _check_outputs(html: Path | None, plots: Path | None, inputs: list[str | Pat
 
 
 def _print(report: PairsReport) -> None:
-    from gdr_plugin.cli.show import print_facts, print_sheets
+    from gdr_plugin.cli.show import print_facts, print_tables
     from gdr_plugin.evaluation.pairs.report import SHOWN
 
     print_facts("pairs of models", report.facts)
     print()
-    print_sheets(report.sheets(shown=SHOWN), report.advice)
+    print_tables(report.tables(shown=SHOWN), report.advice)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gdr_plugin.api.errors import DataError, nearest
 from gdr_plugin.api.types import Side
-from gdr_plugin.config.load import load_config
+from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.item import Item
 from gdr_plugin.data.items import read_items
@@ -72,7 +72,7 @@ def explain(
 
     check_output("-o", out, [source, None if isinstance(config, Config) else config])
     plugins = plugins or Plugins()
-    config, named = (config, "configuration") if isinstance(config, Config) else (load_config(config), str(config))
+    config, named = named_config(config)
     resolved = resolve_names(config, plugins, origin=named)
     rows = read_shown(
         source,

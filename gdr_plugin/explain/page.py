@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from markupsafe import Markup
-
 from gdr_plugin.api.types import Score
 from gdr_plugin.arithmetic.reduction import UNITS
 from gdr_plugin.explain.cells import Cell, cells
@@ -106,18 +104,24 @@ def _chip(char: str) -> str:
     return ""
 
 
-def _marked(text: str) -> Raw:
-    """Text as HTML: what is white space stays so, with a sign in front that copying leaves out."""
-    parts: list[str] = []
+def _pieces(text: str) -> list[tuple[str, str, str]]:
+    """Text in pieces `(kind, shown, text)` for the templates: `sign`, `chip`, or `plain` for runs of other text."""
+    pieces: list[tuple[str, str, str]] = []
+    plain = ""
     for char in text:
-        if (mark := _MARKS.get(char)) is not None:
+        mark, name = _MARKS.get(char), _chip(char)
+        if mark is None and not name:
+            plain += char
+            continue
+        if plain:
+            pieces.append(("plain", "", plain))
+            plain = ""
+        if mark is not None:
             kept = "\n" if char in "\n\u2028\u2029" else "" if char == "\r" else char
-            parts.append(Markup('<span class="sign" data-sign="{}">{}</span>').format(mark, kept))
-        elif name := _chip(char):
-            parts.append(Markup('<span class="chip">{}</span>').format(name.strip("[]")))
+            pieces.append(("sign", mark, kept))
         else:
-            parts.append(str(Markup.escape(char)))
-    return Raw("".join(parts))
+            pieces.append(("chip", name.strip("[]"), ""))
+    return [*pieces, ("plain", "", plain)] if plain else pieces
 
 
 def _panels(row: Explained, number: int) -> list[Panel]:
@@ -152,7 +156,7 @@ def _row(row: Explained, panels: Sequence[Panel], top: float, unit: str) -> dict
             "guidance": first.guidance,
             "exemplars": ", ".join(first.exemplars),
         },
-        "turns": [(turn.role, _marked(turn.content)) for turn in row.row.prompt],
+        "turns": [(turn.role, _pieces(turn.content)) for turn in row.row.prompt],
         "truncated": any(panel.score.truncated for panel in panels),
         "coarse": bool(coarse),
         "mixed": mixed and not coarse,
@@ -187,18 +191,9 @@ def _plain(text: str) -> str:
     return "".join(_chip(char) or char if char not in "\n\t\r" else char for char in text)
 
 
-def _tokens(found: Sequence[Cell], top: float) -> Raw:
-    """The response as options of a list: one stop for the tab key, arrow keys go from token to token."""
-    parts = []
-    for at, cell in enumerate(found):
-        shade = _shade(cell.ratio, top)
-        shown = _marked(cell.text) if cell.text else Markup('<span class="chip">end</span>')
-        parts.append(
-            Markup('<span role="option" class="{}" tabindex="{}">{}</span>').format(
-                f"t {shade}".strip(), 0 if at == 0 else -1, shown
-            )
-        )
-    return Raw("".join(parts))
+def _tokens(found: Sequence[Cell], top: float) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Each token's class and its text in pieces; no pieces for the end of turn."""
+    return [(f"t {_shade(cell.ratio, top)}".strip(), _pieces(cell.text)) for cell in found]
 
 
 def _shade(ratio: float, top: float) -> str:
@@ -224,7 +219,7 @@ def _legend(top: float) -> list[tuple[str, str]]:
 
 def _data(value: float, *, places: int = 4) -> Raw:
     """A number with the exact one behind it, digit by digit what `gdr score` writes."""
-    return Markup('<data value="{}">{}</data>').format(repr(value), number(value, places=places))
+    return render("number.html", package=PACKAGE, exact=repr(value), text=number(value, places=places))
 
 
 def _totals(row: Explained, panels: Sequence[Panel], unit: str) -> Raw:

@@ -72,7 +72,7 @@ class GuidedDensityRatio:
         self.config: Config | None = None
         self.sequential = sequential
         self._models = strong, weak
-        self._chain = chain
+        self.chain = chain
         self._guidance = guidance or GuidanceSection()
         self._reward = reward or RewardSection()
         self._routed: Counter[str] = Counter(dict.fromkeys((*(router.name for router in chain.routers), "default"), 0))
@@ -207,12 +207,12 @@ class GuidedDensityRatio:
             A reward of its own. What is not given stays as it is here, `config` too: it describes this reward, not the
             variant.
         """
-        section = guidance or self._guidance
+        section = self._guidance if guidance is None else guidance
         reward = self._reward
         made = GuidedDensityRatio(
             *self._models,
             domains=self.domains if domains is None else domains,
-            chain=chain or self._chain,
+            chain=self.chain if chain is None else chain,
             guidance=section if placement is None else section.model_copy(update={"placement": placement}),
             reward=reward if reduction is None else reward.model_copy(update={"reduction": reduction}),
             store=self.store,
@@ -306,7 +306,7 @@ class GuidedDensityRatio:
         return render(shown, instruction=section.instruction, exemplars=section.exemplars, seed=section.seed)
 
     def _guide(self, samples: Sequence[Sample]) -> list[GuidedSample]:
-        routed = self._chain.route(samples, self._context, strict=False)
+        routed = self.chain.route(samples, self._context, strict=False)
         return guide(samples, routed, self.rendered, unguided=self._render(None))
 
     def _ask_both(self, samples: Sequence[GuidedSample]) -> tuple[list[Answer], list[Answer]]:

@@ -219,7 +219,7 @@ def test_one_model_on_both_sides_leaves_out_what_would_be_zero() -> None:
     assert list(report.result.shares[ALL]) == ["strong", "logprob", "logprob_unguided"]
     assert NOTHING not in report.result.winners["strong"]["sum"]
     names = ("ratio, strong told", "strong alone, told")
-    assert report.sheets()[1].headers == ("criterion", "prompts", *names)
+    assert report.tables()[1].headers == ("criterion", "prompts", *names)
 
 
 def test_tables_json_and_page_hold_the_same_numbers(hashed: ControllabilityReport) -> None:
@@ -228,7 +228,7 @@ def test_tables_json_and_page_hold_the_same_numbers(hashed: ControllabilityRepor
     assert data["criteria"]["spanish"] == {"instruction": "Answer in Spanish.", "prompts": 28}
     cell = data["shares"]["bullets"]["both"]["mean"]
     text = f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
-    assert text in {row[0]: row[3] for row in report.sheets()[1].rows}["bullets"]
+    assert text in {row[0]: row[3] for row in report.tables()[1].rows}["bullets"]
     page = str(report.html())
     assert text in page
     assert page.count("<table>") == 1 + 3 + 3 * 3  # overall; by criterion; winners: both, strong, pmi

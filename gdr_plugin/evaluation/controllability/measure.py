@@ -27,7 +27,7 @@ NOTHING = "(nothing)"
 """What a model is told for the baseline; no guidance can have this name."""
 ALL = "(all)"
 """The row of all criteria together."""
-Table = Mapping[str, Mapping[Reduction, Estimate | None]]
+Numbers = Mapping[str, Mapping[Reduction, Estimate | None]]
 """Setting -> reduction -> number."""
 _COLUMN = "criterion"
 _WINDOW = 8
@@ -96,9 +96,9 @@ class Controllability:
     """Criterion -> how many prompts have a response that meets it."""
     not_scored: int
     """Responses (under a criterion or under none) that could not be scored."""
-    shares: Mapping[str, Table]
+    shares: Mapping[str, Numbers]
     """Criterion, then `(all)` -> setting -> reduction -> the share of comparisons won; intervals resample prompts."""
-    gains: Mapping[str, Table]
+    gains: Mapping[str, Numbers]
     """Likewise, less the share of the same comparisons without guidance (`unguided`; with one model: its log-prob)."""
     winners: Mapping[str, Mapping[Reduction, Mapping[str, Mapping[str, float]]]]
     """Setting -> reduction -> what was told -> kind -> the share of prompts whose best response is of that kind."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gdr_plugin.api.errors import MissingDependencyError, OutputError
 from gdr_plugin.evaluation.pairs.correlation import Correlation
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["figures", "save_plots", "to_html"]
+
+PACKAGE: Final = "gdr_plugin.evaluation.pairs"
+"""Where the page's template is."""
 
 
 def figures(report: PairsReport) -> dict[str, Figure]:
@@ -74,28 +77,33 @@ def save_plots(report: PairsReport, folder: Path) -> list[Path]:
 
 def to_html(report: PairsReport) -> str:
     """A page with everything; figures are in it where matplotlib is installed."""
-    from gdr_plugin.report.page import Raw, page, table
+    from gdr_plugin.report.page import page, render, table
 
-    matrix, ranking, models, correlations = report.sheets()
-    parts = [Raw("<p><strong>{}</strong></p>").format(report.advice)]
-    parts.append(table(("what", "how"), list(report.facts.items()), caption="How it was measured"))
+    matrix, ranking, models, correlations = report.tables()
+    pictures: dict[str, str] = {}
+    without_figures = ""
     try:
         pictures = {name: _picture(figure) for name, figure in figures(report).items()}
     except MissingDependencyError as error:
-        pictures = {}
-        parts.append(Raw('<p class="muted">{}</p>').format(f"Without figures: {error}"))
-    for title, sheet, picture in (
-        ("Accuracy by pair", matrix, "accuracy"),
-        ("Gap and accuracy", correlations, "gap"),
-        ("Models", models, ""),
-        ("All pairs", ranking, ""),
-    ):
-        parts.append(section(title, "", [sheet]))
-        if picture in pictures:
-            alt = f"Figure: {title.lower()}. A table of this page has its numbers."
-            source = f"data:image/svg+xml;base64,{pictures[picture]}"
-            parts.append(Raw('<figure><img alt="{}" src="{}"></figure>').format(alt, source))
-    return page(f"Model pairs on {Path(report.data).name}", Raw("\n").join(parts))
+        without_figures = str(error)
+    parts = [
+        {"title": title, "section": section(title, "", [shown]), "picture": pictures.get(picture, "")}
+        for title, shown, picture in (
+            ("Accuracy by pair", matrix, "accuracy"),
+            ("Gap and accuracy", correlations, "gap"),
+            ("Models", models, ""),
+            ("All pairs", ranking, ""),
+        )
+    ]
+    body = render(
+        "model_pairs.html",
+        package=PACKAGE,
+        advice=report.advice,
+        facts=table(("what", "how"), list(report.facts.items()), caption="How it was measured"),
+        without_figures=without_figures,
+        parts=parts,
+    )
+    return page(f"Model pairs on {Path(report.data).name}", body)
 
 
 def _named_correlations(study: PairStudy) -> Sequence[tuple[str, Correlation]]:

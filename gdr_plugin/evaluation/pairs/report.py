@@ -16,7 +16,7 @@ from gdr_plugin.evaluation.pairs.correlation import Correlation
 from gdr_plugin.evaluation.pairs.matrix import PairStudy
 from gdr_plugin.evaluation.pairs.models import NamedModel
 from gdr_plugin.evaluation.pairs.scoring import LogprobTable, Setting
-from gdr_plugin.report.tables import Sheet, estimate_json, estimate_text
+from gdr_plugin.report.tables import Table, estimate_json, estimate_text
 
 __all__ = ["PairsReport", "gap_words", "spread"]
 
@@ -64,18 +64,18 @@ class PairsReport:
             facts["left out"] = f"{self.table.left_out:,} items that not every model could score"
         return facts | {f"not scored: {reason}": f"{count:,}" for reason, count in self.table.reasons.items()}
 
-    def sheets(self, *, shown: int | None = None) -> list[Sheet]:
+    def tables(self, *, shown: int | None = None) -> list[Table]:
         """The tables; `shown` limits the ranking."""
         return [self._matrix(), self._ranking(shown), self._models(), self._correlations()]
 
-    def _matrix(self) -> Sheet:
+    def _matrix(self) -> Table:
         names = self.study.names
         value = {(one.strong, one.weak): f"{one.accuracy.value:.3f}" for one in self.study.pairs}
         rows = tuple((strong, *(value.get((strong, weak), "\N{EN DASH}") for weak in names)) for strong in names)
         note = f"Rows are the strong model, columns the weak one; chance is {self.study.chance:.2f}."
-        return Sheet("accuracy by pair", ("strong \\ weak", *names), rows, note)
+        return Table("accuracy by pair", ("strong \\ weak", *names), rows, note)
 
-    def _ranking(self, shown: int | None) -> Sheet:
+    def _ranking(self, shown: int | None) -> Table:
         pairs = self.study.pairs[:shown]
         rows = tuple(
             (str(rank), one.strong, one.weak, estimate_text(one.accuracy), f"{one.gap:+.3g}")
@@ -84,18 +84,18 @@ class PairsReport:
         note = f"On all {len(self.table.items):,} items, so the first ones look better than they are."
         if len(pairs) < len(self.study.pairs):
             note += f" {len(self.study.pairs) - len(pairs)} more: --json, --html."
-        return Sheet("ranking", ("rank", "strong", "weak", "accuracy (95 %)", "gap"), rows, note)
+        return Table("ranking", ("rank", "strong", "weak", "accuracy (95 %)", "gap"), rows, note)
 
-    def _models(self) -> Sheet:
+    def _models(self) -> Table:
         headers = ["model", "what it is", "own log-prob a token (95 %)"]
         rows = [[one.name, _spelt(one), estimate_text(self.study.own[one.name])] for one in self.models]
         if self.study.gap_source == "external scores":
             headers.append("external score")
             rows = [[*row, f"{self.study.quality[row[0]]:g}"] for row in rows]
         note = f"A pair's gap is the strong model's {gap_words(self.study)} less the weak one's."
-        return Sheet("models", tuple(headers), tuple(map(tuple, rows)), note)
+        return Table("models", tuple(headers), tuple(map(tuple, rows)), note)
 
-    def _correlations(self) -> Sheet:
+    def _correlations(self) -> Table:
         rows = tuple(
             (name, f"{one.value:+.3f}", spread(one.by_models), spread(one.by_items), _number(one.ordered))
             for name, one in (("Pearson", self.study.pearson), ("Spearman", self.study.spearman))
@@ -110,7 +110,7 @@ class PairsReport:
                 f"Over {pairs} pairs of models, the better one as strong. Pairs share models, so models (or items) are "
                 "resampled, never pairs. Counting both orders of a pair adds its mirror image and mostly raises r."
             )
-        return Sheet("does accuracy grow with the gap?", headers, rows, note)
+        return Table("does accuracy grow with the gap?", headers, rows, note)
 
     def to_json(self) -> dict[str, Any]:
         """Everything for machines."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gdr_plugin.api.types import Reduction
-from gdr_plugin.config.load import load_config
+from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.items import load_items
 from gdr_plugin.evaluation.pairs.matrix import study
@@ -99,5 +99,5 @@ def _setting(options: PairsOptions, plugins: Plugins) -> tuple[Setting, str]:
     config = options.config
     if config is None:
         return Setting().reduced(options.reduction), "configuration"
-    loaded, origin = (config, "configuration") if isinstance(config, Config) else (load_config(config), str(config))
+    loaded, origin = named_config(config)
     return Setting.of(loaded, plugins, origin=origin).reduced(options.reduction), origin
