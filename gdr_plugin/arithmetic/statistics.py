@@ -185,11 +185,11 @@ def columns(*values: Values) -> tuple[Column, ...]:
     Raises:
         ValueError: The columns are not of one length.
     """
-    arrays = [np.array([np.nan if value is None else value for value in one], dtype=np.float64) for one in values]
-    if len({len(one) for one in arrays}) > 1:
-        raise ValueError(f"columns of different lengths: {', '.join(str(len(one)) for one in arrays)}")
-    known = np.logical_and.reduce([np.isfinite(one) for one in arrays])
-    return tuple(one[known] for one in arrays)
+    arrays = [np.array([np.nan if value is None else value for value in column], dtype=np.float64) for column in values]
+    if len({len(array) for array in arrays}) > 1:
+        raise ValueError(f"columns of different lengths: {', '.join(str(len(array)) for array in arrays)}")
+    known = np.logical_and.reduce([np.isfinite(array) for array in arrays])
+    return tuple(array[known] for array in arrays)
 
 
 def _correlations(x: Column, y: Column) -> Column:

@@ -95,7 +95,7 @@ def _length(report: Report) -> Table:
 
 
 def _row(name: str, parts: Sequence[Part]) -> list[Cell]:
-    return [name, f"{parts[0].items:,}", f"{parts[0].ties:,}", *(one.accuracy for one in parts)]
+    return [name, f"{parts[0].items:,}", f"{parts[0].ties:,}", *(part.accuracy for part in parts)]
 
 
 def _calibration(report: Report) -> Iterator[Table]:

@@ -59,7 +59,7 @@ def explain_page(rows: Sequence[Explained], origin: Origin) -> str:
         A self-contained HTML document.
     """
     panels = [_panels(row, number) for number, row in enumerate(rows, start=1)]
-    top = _top([cell.ratio for one in panels for panel in one for cell in panel.cells])
+    top = _top([cell.ratio for of_row in panels for panel in of_row for cell in panel.cells])
     unit = UNITS[origin.config.reward.reduction]
     body = render(
         "explain.html",
@@ -67,10 +67,10 @@ def explain_page(rows: Sequence[Explained], origin: Origin) -> str:
         origin=origin,
         unit=unit,
         legend=_legend(top),
-        toggle=any(panel.view == "unguided" for one in panels for panel in one),
+        toggle=any(panel.view == "unguided" for of_row in panels for panel in of_row),
         # Two responses stand side by side; one alone leaves the place to its unguided self.
         view="guided" if any(len(row.row.responses) > 1 for row in rows) else "both",
-        rows=[_row(row, one, top, unit) for row, one in zip(rows, panels, strict=True)],
+        rows=[_row(row, of_row, top, unit) for row, of_row in zip(rows, panels, strict=True)],
     )
     title = f"Where the reward comes from: {origin.source}"
     return page(title, body, style=render("explain.css", package=PACKAGE), script=render("explain.js", package=PACKAGE))
@@ -250,7 +250,9 @@ def _verdicts(panels: Sequence[Panel]) -> list[str]:
         if None in chosen or None in rejected:
             said.append(f"{name}: not every response was scored.")
             continue
-        margin = min(one for one in chosen if one is not None) - max(one for one in rejected if one is not None)
+        margin = min(reward for reward in chosen if reward is not None) - max(
+            reward for reward in rejected if reward is not None
+        )
         verdict = "ranked as labelled" if margin > 0 else "a tie" if margin == 0 else "ranked against the label"
         what = "chosen" if len(chosen) == 1 else "lowest chosen"
         other = "rejected" if len(rejected) == 1 else "highest rejected"

@@ -17,7 +17,7 @@ from gdr_plugin.config.schema import Config
 from gdr_plugin.data.item import Item
 from gdr_plugin.data.preference_formats import LABEL
 from gdr_plugin.evaluation.ablations.ablate import Ablations, Line, ablate
-from gdr_plugin.evaluation.ablations.report import as_figure, as_html, as_json, tables, summary
+from gdr_plugin.evaluation.ablations.report import as_figure, as_html, as_json, summary, tables
 from gdr_plugin.models.fake import FakeChat, FakeModel
 from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.reward.resolve import resolve_names
@@ -198,10 +198,7 @@ def test_a_benchmark_s_own_domain_is_the_oracle_s(made: Callable[..., GuidedDens
 def test_rows_of_an_unknown_domain_are_left_out_of_the_oracle_s_line_and_counted(
     made: Callable[..., GuidedDensityRatio],
 ) -> None:
-    ratio = made(PlantedModel("s", instructed), PlantedModel("w", flat))
-    assert ratio.config is not None
-    routing = ratio.config.routing.model_copy(update={"routers": (), "default_domain": "manners"})
-    ratio.config = ratio.config.model_copy(update={"routing": routing})
+    ratio = made(PlantedModel("s", instructed), PlantedModel("w", flat)).variant(chain=RouterChain([], "manners"))
     stranger = Item("x", (Message("user", "Hm?"),), ("good",), ("evil",), "cooking", "all")
     result = ablate(ratio, [*items(6), stranger])
     assert values(result, "router") == {"as configured": 1.0, "the data's domain": 1.0}

@@ -187,9 +187,9 @@ def test_a_second_run_computes_nothing(tmp_path: Path) -> None:
 
 def test_one_model_after_the_other_loads_each_once() -> None:
     strong, weak = PlantedModel("strong", obedient), PlantedModel("weak", indifferent)
-    ratio = GuidedDensityRatio(strong, weak, domains={"all": None}, chain=RouterChain([], "all"))
-    config = parse_config({"strong": "fake:a", "weak": "fake:b", "load": "sequential"})
-    score_prompts(ratio, [prompt(str(number)) for number in range(20)], CRITERIA, config=config)
+    chain = RouterChain([], "all")
+    ratio = GuidedDensityRatio(strong, weak, domains={"all": None}, chain=chain, sequential=True)
+    score_prompts(ratio, [prompt(str(number)) for number in range(20)], CRITERIA)
     assert strong.unloaded == weak.unloaded == 1
 
 

@@ -105,7 +105,9 @@ def as_figure(result: Ablations) -> Figure:
 def _grid(result: Ablations) -> Table:
     """Form of guidance by placement and reduction."""
     present = {key for cells in result.grid.values() for key in cells}
-    columns = [(place, one) for place in ("both", "strong") for one in REDUCTIONS if (place, one) in present]
+    columns = [
+        (place, reduction) for place in ("both", "strong") for reduction in REDUCTIONS if (place, reduction) in present
+    ]
     rows = tuple(
         (name, *(_plain(result.grid[form].get(column)) for column in columns))
         for form, name in FORM_NAMES.items()
@@ -113,7 +115,7 @@ def _grid(result: Ablations) -> Table:
     )
     return Table(
         "Do the answers depend on each other? Accuracy by guidance, who sees it, and reduction",
-        ("guidance", *(f"{'both' if place == 'both' else 'strong'}, {one}" for place, one in columns)),
+        ("guidance", *(f"{'both' if place == 'both' else 'strong'}, {reduction}" for place, reduction in columns)),
         rows,
         "Intervals are about as wide as above; the JSON has them.",
     )

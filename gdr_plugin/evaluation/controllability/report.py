@@ -61,10 +61,10 @@ class ControllabilityReport:
     @property
     def summary(self) -> str:
         """One line on what was compared."""
-        one = self.result
-        missing = f", {one.not_scored:,} scores missing" if one.not_scored else ""
+        result = self.result
+        missing = f", {result.not_scored:,} scores missing" if result.not_scored else ""
         return (
-            f"{one.prompts:,} prompts, {one.responses:,} responses, {len(one.criteria)} criteria{missing}; "
+            f"{result.prompts:,} prompts, {result.responses:,} responses, {len(result.criteria)} criteria{missing}; "
             f"strong {self.strong}, weak {self.weak}. A share says how often the response that meets the criterion "
             "beats another response to the same prompt (chance: 0.5); 95 % intervals resample prompts."
         )
@@ -91,7 +91,7 @@ class ControllabilityReport:
 
     def json(self) -> dict[str, Any]:
         """Everything for machines: plain values, shares between 0 and 1."""
-        one = self.result
+        result = self.result
 
         def plain(tables: Mapping[str, Numbers]) -> dict[str, Any]:
             return {
@@ -104,17 +104,17 @@ class ControllabilityReport:
             "strong": self.strong,
             "weak": self.weak,
             "configured": {"placement": self.placement, "reduction": self.reduction},
-            "prompts": one.prompts,
-            "responses": one.responses,
-            "not_scored": one.not_scored,
+            "prompts": result.prompts,
+            "responses": result.responses,
+            "not_scored": result.not_scored,
             "criteria": {
                 name: {"instruction": self.criteria[name].instruction, "prompts": count}
-                for name, count in one.criteria.items()
+                for name, count in result.criteria.items()
             },
-            "settings": {name: SETTINGS[name].label for name in one.winners},
-            "shares": plain(one.shares),
-            "gains": plain(one.gains),
-            "winners": one.winners,
+            "settings": {name: SETTINGS[name].label for name in result.winners},
+            "shares": plain(result.shares),
+            "gains": plain(result.gains),
+            "winners": result.winners,
         }
 
     def _overall(self) -> Table:
@@ -198,7 +198,7 @@ def run_controllability(
     criteria = criteria_of(prompts, config, plugins)
     ratio = GuidedDensityRatio.from_config(config, plugins=plugins, store=store)
     try:
-        found = score_prompts(ratio, prompts, criteria, config=config, progress=progress)
+        found = score_prompts(ratio, prompts, criteria, progress=progress)
     finally:
         if ratio.store is not None:
             ratio.store.close()

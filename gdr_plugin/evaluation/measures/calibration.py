@@ -83,8 +83,8 @@ def _bins(margin: Column, worth: Column, temperature: float) -> tuple[Bin, ...]:
 
 
 def _error(bins: Sequence[Bin]) -> float:
-    total = sum(one.accuracy.n for one in bins)
-    return sum(abs(one.confidence - one.accuracy.value) * one.accuracy.n for one in bins) / total
+    total = sum(own.accuracy.n for own in bins)
+    return sum(abs(own.confidence - own.accuracy.value) * own.accuracy.n for own in bins) / total
 
 
 def _temperature(margin: Column) -> float | None:
