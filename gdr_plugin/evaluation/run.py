@@ -34,7 +34,7 @@ class Outputs:
     html: Path | None = None
     rows: Path | None = None
     plot: Path | None = None
-    """Of the ablations."""
+    """The figure of the ablations."""
 
     def check(self, *inputs: str | Path | None) -> None:
         """Refuse what could not be written at the end, before anything is scored.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gdr_plugin.evaluation.ablations.ablate import Ablations
 
 VERSION = 1
-"""Of the JSON's keys: rises when one changes its meaning or goes."""
+"""Version of the JSON's keys: it rises when a key changes its meaning or goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def evaluate_items(
     Args:
         ratio: The reward; with a store, what it has seen is not computed again.
         items: What to score.
-        format: The data's format (a name of `formats.FORMATS`): what makes an item right, and which sections are
+        format: The data's format (see `data.preference_formats`): what makes an item right, and which sections are
             published.
         progress: Told how many items are done.
 

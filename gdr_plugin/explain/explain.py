@@ -54,7 +54,7 @@ def explain(
         out: The HTML file; it appears when it is complete.
         ids: Only the rows with these ids.
         limit: Only so many rows; None: all that `ids` name, else the first 20.
-        format: Of preference data, as for `read_items`.
+        format: Format of preference data, as for `read_items`.
         columns: New name -> the input's name of columns.
         plugins: Where names are looked up; default: built-in and installed plugins.
         progress: Told how many rows are done.

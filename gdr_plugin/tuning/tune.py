@@ -53,7 +53,7 @@ class TuneOptions:
     seed: int = 0
     """Which pairs are searched on and which are held out."""
     format: str = "auto"
-    """The data's format; see `items.load_items`."""
+    """The data's format; see `data.items.load_items`."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """New name -> the input's name of columns."""
     limit: int | None = None
@@ -75,7 +75,7 @@ def tune(
     """Search for the guidance that makes a reward agree with labelled pairs, and say whether it is shown to help.
 
     Args:
-        source: Labelled pairs, as for `evaluation.items.load_items`.
+        source: Labelled pairs, as for `data.items.load_items`.
         config: The gdr.yaml: models, placement, reduction, store.
         out: The guidance file to write; written only when the guidance is shown to help.
         options: What to search for.

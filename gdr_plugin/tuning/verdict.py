@@ -55,7 +55,7 @@ def compare(tuned: PromptResults, unguided: PromptResults, configured: PromptRes
     Args:
         tuned: The winner's results, one a held-out prompt.
         unguided: Those without guidance, for the same prompts.
-        configured: Those of gdr.yaml's guidance, likewise.
+        configured: Those of gdr.yaml's guidance, for the same prompts.
 
     Returns:
         The comparison, or None when no prompt was scored by all three.

@@ -321,7 +321,7 @@ def test_advice_warns_of_chance_and_of_few_items(data: Path) -> None:
     rng = np.random.default_rng(1)
     noise = study(table_of({f"m{n}": rng.normal(size=60).tolist() for n in range(4)}, 60))
     text = advice(noise, choose(noise))
-    assert "none of these pairs" in text
+    assert "none of these model pairs" in text
     assert "wide intervals" in text
     one = study(table_of({"a": [1.0], "b": [0.0]}, 1))
     assert choose(one) is None

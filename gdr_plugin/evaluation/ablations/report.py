@@ -1,4 +1,4 @@
-"""Ablations as tables, a section of a page, JSON and a figure. Knows how they are shown, not how they come about."""
+"""Ablations as tables, a section of a page, JSON and a figure. Knows how they are shown, not how they are measured."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ _WINDOW = 8
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A way to make one number of the four log-probs: who is told the criterion, and what is subtracted."""
+    """One number made of the four log-probs: which model is told the criterion, and what is subtracted."""
 
     label: str
     plus: tuple[Side, bool]
@@ -70,7 +70,7 @@ class Told:
     guided: Mapping[str, Score]
     """Kind of response (the criterion that it meets) -> its score with both models told `criterion`."""
     unguided: Mapping[str, Score]
-    """Likewise with neither told anything."""
+    """Kind of response -> its score with neither model told anything."""
 
     def values(self, setting: Setting, reduction: Reduction) -> dict[str, float | None]:
         """Kind of response -> its number in a setting; None where it was not scored."""
@@ -99,7 +99,8 @@ class Controllability:
     shares: Mapping[str, Numbers]
     """Criterion, then `(all)` -> setting -> reduction -> the share of comparisons won; intervals resample prompts."""
     gains: Mapping[str, Numbers]
-    """Likewise, less the share of the same comparisons without guidance (`unguided`; with one model: its log-prob)."""
+    """The same keys -> the share, less that of the same comparisons without guidance (`unguided`; with one model: its
+    log-prob)."""
     winners: Mapping[str, Mapping[Reduction, Mapping[str, Mapping[str, float]]]]
     """Setting -> reduction -> what was told -> kind -> the share of prompts whose best response is of that kind."""
 

@@ -49,9 +49,9 @@ class ControllabilityReport:
     strong: str
     weak: str
     placement: Placement
-    """Of gdr.yaml; with `none`, tables that show one placement show `both`."""
+    """gdr.yaml's placement; with `none`, tables that show one placement show `both`."""
     reduction: Reduction
-    """Of gdr.yaml; tables that show one reduction show this."""
+    """gdr.yaml's reduction; tables that show one reduction show this."""
 
     @property
     def shown(self) -> str:

@@ -18,7 +18,7 @@ from gdr_plugin.data.benchmarks import REWARDBENCH, RM_BENCH_DOMAINS, judgebench
 from gdr_plugin.evaluation.measures.item_rules import Comparison, Values, worth
 
 STYLES = ("concise", "detailed", "detailed, markdown")
-"""Of RM-Bench's three responses to each side, in order."""
+"""The styles of RM-Bench's three chosen and three rejected responses, in order."""
 
 
 @dataclass(frozen=True, slots=True)

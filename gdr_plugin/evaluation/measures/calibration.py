@@ -56,7 +56,7 @@ def calibration(margins: Sequence[float | None], worths: Sequence[float | None])
 
     Args:
         margins: One an item; None where it was not scored.
-        worths: 1 right, 0 wrong, 0.5 tied; likewise.
+        worths: One an item: 1 right, 0 wrong, 0.5 tied; None where it was not scored.
 
     Returns:
         The measures, or None without a scored item.

@@ -54,7 +54,7 @@ class LengthBias:
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """What one way of ranking responses is worth."""
+    """The measures of one ranking of responses."""
 
     name: str
     """`ratio`, `strong log-prob`, `longer wins`, `shorter wins`."""
@@ -112,11 +112,11 @@ def lengths(sign: int) -> Ranking:
 def measure(
     name: str, reduction: str, ranking: Ranking, scored: Sequence[ItemScores], *, format: str = "plain"
 ) -> Measures:
-    """Compute everything of one way of ranking.
+    """Measure one ranking of responses.
 
     Args:
-        name: What it is called.
-        reduction: Likewise.
+        name: The ranking's name in tables.
+        reduction: The reduction's name in tables; `tokens` for lengths.
         ranking: Gives responses their numbers.
         scored: The items with their scores.
         format: The data's format: says what makes an item right, and which sections are published.

@@ -1,7 +1,7 @@
-"""Which pair to use, and how good it is without flattering it.
+"""Which model pair to use, and how good it is without flattering it.
 
-The best of many pairs looks better than it is: it was picked for its luck as well. So the pair is chosen on one half of
-the prompts and judged on the other. Knows a `ModelPairStudy`; nothing of how it is shown.
+The best of many model pairs looks better than it is: it was picked for its luck as well. So the pair is chosen on one
+half of the prompts and judged on the other. Knows a `ModelPairStudy`; nothing of how it is shown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FEW = 100
 
 @dataclass(frozen=True, slots=True)
 class ModelPairChoice:
-    """The pair that came out first on one half of the prompts, and what it did on the other."""
+    """The model pair that came out first on one half of the prompts, and what it did on the other."""
 
     strong: str
     weak: str
@@ -54,11 +54,11 @@ class ModelPairChoice:
 
 
 def choose(study: ModelPairStudy, *, seed: int = 0) -> ModelPairChoice | None:
-    """Choose a pair on the items of one half of the prompts, drawn at random, and judge it on the others.
+    """Choose a model pair on the items of one half of the prompts, drawn at random, and judge it on the others.
 
     Args:
         study: All ordered pairs.
-        seed: Of the halves and of all resampling.
+        seed: Seed of the halves and of all resampling.
 
     Returns:
         The choice, or None with fewer than two prompts: there is nothing to hold out.
@@ -94,17 +94,17 @@ def choose(study: ModelPairStudy, *, seed: int = 0) -> ModelPairChoice | None:
 
 
 def advice(study: ModelPairStudy, choice: ModelPairChoice | None) -> str:
-    """One plain paragraph: which pair to use and why, or why none."""
+    """One plain paragraph: which model pair to use and why, or why none."""
     if choice is None:
-        return "One prompt is not enough to choose a pair: give at least two, better a few hundred."
+        return "One prompt is not enough to choose a model pair: give at least two, better a few hundred."
     name = f"{choice.strong} over {choice.weak}"
     held = choice.held_out
     on_both = f"{estimate_text(held)} on the {held.n} items that had no part in the choice"
     seen = f"{choice.chosen_on.value:.3f} on the {choice.chosen_on.n} that it was chosen by, best of {choice.best_of}"
     if not choice.better_than_chance:
         parts = [
-            f"Use none of these pairs on this evidence: the best, {name}, has accuracy {on_both}, which is not above "
-            f"chance, {choice.chance:.2f} ({seen}).",
+            f"Use none of these model pairs on this evidence: the best, {name}, has accuracy {on_both}, which is not "
+            f"above chance, {choice.chance:.2f} ({seen}).",
             "Try models that differ more in how they were aligned, or more items.",
         ]
     else:

@@ -26,25 +26,25 @@ GapSource = Literal["external scores", "own log-prob accuracy"]
 
 @dataclass(frozen=True, slots=True)
 class ModelPairResult:
-    """One ordered pair of models as a reward."""
+    """One ordered model pair as a reward."""
 
     strong: str
     weak: str
     accuracy: Estimate
-    """Share of items that `log p_strong - log p_weak` gets right, a tied pair being half; resampled by item."""
+    """Share of items that `log p_strong - log p_weak` gets right, a tie being half; resampled by item."""
     gap: float
     """The strong model's quality less the weak model's."""
 
 
 @dataclass(frozen=True)
 class ModelPairStudy:
-    """What is known of all ordered pairs."""
+    """What is known of all ordered model pairs."""
 
     names: tuple[str, ...]
     chance: float
     """The accuracy of a coin: 0.5 where each item is a pair of responses."""
     model_pairs: tuple[ModelPairResult, ...]
-    """All ordered pairs, the most accurate first; equals in the order given."""
+    """All ordered model pairs, the most accurate first; equals in the order given."""
     worth: dict[tuple[str, str], Column]
     """`(strong, weak)` -> what each item is worth, from 0 (wrong) to 1 (right), `(items,)`."""
     prompts: tuple[int, ...]
@@ -62,7 +62,7 @@ class ModelPairStudy:
     spearman: Correlation | None
 
     def model_pair(self, strong: str, weak: str) -> ModelPairResult:
-        """One ordered pair's result."""
+        """The result of one ordered model pair."""
         return next(result for result in self.model_pairs if (result.strong, result.weak) == (strong, weak))
 
     def quality_on(self, items: npt.NDArray[np.intp]) -> dict[str, float]:
@@ -75,13 +75,13 @@ class ModelPairStudy:
 def study(
     table: LogprobTable, *, format: str = "plain", quality: Mapping[str, float] | None = None, seed: int = 0
 ) -> ModelPairStudy:
-    """Judge all ordered pairs of models on the same items, by the rules of `gdr evaluate`.
+    """Judge all ordered model pairs on the same items, by the rules of `gdr evaluate`.
 
     Args:
         table: Log-probs from `score_models`.
         format: The data's format: it says what makes an item right.
         quality: Name -> external score; default: the accuracy of each model's own log-prob a token on the same items.
-        seed: Of all resampling.
+        seed: Seed of all resampling.
 
     Returns:
         Accuracies with intervals, gaps, and how the two go together.

@@ -52,7 +52,7 @@ def models_of(arguments: Sequence[str], file: Path | None = None) -> list[NamedM
     named += read_models(file) if file is not None else []
     if len(named) < 2:
         raise ConfigError(
-            f"a pair needs two models: {len(named)} given; name more as MODEL, or in --models models.yaml"
+            f"a model pair needs two models: {len(named)} given; name more as MODEL, or in --models models.yaml"
         )
     seen: dict[str, NamedModel] = {}
     for model in named:

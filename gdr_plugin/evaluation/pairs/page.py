@@ -1,4 +1,4 @@
-"""A comparison of model pairs as figures and as a page. Knows what to draw; how is `report.plots`' business."""
+"""A comparison of model pairs as figures and as a page. Knows what to draw; `report.plots` knows how."""
 
 from __future__ import annotations
 

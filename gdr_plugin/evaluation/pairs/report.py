@@ -38,12 +38,12 @@ class ModelPairsReport:
 
     @cached_property
     def choice(self) -> ModelPairChoice | None:
-        """The pair chosen on one half of the items and judged on the other."""
+        """The model pair chosen on one half of the items and judged on the other."""
         return choose(self.study, seed=self.seed)
 
     @property
     def advice(self) -> str:
-        """Which pair to use and why, in one paragraph."""
+        """Which model pair to use and why, in one paragraph."""
         return advice(self.study, self.choice)
 
     @property
@@ -113,7 +113,7 @@ class ModelPairsReport:
         else:
             pairs = self.study.pearson.pairs if self.study.pearson else 0
             note = (
-                f"Over {pairs} pairs of models, the better one as strong. Pairs share models, so models (or items) are "
+                f"Over {pairs} model pairs, the better one as strong. Pairs share models, so models (or items) are "
                 "resampled, never pairs. Counting both orders of a pair adds its mirror image and mostly raises r."
             )
         return Table("does accuracy grow with the gap?", headers, rows, note)

@@ -1,7 +1,7 @@
 """Which two of N models make the best reward? From names and a data set to a report.
 
 Knows the order of things: everything that can be wrong is found before a model loads. The study's idea is the source's:
-"Preference Data Annotation with Guided Density Ratios" (arXiv 2411.02481) compares 221 pairs of models and finds the
+"Preference Data Annotation with Guided Density Ratios" (arXiv 2411.02481) compares 221 model pairs and finds the
 reward better the larger their gap in alignment.
 """
 
@@ -28,7 +28,7 @@ __all__ = ["ModelPairsOptions", "compare_model_pairs"]
 
 @dataclass(frozen=True, slots=True)
 class ModelPairsOptions:
-    """How pairs are compared."""
+    """How model pairs are compared."""
 
     models_file: Path | None = None
     """A models.yaml with further models."""
@@ -39,7 +39,7 @@ class ModelPairsOptions:
     gap_scores: Path | None = None
     """CSV with external scores; default: each model's own log-prob accuracy."""
     format: str = "auto"
-    """The data's format; see `items.read_items`."""
+    """The data's format; see `data.items.read_items`."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """New name -> the input's name of columns."""
     limit: int | None = None
@@ -47,7 +47,7 @@ class ModelPairsOptions:
     skip_bad: bool = False
     """Whether bad rows are left out rather than stop."""
     seed: int = 0
-    """Of the halves and of all resampling."""
+    """Seed of the halves and of all resampling."""
 
 
 def compare_model_pairs(
@@ -58,7 +58,7 @@ def compare_model_pairs(
     plugins: Plugins | None = None,
     progress: Progress | None = None,
 ) -> ModelPairsReport:
-    """Judge all ordered pairs of some models as rewards; each model scores each text once.
+    """Judge all ordered model pairs as rewards; each model scores each text once.
 
     Args:
         models: `[NAME=]MODEL[+ADAPTER]` each; see `models.model_of`.

@@ -1,4 +1,4 @@
-"""N passes: every model scores every response once, alone; all pairs of models are subtractions afterwards.
+"""N passes: every model scores every response once, alone; all model pairs are subtractions afterwards.
 
 Knows the order of things: open all models, decide the domains, one model after the other into the store. What the
 numbers mean is `matrix`' business.
@@ -94,7 +94,7 @@ class LogprobTable:
     names: tuple[str, ...]
     """The models' short names, in the order given."""
     items: tuple[Item, ...]
-    """The items of which every model scored every response: all pairs of models are judged on the same ones."""
+    """The items of which every model scored every response: all model pairs are judged on the same ones."""
     left_out: int
     """How many other items there are; `reasons` says why."""
     strong: dict[str, Column]
@@ -247,7 +247,7 @@ def _count_reasons(name: str, scores: Sequence[ItemScores], reasons: Counter[str
     """Count why responses were not scored.
 
     Raises:
-        ModelError: None was: no pair with this model could be judged.
+        ModelError: None was scored: no model pair with this model could be judged.
     """
     found = [score.reason for own in scores for score in (*own.chosen, *own.rejected)]
     missing = [without_numbers(reason.removeprefix("strong model: ")) for reason in found if reason]
