@@ -14,9 +14,8 @@ import yaml
 from gdr_plugin.annotation.summary import RunFacts, Summary
 from gdr_plugin.annotation.tables import TABLES
 from gdr_plugin.api.guidance import RenderedGuidance
+from gdr_plugin.arithmetic.reduction import UNITS
 from gdr_plugin.config.schema import Config
-
-_UNITS = {"sum": "nats", "mean": "nats a token", "per_byte": "nats a byte"}
 
 
 def card(summary: Summary, config: Config, rendered: Mapping[str, RenderedGuidance]) -> str:
@@ -28,7 +27,7 @@ def card(summary: Summary, config: Config, rendered: Mapping[str, RenderedGuidan
         rendered: Each domain's guidance.
     """
     run = summary["run"]
-    unit = _UNITS[config.reward.reduction]
+    unit = UNITS[config.reward.reduction]
     sections = [
         _front_matter(),
         "# Preference data from a guided density ratio\n",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gdr_plugin.api.errors import OutputError
-from gdr_plugin.config.load import load_config
+from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.items import Data, load_items
 from gdr_plugin.evaluation.ablations import report as ablations_report
@@ -34,7 +34,7 @@ class Outputs:
     html: Path | None = None
     rows: Path | None = None
     plot: Path | None = None
-    """Of the ablations."""
+    """The figure of the ablations."""
 
     def check(self, *inputs: str | Path | None) -> None:
         """Refuse what could not be written at the end, before anything is scored.
@@ -100,7 +100,7 @@ def evaluate_data(
     outputs = outputs or Outputs()
     outputs.check(source, None if isinstance(config, Config) else config)
     plugins = plugins or Plugins()
-    config, named = (config, "configuration") if isinstance(config, Config) else (load_config(config), str(config))
+    config, named = named_config(config)
     resolved = resolve_names(config, plugins, origin=named)
     data = load_items(
         source,
@@ -110,12 +110,12 @@ def evaluate_data(
         check=field_check(resolved.routers, resolved.guidances, origin=named),
         skip_bad=skip_bad,
     )
-    ratio = GuidedDensityRatio.from_config(config, plugins=plugins, store=DEFAULT_STORE)
+    ratio = GuidedDensityRatio.from_config(config, plugins=plugins, store=DEFAULT_STORE, resolved=resolved)
     try:
         report = evaluate_items(ratio, data.items, format=data.format, progress=progress)
         origin = _origin(source, named, data, ratio)
         if ablations:
-            variants = ablate(ratio, data.items, plugins=plugins, format=data.format, progress=progress)
+            variants = ablate(ratio, data.items, format=data.format, progress=progress)
             report = replace(report, ablations=variants)
     finally:
         if ratio.store is not None:

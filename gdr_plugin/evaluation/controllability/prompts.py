@@ -46,7 +46,7 @@ def read_control_prompts(source: str | Path = DATA) -> list[ControlPrompt]:
     """Read a data set of the module's form.
 
     Args:
-        source: As for `preferences.read.read_rows`; default: the data set of the package.
+        source: As for `data.sources.read_rows`; default: the data set of the package.
 
     Returns:
         Its prompts, in order.
