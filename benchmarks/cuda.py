@@ -32,7 +32,7 @@ from benchmarks.work import Shape, Workload, flops, make, read_candidates
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.config.load import load_config
 from gdr_plugin.models.local import LocalModel, open_local
-from gdr_plugin.models.local.strategies import Rung
+from gdr_plugin.models.local.strategies import Strategy
 
 PAIR = Path(__file__).resolve().parent.parent / "examples" / "demo-pair" / "gdr.yaml"
 SHAPES = {
@@ -71,7 +71,7 @@ def run(ours: LocalModel, plain: Any, work: Workload, rounds: int, say: Callable
     """
     dtype = str(plain.dtype).removeprefix("torch.")
     ways = [methods.naive(plain, work.spans), methods.padded(plain, work.spans)]
-    ways += [methods.held(ours, work.spans, dtype, rung) for rung in (Rung.CACHED, Rung.PADDED)]
+    ways += [methods.held(ours, work.spans, dtype, strategy) for strategy in (Strategy.CACHED, Strategy.PADDED)]
     ways.append(methods.ours(ours, work.spans, dtype))
     for way in ways:
         assert way.heaviest is not None
@@ -89,7 +89,7 @@ def run(ours: LocalModel, plain: Any, work: Workload, rounds: int, say: Callable
             "work": work.name,
             "method": timing.method.name,
             "dtype": dtype,
-            "seconds": [round(one, 5) for one in timing.seconds],
+            "seconds": [round(seconds, 5) for seconds in timing.seconds],
             "median_s": timing.median,
             "peak_mb": peak_mb,
             **_errors(timing, truth),
@@ -129,7 +129,7 @@ def waits(way: Method, device: torch.device) -> int | None:
             way.parts[0]()
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    return sum("synchroniz" in str(one.message) for one in found)
+    return sum("synchroniz" in str(warning.message) for warning in found)
 
 
 def matmul(device: torch.device, dtype: torch.dtype) -> float:

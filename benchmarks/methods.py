@@ -16,8 +16,8 @@ import torch
 from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local.engine import Engine
-from gdr_plugin.models.local.forward import Network
-from gdr_plugin.models.local.strategies import Rung
+from gdr_plugin.models.local.network import Network
+from gdr_plugin.models.local.strategies import Strategy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -174,20 +174,23 @@ def ours(model: LogprobModel, spans: Sequence[TokenSpan], dtype: str, name: str 
 def _little(spans: Sequence[TokenSpan]) -> list[TokenSpan]:
     """Two responses to each of two prompts at most, and then one alone: each kind of pack once."""
     contexts = list(dict.fromkeys(span.context for span in spans))[:2]
-    return [span for context in contexts for span in [one for one in spans if one.context == context][:2]]
+    found: list[TokenSpan] = []
+    for context in contexts:
+        found += [span for span in spans if span.context == context][:2]
+    return found
 
 
-def held(model: LocalModel, spans: Sequence[TokenSpan], dtype: str, rung: Rung) -> Method:
-    """Our engine held on a lower rung of its ladder."""
+def held(model: LocalModel, spans: Sequence[TokenSpan], dtype: str, strategy: Strategy) -> Method:
+    """Our engine held on one strategy, even where the architecture allows a faster one."""
     with model.running() as loaded:
         engine = Engine(Network(loaded))
-    engine.rung = rung
+    engine.strategy = strategy
 
     def run() -> dict[int, Logprobs]:
         with model.running():
             return dict(enumerate(engine.score(spans)))
 
-    return Method(f"ours, rung {int(rung)}", dtype, [run], heaviest=run, reset=engine.kept.clear)
+    return Method(f"ours, {strategy.name.lower()}", dtype, [run], heaviest=run, reset=engine.kept.clear)
 
 
 def _dtype(model: PreTrainedModel) -> str:

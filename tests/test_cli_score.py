@@ -198,7 +198,10 @@ BAD = {
     "no response": ('{"prompt": "p"}\n', "line 3: there is no column 'response' among prompt"),
     "empty prompt": ('{"prompt": "", "response": "r"}\n', "line 3: `prompt` is empty"),
     "duplicate": ('{"prompt": "p", "response": "r", "id": "r1"}\n', "line 3: duplicate id 'r1', first used in line 2"),
-    "domain": ('{"prompt": "p", "response": "r", "domain": "saftey"}\n', "line 3: unknown domain 'saftey'"),
+    "domain": (
+        '{"prompt": "p", "response": "r", "domain": "saftey"}\n',
+        "line 3: column 'domain': unknown domain 'saftey'",
+    ),
 }
 
 

@@ -21,8 +21,9 @@ FLOORS = (
     {"gdr_plugin.models", "gdr_plugin.models.text", "gdr_plugin.routing"},
     {"gdr_plugin.models.local", "gdr_plugin.evaluation.measures"},
     {"gdr_plugin.sampling", "gdr_plugin.reward"},
-    {"gdr_plugin", "gdr_plugin.scoring", "gdr_plugin.serve", "gdr_plugin.annotation"},
+    {"gdr_plugin", "gdr_plugin.scoring", "gdr_plugin.serve"},
     {
+        "gdr_plugin.annotation",
         "gdr_plugin.evaluation.ablations",
         "gdr_plugin.evaluation.controllability",
         "gdr_plugin.evaluation.pairs",

@@ -123,7 +123,7 @@ class TestStoredModel:
         StoredModel(other, store).score(spans(5))
         assert other.scored_spans == 5
 
-    def test_a_model_beside_itself_is_asked_once(self, store: LogprobStore) -> None:
+    def test_a_model_that_is_both_sides_is_asked_once(self, store: LogprobStore) -> None:
         inner = FakeModel("a")
         models = [StoredModel(inner, store), StoredModel(inner, store)]
         for one, other in (models, models[:1] * 2):
@@ -360,8 +360,8 @@ KILLED = """
 import sys
 from pathlib import Path
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.store import LogprobStore
-from gdr_plugin.types import TokenSpan
+from gdr_plugin.store.store import LogprobStore
+from gdr_plugin.api.types import TokenSpan
 
 store, model = LogprobStore(Path(sys.argv[1])), FakeModel("a")
 n = 0

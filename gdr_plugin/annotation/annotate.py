@@ -1,32 +1,29 @@
 """Prompts to preference pairs: what `gdr annotate` does.
 
-Knows the order of things: check everything, claim the folder, work through the windows (`job`), write the files
-(`finish`). Nothing is made before everything that can be checked without weights has been checked.
+Knows the order of things: check everything, claim the folder, work through the windows (`windows`), write the files
+(`outputs`). Nothing is made before everything that can be checked without weights has been checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gdr_plugin.annotation.options import AnnotateOptions, describe_run, open_policy, versions
-from gdr_plugin.annotation.outputs import Picking, finish
-from gdr_plugin.annotation.prompts import Prompts
+from gdr_plugin.annotation.outputs import Picking, write_outputs
+from gdr_plugin.annotation.prompts import read_prompts
 from gdr_plugin.annotation.run_folder import RunFolder
 from gdr_plugin.annotation.selectors import find_selector
-from gdr_plugin.annotation.windows import Job, window_size
-from gdr_plugin.api.routers import Router, RoutingContext
-from gdr_plugin.api.types import Sample
+from gdr_plugin.annotation.summary import InputFacts, RunFacts, RunOrigin, Summary
+from gdr_plugin.annotation.windows import Windows
 from gdr_plugin.arithmetic.noise import RewardNoise
 from gdr_plugin.config.load import load_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.plugins.registry import Plugins
-from gdr_plugin.progress import Progress
+from gdr_plugin.progress import Progress, silent
 from gdr_plugin.reward.resolve import resolve_names
 from gdr_plugin.reward.reward import GuidedDensityRatio
-from gdr_plugin.routing import FieldRouter
+from gdr_plugin.routing import field_check
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +31,7 @@ class Annotated:
     """A finished run."""
 
     out: Path
-    summary: dict[str, Any]
+    summary: Summary
     """What summary.json says."""
     already_complete: bool
     """Whether the run had been finished before, so that nothing was done."""
@@ -72,52 +69,39 @@ def annotate(
     root = Path(out)
     plugins = plugins or Plugins()
     config, origin = (config, "configuration") if isinstance(config, Config) else (load_config(config), str(config))
-    routers = resolve_names(config, plugins, origin=origin).routers
+    resolved = resolve_names(config, plugins, origin=origin)
     selector = find_selector(options.select, plugins.selectors())
     RunFolder.check_usable(root)
     sampler = open_policy(config, options)
-    ratio = GuidedDensityRatio.from_config(config, plugins=plugins)
-    prompts = Prompts(
+    ratio = GuidedDensityRatio.from_config(config, plugins=plugins, resolved=resolved)
+    with read_prompts(
         source,
         columns=options.columns,
         limit=options.limit,
         sampled=sampler is not None,
-        check_fields=_field_check(routers, ratio),
-    )
-    inventory = prompts.check(skip_bad=options.skip_bad)
-    compare = describe_run(config, options, inventory, ratio, sampler)
-    run = {"source": str(source), "versions": versions()}
-    with RunFolder(root) as folder:
-        folder.claim(run, compare=compare)
-        done = folder.summary()
-        if done is not None:
+        check=field_check(resolved.routers, resolved.guidances, origin=origin),
+        skip_bad=options.skip_bad,
+    ) as prompts:
+        given: InputFacts = {"rows": len(prompts), "bad": prompts.bad, "content": prompts.fingerprint}
+        identity = describe_run(config, options, given, ratio, sampler)
+        about: RunOrigin = {"source": str(source), "versions": versions()}
+        with RunFolder(root) as folder:
+            folder.claim(about, compare=identity)
+            done = folder.summary()
+            if done is not None:
+                folder.clear_work()
+                return Annotated(root, done, already_complete=True)
+            sequential = config.load == "sequential"
+            if sequential and config.store is None:  # its place could not be made before the folder was ours
+                ratio = GuidedDensityRatio.from_config(
+                    config, plugins=plugins, store=folder.work / "store.sqlite", resolved=resolved
+                )
+            windows = Windows(folder, prompts, ratio, sampler, options, progress or silent)
+            windows.run(sequential=sequential)
+            dtypes = (model.describe().get("dtype") for model in (ratio.strong, ratio.weak))
+            noise = RewardNoise.of(dtypes, ratio.reduction)
+            picking = Picking(selector, options.filters, options.sampling.seed, noise)
+            run: RunFacts = {**about, **identity, "strategies": ratio.strategies}
+            summary = write_outputs(folder, windows.numbers, picking, run, config, ratio.rendered)
             folder.clear_work()
-            return Annotated(root, done, already_complete=True)
-        sequential = config.load == "sequential"
-        if sequential and config.store is None:  # its place could not be made before the folder was ours
-            ratio = GuidedDensityRatio.from_config(config, plugins=plugins, store=folder.work / "store.sqlite")
-        size = window_size(options.sampling.samples if sampler else None)
-        job = Job(folder, prompts, inventory.rows, size, ratio, sampler, options, progress or _silent)
-        job.run(sequential=sequential)
-        dtypes = (model.describe().get("dtype") for model in (ratio.strong, ratio.weak))
-        noise = RewardNoise.of(dtypes, ratio.reduction)
-        picking = Picking(selector, options.filters, options.sampling.seed, noise)
-        summary = finish(folder, job.windows, picking, {**run, **compare, "paths": ratio.paths}, ratio.rendered)
-        folder.clear_work()
-        return Annotated(root, summary, already_complete=False)
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """No progress is shown."""
-
-
-def _field_check(routers: Sequence[Router], ratio: GuidedDensityRatio) -> Callable[[Mapping[str, Any]], None]:
-    """A check that a row's columns name no unknown domain, by the field routers of the chain."""
-    context = RoutingContext(domains=dict.fromkeys(ratio.rendered, ""), model=ratio.strong)
-    fields = [router for router in routers if isinstance(router, FieldRouter)]
-
-    def check(columns: Mapping[str, Any]) -> None:
-        for router in fields:
-            router.route([Sample((), "", fields=columns)], context)
-
-    return check
+            return Annotated(root, summary, already_complete=False)

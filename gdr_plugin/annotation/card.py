@@ -11,33 +11,35 @@ from typing import Any
 
 import yaml
 
+from gdr_plugin.annotation.summary import RunFacts, Summary
 from gdr_plugin.annotation.tables import TABLES
 from gdr_plugin.api.guidance import RenderedGuidance
+from gdr_plugin.arithmetic.reduction import UNITS
+from gdr_plugin.config.schema import Config
 
-_UNITS = {"sum": "nats", "mean": "nats a token", "per_byte": "nats a byte"}
 
-
-def card(summary: Mapping[str, Any], rendered: Mapping[str, RenderedGuidance]) -> str:
+def card(summary: Summary, config: Config, rendered: Mapping[str, RenderedGuidance]) -> str:
     """The text of README.md.
 
     Args:
         summary: What summary.json says.
+        config: The configuration.
         rendered: Each domain's guidance.
     """
     run = summary["run"]
-    unit = _UNITS[run["config"]["reward"]["reduction"]]
+    unit = UNITS[config.reward.reduction]
     sections = [
         _front_matter(),
         "# Preference data from a guided density ratio\n",
         "The better of two responses is the one with the higher `log p_strong(y|x) - log p_weak(y|x)` "
-        f"({run['config']['reward']['reduction']}, in {unit}), both models shown the guidance of the prompt's domain "
+        f"({config.reward.reduction}, in {unit}), both models shown the guidance of the prompt's domain "
         "where the configuration says so. No person has judged these pairs.\n",
         _loading(summary),
         _figures(summary, unit),
         "## Configuration\n",
         _block("yaml", _yaml({"options": run["options"], **run["config"]})),
         "## Models and input\n",
-        _models(run),
+        _models(run, config),
         "## Guidance\n",
         *_guidance(rendered),
     ]
@@ -51,7 +53,7 @@ def _front_matter() -> str:
     return f"---\n{_yaml(head)}---\n"
 
 
-def _loading(summary: Mapping[str, Any]) -> str:
+def _loading(summary: Summary) -> str:
     rows = summary["tables"]
     return _block(
         "python",
@@ -65,7 +67,7 @@ def _loading(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _figures(summary: Mapping[str, Any], unit: str) -> str:
+def _figures(summary: Summary, unit: str) -> str:
     seconds = summary["seconds"]
     parts = [
         "## Figures\n",
@@ -92,11 +94,9 @@ def _figures(summary: Mapping[str, Any], unit: str) -> str:
         f"Margins (chosen minus rejected, in {unit}) and lengths (in the strong model's tokens):\n",
         _spreads(summary),
     ]
-    if summary["pairs"]:
-        parts.append(
-            f"Chosen is the longer one in {summary['chosen_longer']:.1%} of the pairs, "
-            f"the shorter one in {summary['chosen_shorter']:.1%}.\n"
-        )
+    longer, shorter = summary["chosen_longer"], summary["chosen_shorter"]
+    if longer is not None and shorter is not None:
+        parts.append(f"Chosen is the longer one in {longer:.1%} of the pairs, the shorter one in {shorter:.1%}.\n")
     if summary["pairs_within_noise"]:
         parts.append(
             "`gdr_within_noise` marks pairs whose margin is under three standard deviations of the rounding error that "
@@ -106,17 +106,17 @@ def _figures(summary: Mapping[str, Any], unit: str) -> str:
     return "\n".join(parts)
 
 
-def _noise(summary: Mapping[str, Any]) -> list[tuple[str, int]]:
+def _noise(summary: Summary) -> list[tuple[str, int]]:
     hidden = summary["pairs_within_noise"]
     return [] if hidden is None else [("pairs whose margin may be rounding", hidden)]
 
 
-def _spreads(summary: Mapping[str, Any]) -> str:
+def _spreads(summary: Summary) -> str:
     columns = ("mean", "p10", "p25", "median", "p75", "p90")
-    named = [(f"margin, {name}", one["margin"]) for name, one in summary["domains"].items()]
+    named = [(f"margin, {name}", domain["margin"]) for name, domain in summary["domains"].items()]
     named += [("margin, all", summary["margin"])]
-    named += [(f"{side} tokens", summary[f"{side}_tokens"]) for side in ("chosen", "rejected")]
-    pairs = {f"margin, {name}": one["pairs"] for name, one in summary["domains"].items()}
+    named += [("chosen tokens", summary["chosen_tokens"]), ("rejected tokens", summary["rejected_tokens"])]
+    pairs = {f"margin, {name}": domain["pairs"] for name, domain in summary["domains"].items()}
     rows = [
         (name, pairs.get(name, summary["pairs"]), *(f"{spread[column]:.3g}" for column in columns))
         for name, spread in named
@@ -125,11 +125,11 @@ def _spreads(summary: Mapping[str, Any]) -> str:
     return _table(("", "pairs", *columns), rows)
 
 
-def _models(run: Mapping[str, Any]) -> str:
-    config, options = run["config"], run["options"]
-    named = {side: config[side]["model"] for side in ("strong", "weak")} | {"policy": options.get("policy")}
-    adapters = {side: config[side]["adapter"] or "" for side in ("strong", "weak")}
-    rows = [(side, named[side], adapters.get(side, ""), key) for side, key in run["models"].items()]
+def _models(run: RunFacts, config: Config) -> str:
+    specs = {"strong": config.strong, "weak": config.weak}
+    names = {side: spec.model for side, spec in specs.items()} | {"policy": run["options"].get("policy")}
+    adapters = {side: spec.adapter or "" for side, spec in specs.items()}
+    rows = [(side, names[side], adapters.get(side, ""), identity) for side, identity in run["models"].items()]
     source = run["source"] if run["source"].startswith("hf:") else run["source"].rpartition("/")[2]
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     return "\n".join(

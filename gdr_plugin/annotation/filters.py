@@ -20,7 +20,7 @@ NOT_SELECTED = "the selector picked no pair"
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a pair must fulfil. That chosen and rejected differ in text and reward is always asked."""
+    """What a pair must fulfil, besides that its texts differ and that the chosen reward is the higher one."""
 
     min_margin: float = 0.0
     """Least difference of the rewards, chosen minus rejected, in the reward's own unit."""
@@ -47,8 +47,8 @@ class Filters:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What became of the candidates of one prompt."""
+class Picked:
+    """The pairs of one prompt, or why there are none."""
 
     pairs: tuple[tuple[int, int], ...]
     """`(chosen, rejected)` indices into the candidates."""
@@ -56,7 +56,7 @@ class Choice:
     """Why there is no pair; None when there is one."""
 
 
-def choose(candidates: Sequence[Candidate], selector: Selector, filters: Filters, rng: random.Random) -> Choice:
+def choose(candidates: Sequence[Candidate], selector: Selector, filters: Filters, rng: random.Random) -> Picked:
     """Select pairs from the scored candidates of one prompt and filter them.
 
     Candidates whose texts differ in white space only count as one, the first: a selector never sees two of them.
@@ -74,13 +74,13 @@ def choose(candidates: Sequence[Candidate], selector: Selector, filters: Filters
         PluginError: The selector returned indices that make no pair.
     """
     if len(candidates) < 2:
-        return Choice((), "fewer than two scored candidates")
+        return Picked((), "fewer than two scored candidates")
     first: dict[str, int] = {}
     for index, candidate in enumerate(candidates):
         first.setdefault(" ".join(candidate.response.split()), index)
     distinct = list(first.values())
     if len(distinct) < 2:
-        return Choice((), IDENTICAL)
+        return Picked((), IDENTICAL)
     offered = [candidates[index] for index in distinct]
     pairs: list[tuple[int, int]] = []
     objections: Counter[str] = Counter()
@@ -96,5 +96,5 @@ def choose(candidates: Sequence[Candidate], selector: Selector, filters: Filters
         else:
             objections[objection] += 1
     if pairs:
-        return Choice(tuple(pairs), None)
-    return Choice((), objections.most_common(1)[0][0] if objections else NOT_SELECTED)
+        return Picked(tuple(pairs), None)
+    return Picked((), objections.most_common(1)[0][0] if objections else NOT_SELECTED)

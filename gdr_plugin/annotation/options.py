@@ -1,4 +1,4 @@
-"""What an annotation run is told, which policy that means, and what two runs must agree on to share a folder."""
+"""The options of an annotation, the policy that they name, and what two runs must agree on to share a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gdr_plugin.annotation.filters import Filters
-from gdr_plugin.annotation.prompts import Inventory
+from gdr_plugin.annotation.summary import InputFacts, RunIdentity
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.config.load import fingerprint
 from gdr_plugin.config.schema import Config
@@ -23,7 +23,7 @@ _PACKAGES = ("gdr-plugin", "torch", "transformers", "tokenizers", "peft", "pyarr
 
 @dataclass(frozen=True, slots=True)
 class AnnotateOptions:
-    """What `gdr annotate` is told beside gdr.yaml."""
+    """What `gdr annotate` can be told besides gdr.yaml."""
 
     select: str = "max-min"
     """Selector that picks the pairs, with its option after a colon: `top-k:3`."""
@@ -84,29 +84,36 @@ def _place(spec: ModelSpec) -> Path | str:
 def describe_run(
     config: Config,
     options: AnnotateOptions,
-    inventory: Inventory,
+    given: InputFacts,
     ratio: GuidedDensityRatio,
     sampler: PolicySampler | None,
-) -> dict[str, Any]:
-    """Everything that decides the result, as JSON: runs that agree in it may go on in one folder.
+) -> RunIdentity:
+    """Everything that decides the result: runs that agree in it may go on in one folder.
 
     What changes the cost only (store, load order, batch and memory sizes) is left out, so that a run may be taken up
     with less memory.
+
+    Args:
+        config: The configuration.
+        options: The options.
+        given: What the input is.
+        ratio: The reward.
+        sampler: The policy; None when the rows bring their responses.
     """
     models = {"strong": ratio.strong.identity, "weak": ratio.weak.identity}
-    told: dict[str, Any] = {"select": options.select, **asdict(options.filters), "seed": options.sampling.seed}
+    chosen: dict[str, Any] = {"select": options.select, **asdict(options.filters), "seed": options.sampling.seed}
     if sampler is not None:
         models["policy"] = sampler.identity
-        told |= {"policy": sampler.name, **asdict(options.sampling)}
+        chosen |= {"policy": sampler.name, **asdict(options.sampling)}
     return {
         "config": config.model_dump(
             mode="json", exclude={"store": True, "load": True, "limits": {"token_budget", "kv_cache_mb"}}
         ),
         "config_content": fingerprint(config),
         "guidance": {domain: rendered.id for domain, rendered in ratio.rendered.items()},
-        "input": {"rows": inventory.rows, "bad": inventory.bad, "content": inventory.fingerprint},
+        "input": given,
         "models": models,
-        "options": told,
+        "options": chosen,
     }
 
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any, cast
 
+from filelock import FileLock, Timeout
+
+from gdr_plugin.annotation.summary import Summary
 from gdr_plugin.api.errors import OutputError
 from gdr_plugin.files import atomic, dumps
+from gdr_plugin.text import one_line
 
 RUN_FILE = "run.json"
 SUMMARY_FILE = "summary.json"
@@ -38,33 +40,26 @@ class RunFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.work = root / WORK_FOLDER
-        self._lock: IO[bytes] | None = None
+        # The lock ends with the process, however that ends.
+        self._lock = FileLock(root / LOCK_FILE, blocking=False, thread_local=False)
 
     def __enter__(self) -> RunFolder:
         self.check_usable(self.root)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.root / LOCK_FILE).open("ab")
+            self._lock.acquire()
+        except Timeout as error:
+            raise OutputError(
+                f"{self.root}: another gdr annotate is working on it: wait for it or choose another -o"
+            ) from error
         except OSError as error:
             raise OutputError(f"{self.root}: cannot be written ({error.strerror}): choose another -o") from error
-        if not (_try_lock(self._lock) and self._lock_is_current()):
-            self._lock.close()
-            raise OutputError(f"{self.root}: another gdr annotate is working on it: wait for it or choose another -o")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._lock is not None:
-            with contextlib.suppress(OSError):  # an open file cannot be removed everywhere; it may stay
-                (self.root / LOCK_FILE).unlink()
-            self._lock.close()
-
-    def _lock_is_current(self) -> bool:
-        """Whether the locked file is still the one in the folder: its last holder may have removed it meanwhile."""
-        assert self._lock is not None
-        try:
-            return os.path.samestat(os.fstat(self._lock.fileno()), (self.root / LOCK_FILE).stat())
-        except OSError:
-            return False
+        with contextlib.suppress(OSError):  # an open file cannot be removed everywhere; it may stay
+            (self.root / LOCK_FILE).unlink()  # while it is held: whoever has opened it meanwhile finds it gone
+        self._lock.release()
 
     @staticmethod
     def check_usable(root: Path) -> None:
@@ -111,10 +106,10 @@ class RunFolder:
                 file.write(json.dumps({**run, "compare": compare}, ensure_ascii=False, indent=2) + "\n")
         return begun
 
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> Summary | None:
         """The finished run's summary, or None while it is not finished."""
         path = self.root / SUMMARY_FILE
-        return self._read(path) if path.exists() else None
+        return cast("Summary", self._read(path)) if path.exists() else None
 
     def has(self, kind: str, window: int) -> bool:
         """Whether a window's shard is complete."""
@@ -127,11 +122,13 @@ class RunFolder:
             file.write(dumps({**header, "records": len(lines)}) + "\n")
             file.writelines(line + "\n" for line in lines)
 
-    def read(self, kind: str, window: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """A window's header and records.
+    @contextlib.contextmanager
+    def reading(self, kind: str, window: int) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """A window's header and records, for a block that makes something of them.
 
         Raises:
-            OutputError: The shard is missing or damaged; the message names the file to delete.
+            OutputError: The shard is missing or damaged, as far as this or the block finds; the message names the file
+                to delete.
         """
         path = self._shard(kind, window)
         try:
@@ -139,9 +136,11 @@ class RunFolder:
                 header, *records = [json.loads(line) for line in file]
             if header["records"] != len(records):
                 raise ValueError("its end is missing")
+            yield header, records
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{path}: cannot be read back ({error}): delete that file and run again") from error
-        return header, records
+            raise OutputError(
+                f"{path}: cannot be read back ({one_line(error)}): delete that file and run again"
+            ) from error
 
     def _has_results(self) -> bool:
         return (self.root / SUMMARY_FILE).exists() or any(self.work.glob("*-*.jsonl"))
@@ -175,19 +174,3 @@ def differences(before: Any, now: Any, at: str = "") -> Iterator[str]:
 def _short(value: object) -> str:
     text = dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _try_lock(file: IO[bytes]) -> bool:
-    """Take an exclusive lock that ends with the process, however it ends; False when another process has it."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

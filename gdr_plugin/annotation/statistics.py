@@ -8,19 +8,20 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from gdr_plugin.annotation.filters import Choice
+from gdr_plugin.annotation.filters import Picked
+from gdr_plugin.annotation.records import ScoredRecord
+from gdr_plugin.annotation.summary import Figures, Spread
 
 _QUANTILES = {"p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9}
 
 
-def spread(values: Sequence[float]) -> dict[str, float] | None:
-    """Mean and quantiles of some numbers; None for none."""
+def spread(values: Sequence[float]) -> Spread | None:
+    """Mean and quantiles of some numbers; None where there are none."""
     if not values:
         return None
     quantiles = np.quantile(np.asarray(values, dtype=np.float64), list(_QUANTILES.values()))
@@ -37,7 +38,7 @@ class _Domain:
 
 @dataclass(slots=True)
 class Statistics:
-    """Counts up prompt by prompt."""
+    """Counts what became of the prompts, one after the other."""
 
     rows: int = 0
     candidates: int = 0
@@ -56,33 +57,39 @@ class Statistics:
     within_noise: Counter[bool | None] = field(default_factory=Counter)
     """Pairs whose margin may be rounding, or not; None where that is not known."""
 
-    def add(self, record: Mapping[str, Any], choice: Choice, within_noise: Sequence[bool | None]) -> None:
-        """Count one prompt with what became of it, and which of its pairs' margins may be rounding."""
-        candidates = record["candidates"]
+    def add(self, record: ScoredRecord, picked: Picked, within_noise: Sequence[bool | None]) -> None:
+        """Count one prompt.
+
+        Args:
+            record: The prompt with its candidates.
+            picked: What became of it.
+            within_noise: Whether each pair's margin may be rounding.
+        """
+        candidates = record.candidates
         self.rows += 1
         self.candidates += len(candidates)
-        self.not_scored.update(one["reason"] for one in candidates if one["reward"] is None)
-        self.unfinished += sum(not one["finished"] for one in candidates)
-        self.truncated += sum(one["truncated"] for one in candidates)
-        if choice.reason is not None:
-            self.rejects[choice.reason] += 1
-        if record["domain"] is None:
+        self.not_scored.update(str(candidate.reason) for candidate in candidates if candidate.reward is None)
+        self.unfinished += sum(not candidate.finished for candidate in candidates)
+        self.truncated += sum(candidate.truncated for candidate in candidates)
+        if picked.reason is not None:
+            self.rejects[picked.reason] += 1
+        if record.domain is None or record.router is None or record.guidance is None:  # nothing to score
             return
-        self.routers[record["router"]] += 1
-        self.guidance[record["guidance"]] += 1
-        domain = self.domains.setdefault(record["domain"], _Domain())
+        self.routers[record.router] += 1
+        self.guidance[record.guidance] += 1
+        domain = self.domains.setdefault(record.domain, _Domain())
         domain.prompts += 1
-        domain.with_pair += bool(choice.pairs)
+        domain.with_pair += bool(picked.pairs)
         self.within_noise.update(within_noise)
-        for chosen, rejected in choice.pairs:
-            good, bad = candidates[chosen], candidates[rejected]
-            domain.margins.append(good["reward"] - bad["reward"])
-            self.chosen_tokens.append(good["strong_tokens"])
-            self.rejected_tokens.append(bad["strong_tokens"])
+        for pair in picked.pairs:
+            chosen, rejected = pair
+            domain.margins.append(record.margin(pair))
+            self.chosen_tokens.append(candidates[chosen].strong_tokens)
+            self.rejected_tokens.append(candidates[rejected].strong_tokens)
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> Figures:
         """Everything counted, as JSON; `default` among the routers counts prompts that no router decided."""
-        margins = [margin for one in self.domains.values() for margin in one.margins]
+        margins = [margin for domain in self.domains.values() for margin in domain.margins]
         pairs = len(margins)
         shorter = sum(a < b for a, b in zip(self.chosen_tokens, self.rejected_tokens, strict=True))
         longer = sum(a > b for a, b in zip(self.chosen_tokens, self.rejected_tokens, strict=True))
@@ -90,7 +97,7 @@ class Statistics:
             "rows": self.rows,
             "pairs": pairs,
             "pairs_within_noise": None if self.within_noise[None] else self.within_noise[True],
-            "prompts_with_pair": sum(one.with_pair for one in self.domains.values()),
+            "prompts_with_pair": sum(domain.with_pair for domain in self.domains.values()),
             "rejects": dict(self.rejects.most_common()),
             "candidates": self.candidates,
             "candidates_not_scored": dict(self.not_scored.most_common(20)),
@@ -105,11 +112,11 @@ class Statistics:
             "guidance": dict(self.guidance.most_common()),
             "domains": {
                 name: {
-                    "prompts": one.prompts,
-                    "with_pair": one.with_pair,
-                    "pairs": len(one.margins),
-                    "margin": spread(one.margins),
+                    "prompts": domain.prompts,
+                    "with_pair": domain.with_pair,
+                    "pairs": len(domain.margins),
+                    "margin": spread(domain.margins),
                 }
-                for name, one in sorted(self.domains.items())
+                for name, domain in sorted(self.domains.items())
             },
         }

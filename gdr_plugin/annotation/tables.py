@@ -19,6 +19,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gdr_plugin.annotation.records import ScoredCandidate, ScoredRecord
 from gdr_plugin.api.errors import OutputError
 from gdr_plugin.files import dumps, sync_folder
 
@@ -117,8 +118,8 @@ class Table:
             self._buffer.clear()
 
 
-class Outputs:
-    """All files of a run, made in a folder beside the final place; a context manager.
+class Tables:
+    """All tables of a run and its rejects, written in a folder beside the final place; a context manager.
 
     Args:
         work: Folder for the files while they are made; its parent is the run's folder.
@@ -130,7 +131,7 @@ class Outputs:
         self._tables = {name: Table(self._folder, name, schema) for name, schema in TABLES.items()}
         self._rejects = (self._folder / "rejects.jsonl").open("w", encoding="utf-8", newline="\n")
 
-    def __enter__(self) -> Outputs:
+    def __enter__(self) -> Tables:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -143,22 +144,29 @@ class Outputs:
         """Rows of each table so far."""
         return {name: table.rows for name, table in self._tables.items()}
 
-    def scored(self, record: Mapping[str, Any]) -> None:
+    def add_candidates(self, record: ScoredRecord) -> None:
         """Add every candidate of a prompt."""
-        for number, candidate in enumerate(record["candidates"]):
+        for number, candidate in enumerate(record.candidates):
             self._tables["candidates"].append(
                 {
-                    "prompt": record["prompt"],
-                    "response": candidate["response"],
-                    "finished": candidate["finished"],
+                    "prompt": _turns(record),
+                    "response": candidate.response,
+                    "finished": candidate.finished,
                     "gdr_candidate": number,
                     **_origin(record),
-                    **{f"gdr_{name}": candidate[name] for name in CANDIDATE_FIELDS},
+                    "gdr_exemplars": record.exemplars,
+                    "gdr_reward": candidate.reward,
+                    "gdr_reason": candidate.reason,
+                    "gdr_strong_logprob": candidate.strong_logprob,
+                    "gdr_weak_logprob": candidate.weak_logprob,
+                    "gdr_strong_tokens": candidate.strong_tokens,
+                    "gdr_weak_tokens": candidate.weak_tokens,
+                    "gdr_truncated": candidate.truncated,
                 }
             )
 
-    def pairs(
-        self, record: Mapping[str, Any], pairs: Sequence[tuple[int, int]], within_noise: Sequence[bool | None]
+    def add_pairs(
+        self, record: ScoredRecord, pairs: Sequence[tuple[int, int]], within_noise: Sequence[bool | None]
     ) -> None:
         """Add a prompt's pairs, and their candidates in KTO's form, each once.
 
@@ -168,42 +176,49 @@ class Outputs:
             within_noise: Whether each pair's margin may be rounding; None where that is not known.
         """
         labels: dict[int, bool] = {}
-        for rank, ((chosen, rejected), hidden) in enumerate(zip(pairs, within_noise, strict=True)):
-            good, bad = record["candidates"][chosen], record["candidates"][rejected]
+        for rank, (pair, hidden) in enumerate(zip(pairs, within_noise, strict=True)):
+            chosen, rejected = pair
             self._tables["preferences"].append(
                 {
-                    "prompt": record["prompt"],
-                    "chosen": _turn(good),
-                    "rejected": _turn(bad),
+                    "prompt": _turns(record),
+                    "chosen": _turn(record.candidates[chosen]),
+                    "rejected": _turn(record.candidates[rejected]),
                     "gdr_pair": rank,
-                    "gdr_margin": good["reward"] - bad["reward"],
+                    "gdr_margin": record.margin(pair),
                     "gdr_within_noise": hidden,
                     **_origin(record),
-                    **_side("chosen", chosen, good),
-                    **_side("rejected", rejected, bad),
+                    "gdr_exemplars": record.exemplars,
+                    **_side("chosen", record, chosen),
+                    **_side("rejected", record, rejected),
                 }
             )
             labels.setdefault(chosen, True)
             labels.setdefault(rejected, False)
         for number, label in labels.items():
-            candidate = record["candidates"][number]
+            candidate = record.candidates[number]
             self._tables["kto"].append(
                 {
-                    "prompt": record["prompt"],
+                    "prompt": _turns(record),
                     "completion": _turn(candidate),
                     "label": label,
                     "gdr_candidate": number,
-                    "gdr_reward": candidate["reward"],
-                    "gdr_tokens": candidate["strong_tokens"],
-                    "gdr_finished": candidate["finished"],
+                    "gdr_reward": candidate.reward,
+                    "gdr_tokens": candidate.strong_tokens,
+                    "gdr_finished": candidate.finished,
                     **_origin(record),
                 }
             )
 
-    def reject(self, record: Mapping[str, Any], reason: str, detail: str | None) -> None:
-        """Add a prompt that gives no pair."""
-        line = {"row": record["row"], "id": record["id"], "domain": record.get("domain"), "reason": reason}
-        self._rejects.write(dumps({**line, "detail": detail, "candidates": len(record["candidates"])}) + "\n")
+    def add_reject(self, record: ScoredRecord, reason: str, detail: str | None) -> None:
+        """Add a prompt that gives no pair.
+
+        Args:
+            record: The prompt.
+            reason: Why, as it is counted.
+            detail: Why, in full.
+        """
+        line = {"row": record.row, "id": record.id, "domain": record.domain, "reason": reason}
+        self._rejects.write(dumps({**line, "detail": detail, "candidates": len(record.candidates)}) + "\n")
 
     def publish(self, root: Path) -> None:
         """Put the closed files under their final names.
@@ -221,31 +236,28 @@ class Outputs:
             raise OutputError(f"{root}: cannot be written ({error.strerror}); free space and run again") from error
 
 
-CANDIDATE_FIELDS = (
-    "reward",
-    "reason",
-    "strong_logprob",
-    "weak_logprob",
-    "strong_tokens",
-    "weak_tokens",
-    "truncated",
-)
-"""What a scored candidate says besides its text: the fields of `Score` that differ between responses."""
+def _turns(record: ScoredRecord) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.content} for turn in record.prompt]
 
 
-def _turn(candidate: Mapping[str, Any]) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": candidate["response"]}]
+def _turn(candidate: ScoredCandidate) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": candidate.response}]
 
 
-def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("id", "domain", "router", "guidance", "exemplars")
-    return {f"gdr_{name}": record[name] for name in names}
-
-
-def _side(side: str, number: int, candidate: Mapping[str, Any]) -> dict[str, Any]:
+def _origin(record: ScoredRecord) -> dict[str, str | None]:
     return {
-        f"gdr_{side}_reward": candidate["reward"],
-        f"gdr_{side}_tokens": candidate["strong_tokens"],
-        f"gdr_{side}_finished": candidate["finished"],
-        f"gdr_{side}_candidate": number,
+        "gdr_id": record.id,
+        "gdr_domain": record.domain,
+        "gdr_router": record.router,
+        "gdr_guidance": record.guidance,
+    }
+
+
+def _side(side: str, record: ScoredRecord, place: int) -> dict[str, Any]:
+    candidate = record.candidates[place]
+    return {
+        f"gdr_{side}_reward": candidate.reward,
+        f"gdr_{side}_tokens": candidate.strong_tokens,
+        f"gdr_{side}_finished": candidate.finished,
+        f"gdr_{side}_candidate": place,
     }

@@ -8,186 +8,171 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeAlias
 
 from gdr_plugin.annotation.options import AnnotateOptions
-from gdr_plugin.annotation.outputs import BAD_ROW, NOT_SAMPLED
-from gdr_plugin.annotation.prompts import Prompt, Prompts
+from gdr_plugin.annotation.records import (
+    CANDIDATES,
+    RESPONSES,
+    PromptRecord,
+    ScoredRecord,
+    Seconds,
+    read_responses,
+    write_responses,
+    write_scored,
+)
 from gdr_plugin.annotation.run_folder import RunFolder
-from gdr_plugin.annotation.tables import CANDIDATE_FIELDS
 from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Sample, Score, Side
+from gdr_plugin.data.checked import CheckedRows
+from gdr_plugin.data.rows import PromptRow
+from gdr_plugin.progress import Progress
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.sampling.sample import PolicySampler, Sampled
+from gdr_plugin.scoring.sequential import warm_one_model_at_a_time
 
 WINDOW = 32
-"""Prompts in one window at most: what a killed run does again."""
+"""Most prompts in one window: what a killed run does again."""
 DRAWN = 256
-"""Responses drawn in one window, where a prompt has not more."""
-
-Progress = Callable[[str, int, int], None]
-"""Called as `progress(stage, done, total)`, in prompts."""
-
-Record: TypeAlias = dict[str, Any]
-"""A prompt with what is known of it so far, as JSON."""
+"""Most responses drawn in one window, as far as one prompt does not have more."""
 
 
 def window_size(samples: int | None) -> int:
     """Prompts in a window; depends on nothing that may change when a run is taken up again.
 
     Args:
-        samples: Responses drawn for each prompt; None when they are given.
+        samples: Responses drawn for each prompt; None when the rows bring them.
     """
     return WINDOW if samples is None else max(1, min(WINDOW, DRAWN // samples))
 
 
-class Job:
-    """The windows of one run that are not yet done.
+@dataclass(slots=True)
+class Windows:
+    """The windows of one run."""
 
-    Args:
-        folder: Where finished windows are kept; held by this process.
-        prompts: The input.
-        rows: How many there are.
-        size: Prompts in a window.
-        ratio: Scores the responses.
-        sampler: Draws them; None when the rows bring them.
-        options: Sampling, and whether to be strict.
-        progress: Told how far each stage is.
-    """
+    folder: RunFolder
+    """Keeps finished windows; held by this process."""
+    prompts: CheckedRows[PromptRow]
+    ratio: GuidedDensityRatio
+    """Scores the responses."""
+    sampler: PolicySampler | None
+    """Draws them; None when the rows bring them."""
+    options: AnnotateOptions
+    """Says how responses are drawn, and whether to be strict."""
+    progress: Progress
+    """Told how far each stage is, in prompts."""
+    _stage: str = field(default="", init=False)
+    _done: int = field(default=0, init=False)
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        prompts: Prompts,
-        rows: int,
-        size: int,
-        ratio: GuidedDensityRatio,
-        sampler: PolicySampler | None,
-        options: AnnotateOptions,
-        progress: Progress,
-    ) -> None:
-        self.windows = range(math.ceil(rows / size))
-        """All windows, done or not."""
-        self._folder, self._prompts, self._rows, self._window = folder, prompts, rows, size
-        self._ratio, self._sampler, self._options = ratio, sampler, options
-        self._progress = progress
-        self._stage, self._done = "", 0
+    @property
+    def size(self) -> int:
+        """Prompts in a window; the last one has fewer."""
+        return window_size(self.options.sampling.samples if self.sampler else None)
+
+    @property
+    def numbers(self) -> range:
+        """All windows, finished or not."""
+        return range(math.ceil(len(self.prompts) / self.size))
 
     def run(self, *, sequential: bool) -> None:
-        """Score every window; with `sequential` the models come one after the other over all windows."""
-        if sequential:
-            if self._sampler is not None:
-                for window, rows in self._pending("sampling", "responses"):
-                    self._answered(window, rows)
-                self._sampler.unload()
-            sides: tuple[Side, ...] = ("strong", "weak")
-            for side in sides:
-                for window, rows in self._pending(f"scoring ({side})"):
-                    self._ratio.warm(side, self._samples(rows, self._answered(window, rows)[0]))
-                self._ratio.unload()
-        for window, rows in self._pending("sampling and scoring" if self._sampler and not sequential else "scoring"):
-            self._score(window, rows)
+        """Score every window that is not finished.
 
-    def _pending(self, stage: str, *also_done: str) -> Iterator[tuple[int, list[Prompt]]]:
-        """The windows that have no scores yet (nor files of the kinds in `also_done`), with their prompts."""
-        kinds = ("candidates", *also_done)
-        pending = [window for window in self.windows if not any(self._folder.has(kind, window) for kind in kinds)]
-        wanted, last = set(pending), max(pending, default=-1)
-        self._stage, self._done = stage, self._rows - sum(self._size(window) for window in pending)
+        Args:
+            sequential: Whether the models come one after the other, each over all windows.
+
+        Raises:
+            DataError: With `strict`, a response could not be drawn or scored.
+            ModelError: A model cannot be loaded or fails.
+            OutputError: A window cannot be kept, or one that was kept is damaged.
+        """
+        if sequential:
+            if self.sampler is not None:
+                for window, prompts in self._unfinished("sampling", RESPONSES):
+                    self._answered(window, prompts)
+                self.sampler.unload()
+            warm_one_model_at_a_time(self._batches)
+        stage = "sampling and scoring" if self.sampler and not sequential else "scoring"
+        for window, prompts in self._unfinished(stage):
+            self._score(window, prompts)
+
+    def _batches(self, side: Side) -> Iterator[tuple[GuidedDensityRatio, list[Sample]]]:
+        """What is to be scored under one model."""
+        for window, prompts in self._unfinished(f"scoring ({side})"):
+            yield self.ratio, _samples(self._answered(window, prompts)[0])
+
+    def _unfinished(self, stage: str, *also_finished: str) -> Iterator[tuple[int, list[PromptRecord]]]:
+        """The windows that have no scores yet, nor shards of the kinds in `also_finished`, with their prompts."""
+        kinds = (CANDIDATES, *also_finished)
+        wanted = {window for window in self.numbers if not any(self.folder.has(kind, window) for kind in kinds)}
+        self._stage, self._done = stage, len(self.prompts) - sum(map(self._rows_of, wanted))
         self._tell(0)
-        for window, rows in enumerate(self._prompts.windows(self._window)):
-            if window > last:
-                return
-            if window in wanted:
-                yield window, rows
-                self._done += len(rows)
-                self._tell(0)
+        for window, rows in self.prompts.windows(self.size, wanted):
+            yield window, [PromptRecord.of(row, sampled=self.sampler is not None) for row in rows]
+            self._done += len(rows)
+            self._tell(0)
 
     def _tell(self, within: int) -> None:
-        self._progress(self._stage, self._done + within, self._rows)
+        """Report progress: so many prompts of the window at hand, and all of those before it, are done."""
+        self.progress(self._stage, self._done + within, len(self.prompts))
 
-    def _size(self, window: int) -> int:
-        return min(self._window, self._rows - window * self._window)
+    def _rows_of(self, window: int) -> int:
+        return min(self.size, len(self.prompts) - window * self.size)
 
-    def _answered(self, window: int, rows: Sequence[Prompt]) -> tuple[list[Record], float]:
-        """A record for every prompt of a window, its responses given, drawn before or drawn now; and the seconds."""
-        if self._sampler is None:
-            return [_record(row, [(one.text, one.finished) for one in row.responses]) for row in rows], 0.0
-        if self._folder.has("responses", window):
-            header, records = self._folder.read("responses", window)
-            return records, header["seconds"]
+    def _answered(self, window: int, prompts: Sequence[PromptRecord]) -> tuple[Sequence[PromptRecord], float]:
+        """A window's prompts with their responses, which are given, were drawn before or are drawn now; and seconds."""
+        if self.sampler is None:
+            return prompts, 0.0
+        if self.folder.has(RESPONSES, window):
+            return read_responses(self.folder, window, prompts)
         started = time.perf_counter()
-        fit = [row for row in rows if row.problem is None]
+        usable = [prompt for prompt in prompts if prompt.reason is None]
         drawn = iter(
-            self._sampler.sample(
-                [row.prompt for row in fit], [row.id for row in fit], self._options.sampling, progress=self._tell
+            self.sampler.sample(
+                [prompt.prompt for prompt in usable],
+                [prompt.id for prompt in usable],
+                self.options.sampling,
+                progress=self._tell,
             )
         )
-        records = []
-        for row in rows:
-            sampled = Sampled() if row.problem is not None else next(drawn)
-            if sampled.reason is not None and self._options.strict:
-                raise DataError(f"{row.where}: not sampled: {sampled.reason} (without --strict the run goes on)")
-            records.append(_record(row, sampled.responses, sampled.reason))
+        answered = [prompt if prompt.reason is not None else self._drawn(prompt, next(drawn)) for prompt in prompts]
         seconds = time.perf_counter() - started
-        self._folder.write("responses", window, {"seconds": seconds}, records)
-        return records, seconds
+        write_responses(self.folder, window, answered, seconds)
+        return answered, seconds
 
-    @staticmethod
-    def _samples(rows: Sequence[Prompt], records: Sequence[Record]) -> list[Sample]:
-        """Every response of a window, in order."""
-        return [
-            Sample(row.prompt, text, finished, row.fields)
-            for row, record in zip(rows, records, strict=True)
-            for text, finished in record["responses"]
-        ]
+    def _drawn(self, prompt: PromptRecord, sampled: Sampled) -> PromptRecord:
+        if sampled.reason is not None and self.options.strict:
+            raise DataError(f"{prompt.where}: not sampled: {sampled.reason} (without --strict the run goes on)")
+        return prompt.answered(sampled.responses, sampled.reason)
 
-    def _score(self, window: int, rows: Sequence[Prompt]) -> None:
+    def _score(self, window: int, prompts: Sequence[PromptRecord]) -> None:
         """Score a window and keep the result."""
-        records, sampling = self._answered(window, rows)
+        answered, sampling = self._answered(window, prompts)
         started = time.perf_counter()
-        scores = iter(self._ratio.score(self._samples(rows, records)))
-        seconds = time.perf_counter() - started
+        scores = iter(self.ratio.score(_samples(answered)))
+        seconds = Seconds(sampling, time.perf_counter() - started)
         scored = []
-        for row, record in zip(rows, records, strict=True):
-            own = list(islice(scores, len(record["responses"])))
-            if self._options.strict:
-                _refuse_unscored(row, own)
-            scored.append(_scored(record, own))
-        self._folder.write("candidates", window, {"seconds": {"sampling": sampling, "scoring": seconds}}, scored)
+        for prompt in answered:
+            own = list(islice(scores, len(prompt.responses)))
+            if self.options.strict:
+                _refuse_unscored(prompt, own)
+            scored.append(ScoredRecord.of(prompt, own))
+        write_scored(self.folder, window, scored, seconds)
 
 
-def _record(row: Prompt, responses: Sequence[tuple[str, bool]], not_sampled: str | None = None) -> Record:
-    """A prompt with its responses, as JSON."""
-    reason = BAD_ROW if row.problem is not None else NOT_SAMPLED if not_sampled is not None else None
-    return {
-        "row": row.number,
-        "id": row.id,
-        "prompt": [{"role": turn.role, "content": turn.content} for turn in row.prompt],
-        "responses": list(responses),
-        "reason": reason,
-        "detail": row.problem or not_sampled,
-    }
-
-
-def _scored(record: Record, scores: Sequence[Score]) -> Record:
-    """A record with its scores in the place of its responses."""
-    candidates = [
-        {"response": text, "finished": finished, **{name: getattr(score, name) for name in CANDIDATE_FIELDS}}
-        for (text, finished), score in zip(record["responses"], scores, strict=True)
+def _samples(prompts: Sequence[PromptRecord]) -> list[Sample]:
+    """Every response of a window, in order."""
+    return [
+        Sample(prompt.prompt, response.text, response.finished, prompt.fields)
+        for prompt in prompts
+        for response in prompt.responses
     ]
-    first = scores[0] if scores else None
-    origin = {name: getattr(first, name, None) for name in ("domain", "router", "guidance")}
-    exemplars = list(first.exemplars) if first else []
-    kept = {name: record[name] for name in ("row", "id", "prompt", "reason", "detail")}
-    return {**kept, **origin, "exemplars": exemplars, "candidates": candidates}
 
 
-def _refuse_unscored(row: Prompt, scores: Sequence[Score]) -> None:
+def _refuse_unscored(prompt: PromptRecord, scores: Sequence[Score]) -> None:
     for number, score in enumerate(scores):
         if score.reward is None:
             raise DataError(
-                f"{row.where}: response {number} was not scored: {score.reason} (without --strict the run goes on)"
+                f"{prompt.where}: response {number} was not scored: {score.reason} (without --strict the run goes on)"
             )

@@ -1,4 +1,4 @@
-"""What the rest of the package knows of a model: how to turn a conversation into ids, and how to score them."""
+"""The contract of a model backend: it turns conversations into token ids, and scores them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ChatFormat(Protocol):
 
 @runtime_checkable
 class TokenOffsets(Protocol):
-    """What a `ChatFormat` may offer beyond its contract: where in the response its tokens are.
+    """An optional part of a `ChatFormat`: where in the response its tokens are.
 
     Without it a response can be scored, but not shown token by token, nor rewarded by step.
     """
@@ -44,18 +44,18 @@ class TokenOffsets(Protocol):
     def offsets(self, conversation: Conversation, response: str) -> tuple[tuple[int, int], ...]:
         """From which to which character of the response each of its tokens reaches.
 
-        Tokens that share a character all reach over the whole of it: `((0, 1), (0, 1))` is one character in two tokens.
+        Tokens that share a character all span the whole of it: `((0, 1), (0, 1))` is one character in two tokens.
 
         Args:
             conversation: As for `span`.
             response: As for `span`.
 
         Returns:
-            Start and stop for each id that `span` gives with `end=False`, in order, within the response; an id that
-            stands for none of its characters is empty.
+            Start and stop of each id that `span` gives with `end=False`, in order, within the response; an id that
+            stands for none of its characters has an empty range.
 
         Raises:
-            ChatError: As for `span`, though limits on length need not be heeded.
+            ChatError: As for `span`, but limits on length may be ignored.
         """
         ...
 
@@ -64,22 +64,22 @@ class TokenOffsets(Protocol):
 class LogprobModel(Protocol):
     """A language model that scores given tokens (the contract of every backend).
 
-    Making one is cheap: tokenizer and configuration only. Weights load at the first `score` and go at `unload`.
+    Making one is cheap: it reads tokenizer and configuration only. Weights load at the first `score`, until `unload`.
     """
 
-    # Properties, since nobody sets them: a backend may have plain attributes or properties of its own.
+    # Properties, since they are only read: a backend may have plain attributes or properties.
 
     @property
     def name(self) -> str:
-        """How the user named it, for messages."""
+        """The name that the user gave it, for messages."""
         ...
 
     @property
     def identity(self) -> str:
         """What makes two results comparable, as a hex digest.
 
-        Weights' content or revision, adapter, dtype, tokenizer, template, numerics version. Known without loading the
-        weights.
+        It covers the weights' content or revision, adapter, dtype, tokenizer, template and numerics version, and is
+        known without loading the weights.
         """
         ...
 
@@ -105,39 +105,9 @@ class LogprobModel(Protocol):
         ...
 
     def describe(self) -> dict[str, str]:
-        """Facts for a person (device, dtype, attention path and why), without loading weights if not yet loaded."""
+        """Facts for a person (device, dtype, `strategy` and `why`); loads no weights."""
         ...
 
     def unload(self) -> None:
-        """Give the weights' memory back. Scoring again loads them again."""
+        """Free the weights' memory. Scoring again loads them again."""
         ...
-
-
-@runtime_checkable
-class ScoresBeside(Protocol):
-    """A model that can score for itself and another in one pass over the tokens; optional for a backend."""
-
-    def score_beside(
-        self, other: LogprobModel, spans: Sequence[TokenSpan]
-    ) -> tuple[list[Logprobs], list[Logprobs]] | None:
-        """Log-probs under this model and under `other`, which is asked the same.
-
-        Args:
-            other: Any model.
-            spans: As for `LogprobModel.score`.
-
-        Returns:
-            What `self.score(spans)` and `other.score(spans)` would give; None where one pass for each is faster or the
-            only way: nothing is scored then.
-
-        Raises:
-            ModelError: As `LogprobModel.score`.
-        """
-        ...
-
-
-def score_beside(
-    model: LogprobModel, other: LogprobModel, spans: Sequence[TokenSpan]
-) -> tuple[list[Logprobs], list[Logprobs]] | None:
-    """Both models' log-probs in one pass, see `ScoresBeside`; None: ask one after the other."""
-    return model.score_beside(other, spans) if isinstance(model, ScoresBeside) else None

@@ -35,13 +35,13 @@ class RewardNoise:
     """The rounding error to expect in one run's rewards."""
 
     token_error: float
-    """As in `TOKEN_ERROR`."""
+    """Standard deviation for one response token, in nats; see `TOKEN_ERROR`."""
     reduction: Reduction
     """How the rewards were reduced; decides the unit."""
 
     @classmethod
     def of(cls, dtypes: Iterable[str | None], reduction: Reduction) -> RewardNoise | None:
-        """What is known for a pair of models.
+        """The error to expect from two models.
 
         Args:
             dtypes: What both models compute in; None where a backend does not say.
@@ -70,7 +70,7 @@ class RewardNoise:
         Args:
             margin: Chosen minus rejected, in the reward's own unit.
             chosen: Its text, and its length in the strong model's tokens.
-            rejected: Likewise.
+            rejected: Its text, and its length in the strong model's tokens.
 
         Returns:
             True when it is under three standard deviations of its error.

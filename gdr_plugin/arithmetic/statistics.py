@@ -59,7 +59,7 @@ def share(worths: Values, *, weights: Values | None = None, seed: int = 0) -> Es
     Args:
         worths: One an item; None where it was not scored.
         weights: How much each item counts; default: all the same. Resampled with their items.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Returns:
         The weighted mean with its interval, or None without items (or without weight).
@@ -74,15 +74,15 @@ def ratios(
 ) -> Resampled | None:
     """A sum of ratios of sums over items: `sum_k factor_k * sum(numerator_k) / sum(denominator_k)`.
 
-    Weighted means are such, and scores made of several means over the same items. Resampling changes only how often
-    each item's values come, so the resamples are drawn as counts of the distinct ones: the same distribution as drawing
-    items, at a fraction of the cost.
+    A weighted mean is one, and so is a score made of several means over the same items. Resampling changes only how
+    often each item's values come, so the resamples are drawn as counts of the distinct values: the same distribution as
+    drawing items, at a fraction of the cost.
 
     Args:
         numerators: `K` columns of shape `(items,)`, without gaps.
-        denominators: Likewise, of the same items; 0 where an item does not count.
+        denominators: `K` columns of the same items; 0 where an item does not count.
         factors: `K` numbers.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Returns:
         The number with its distribution, or None where a denominator is zero.
@@ -132,8 +132,8 @@ def difference(a: Values, b: Values, *, seed: int = 0) -> Estimate | None:
 
     Args:
         a: One value an item; None where there is none.
-        b: Likewise, for the same items in the same order.
-        seed: Of the resampling.
+        b: One value for each of the same items, in the same order; None where there is none.
+        seed: Seed of the resampling.
 
     Returns:
         The mean difference with its interval, or None when no item has both.
@@ -162,7 +162,7 @@ def correlation(x: Column, y: Column) -> float | None:
 
     Args:
         x: Shape `(items,)`.
-        y: Likewise.
+        y: Shape `(items,)`, the same items.
 
     Returns:
         The correlation, or None with fewer than three items or where a column does not vary.
@@ -185,11 +185,11 @@ def columns(*values: Values) -> tuple[Column, ...]:
     Raises:
         ValueError: The columns are not of one length.
     """
-    arrays = [np.array([np.nan if value is None else value for value in one], dtype=np.float64) for one in values]
-    if len({len(one) for one in arrays}) > 1:
-        raise ValueError(f"columns of different lengths: {', '.join(str(len(one)) for one in arrays)}")
-    known = np.logical_and.reduce([np.isfinite(one) for one in arrays])
-    return tuple(one[known] for one in arrays)
+    arrays = [np.array([np.nan if value is None else value for value in column], dtype=np.float64) for column in values]
+    if len({len(array) for array in arrays}) > 1:
+        raise ValueError(f"columns of different lengths: {', '.join(str(len(array)) for array in arrays)}")
+    known = np.logical_and.reduce([np.isfinite(array) for array in arrays])
+    return tuple(array[known] for array in arrays)
 
 
 def _correlations(x: Column, y: Column) -> Column:

@@ -60,7 +60,7 @@ def step_rewards(score: Score, response: str, *, by: str = "line") -> list[Step]
         raise ValueError("the score has no token log-probs: score with tokens=True")
     if offsets[0] is None or offsets[1] is None:
         raise ValueError("a model's chat format does not say where tokens are: it needs `offsets` (see TokenOffsets)")
-    if max(stop for _, stop in ((0, 0), *offsets[0], *offsets[1])) > len(response):
+    if max((stop for _, stop in (*offsets[0], *offsets[1])), default=0) > len(response):
         raise ValueError("the score belongs to another response: its tokens are at other places")
     spans = cut(response, by=by)
     divided = divisors(response, len(strong), len(weak), score.reduction)

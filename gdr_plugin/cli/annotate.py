@@ -12,6 +12,7 @@ from gdr_plugin.cli.main import app
 
 if TYPE_CHECKING:
     from gdr_plugin.annotation.annotate import Annotated as Result
+    from gdr_plugin.annotation.summary import Summary
 
 
 @app.command()
@@ -120,7 +121,7 @@ def _domain(name: str, one: Mapping[str, Any]) -> list[str]:
     return [name, *(f"{one[key]:,}" for key in ("prompts", "with_pair", "pairs")), *margins]
 
 
-def _counts(summary: Mapping[str, Any]) -> dict[str, str]:
+def _counts(summary: Summary) -> dict[str, str]:
     facts = {"rows": f"{summary['rows']:,}", "pairs": f"{summary['pairs']:,}"}
     if summary.get("pairs_within_noise"):  # summaries of earlier versions do not say
         facts["margins that may be rounding"] = f"{summary['pairs_within_noise']:,} (column gdr_within_noise)"
@@ -130,4 +131,4 @@ def _counts(summary: Mapping[str, Any]) -> dict[str, str]:
     for reason, count in summary["candidates_not_scored"].items():
         facts[f"not scored: {reason}"] = f"{count:,}"
     facts["domains by"] = ", ".join(f"{name} {count:,}" for name, count in summary["routers"].items()) or "-"
-    return facts | {f"{side} model": path for side, path in summary["run"].get("paths", {}).items()}
+    return facts | {f"{side} model": strategy for side, strategy in summary["run"].get("strategies", {}).items()}

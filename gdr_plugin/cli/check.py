@@ -75,7 +75,7 @@ def _model(spec: ModelSpec, model: LogprobModel) -> dict[str, Any]:
         "device": spec.device,
         "template": spec.chat_template or ("the tokenizer's own" if spec.scheme == "hf" else None),
         **model.describe(),
-        **getattr(model, "expected_path", dict)(),
+        **getattr(model, "expected_strategy", dict)(),
     }
 
 

@@ -98,7 +98,7 @@ def evaluate(
 
 def _controllability(ctx: typer.Context, data: str | None, config: Path, outputs: Outputs, as_json: bool) -> None:
     from gdr_plugin.cli.progress import progress_bars
-    from gdr_plugin.cli.show import print_json, print_sheets
+    from gdr_plugin.cli.show import print_json, print_tables
     from gdr_plugin.evaluation.controllability.report import run_controllability, write
 
     outputs.check(data, config)
@@ -108,16 +108,16 @@ def _controllability(ctx: typer.Context, data: str | None, config: Path, outputs
     if as_json:
         print_json(report.json())
         return
-    print_sheets(report.sheets(), report.summary)
+    print_tables(report.tables(), report.summary)
 
 
 def _print(report: Report, origin: dict[str, str]) -> None:
-    from gdr_plugin.cli.show import print_facts, print_sheets
-    from gdr_plugin.evaluation.ablations.report import sheets, summary
+    from gdr_plugin.cli.show import print_facts, print_tables
+    from gdr_plugin.evaluation.ablations import report as ablations_report
     from gdr_plugin.evaluation.summary_tables import facts, tables
 
-    print_sheets(tables(report))
+    print_tables(tables(report))
     print_facts("data", origin | facts(report))
     if report.ablations is not None:
         print()
-        print_sheets(sheets(report.ablations), summary(report.ablations))
+        print_tables(ablations_report.tables(report.ablations), ablations_report.summary(report.ablations))

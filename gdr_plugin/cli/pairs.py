@@ -13,7 +13,7 @@ from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
 
 if TYPE_CHECKING:
-    from gdr_plugin.evaluation.pairs.report import PairsReport
+    from gdr_plugin.evaluation.pairs.report import ModelPairsReport
 
 
 @app.command()
@@ -71,11 +71,11 @@ def pairs(
     from gdr_plugin.cli.show import print_json
     from gdr_plugin.data.sources import parse_columns
     from gdr_plugin.evaluation.pairs.page import save_plots, to_html
-    from gdr_plugin.evaluation.pairs.run import PairsOptions, compare_pairs
+    from gdr_plugin.evaluation.pairs.run import ModelPairsOptions, compare_model_pairs
     from gdr_plugin.files import atomic
 
     *models, data = arguments
-    chosen = PairsOptions(
+    chosen = ModelPairsOptions(
         models_file=models_file,
         config=config,
         reduction=reduction,
@@ -88,7 +88,7 @@ def pairs(
     )
     _check_outputs(html, plots, [data, models_file, config, gap_scores])
     with progress_bars("items") as progress:
-        report = compare_pairs(models, data, chosen, plugins=ctx.obj.plugins(), progress=progress)
+        report = compare_model_pairs(models, data, chosen, plugins=ctx.obj.plugins(), progress=progress)
     if plots is not None:
         for path in save_plots(report, plots):
             print(f"gdr: {path}", file=sys.stderr)
@@ -116,10 +116,10 @@ def _check_outputs(html: Path | None, plots: Path | None, inputs: list[str | Pat
         check_output("--html", html, inputs)
 
 
-def _print(report: PairsReport) -> None:
-    from gdr_plugin.cli.show import print_facts, print_sheets
+def _print(report: ModelPairsReport) -> None:
+    from gdr_plugin.cli.show import print_facts, print_tables
     from gdr_plugin.evaluation.pairs.report import SHOWN
 
     print_facts("pairs of models", report.facts)
     print()
-    print_sheets(report.sheets(shown=SHOWN), report.advice)
+    print_tables(report.tables(shown=SHOWN), report.advice)

@@ -9,7 +9,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdr_plugin.report.tables import Sheet
+    from gdr_plugin.report import tables
 
 _TEXT_WIDTH = 120
 """Columns of a paragraph."""
@@ -30,13 +30,13 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
     _print(table, "")
 
 
-def print_sheets(sheets: Iterable[Sheet], closing: str = "") -> None:
+def print_tables(shown: Iterable[tables.Table], closing: str = "") -> None:
     """Print tables with their notes, of a table without rows the note only, and a closing paragraph."""
-    for one in sheets:
-        if one.rows:
-            print_table(one.caption, one.headers, one.texts())
-        if one.note:
-            print(_paragraph(one.note if one.rows else f"{one.caption}: {one.note}") + "\n")
+    for table in shown:
+        if table.rows:
+            print_table(table.caption, table.headers, table.texts())
+        if table.note:
+            print(_paragraph(table.note if table.rows else f"{table.caption}: {table.note}") + "\n")
     if closing:
         print(_paragraph(closing))
 

@@ -39,6 +39,23 @@ def load_config(path: str | Path) -> Config:
     return parse_config(data, base=path.absolute().parent, origin=str(path))
 
 
+def named_config(config: str | Path | Config) -> tuple[Config, str]:
+    """A configuration, and what messages call it, from whatever a caller names it by.
+
+    Args:
+        config: Path of a gdr.yaml, which is read and validated, or a validated configuration.
+
+    Returns:
+        The configuration, and the file's path as given; `configuration` for one that comes from no file.
+
+    Raises:
+        ConfigError: As for `load_config`.
+    """
+    if isinstance(config, Config):
+        return config, "configuration"
+    return load_config(config), str(config)
+
+
 def parse_config(data: Mapping[str, Any], *, base: Path | None = None, origin: str = "configuration") -> Config:
     """Validate a configuration given as a mapping.
 

@@ -31,6 +31,11 @@ class Item:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """All other columns. Routers may read them."""
 
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """What routers may read: `fields`, and `domain` where the row names one."""
+        return self.fields if self.domain is None else {**self.fields, "domain": self.domain}
+
 
 @dataclass(frozen=True, slots=True)
 class ItemScores:
@@ -40,4 +45,4 @@ class ItemScores:
     chosen: tuple[Score, ...]
     """One score for each of `item.chosen`, in order."""
     rejected: tuple[Score, ...]
-    """Likewise for `item.rejected`."""
+    """One score for each of `item.rejected`, in order."""

@@ -1,12 +1,12 @@
 """Preference data as items, whatever its format.
 
 Knows the order of things: read rows, find the format, turn each row into an item or say what is wrong with it. The
-formats themselves are in `formats`.
+formats themselves are in `preference_formats`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 from gdr_plugin.api.errors import DataError, unknown
 from gdr_plugin.data.item import Item
 from gdr_plugin.data.preference_formats import FORMATS, LABEL, detect, parse
-from gdr_plugin.data.read import BadRow, check_rows
+from gdr_plugin.data.read import BadRow, CheckColumns, bad_rows_error, check_rows
 from gdr_plugin.data.sources import Row
 
 __all__ = ["BadRow", "Data", "Item", "labelled", "load_items", "read_items"]
@@ -37,8 +37,8 @@ def read_items(
     """Stream the items of a preference data set.
 
     Args:
-        source: A file, folder or Hugging Face data set, as for `preferences.read.read_rows`.
-        format: A name of `formats.FORMATS`, or `auto`: found from the columns of the first row that can be read.
+        source: A file, folder or Hugging Face data set, as for `sources.read_rows`.
+        format: A name of `preference_formats.FORMATS`, or `auto`: the columns of the first row that can be read decide.
         columns: New name -> the input's name of columns: `{"prompt": "instruction"}`.
 
     Yields:
@@ -56,17 +56,17 @@ def load_items(
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
-    check: Callable[[Item], None] | None = None,
+    check: CheckColumns | None = None,
     skip_bad: bool = False,
 ) -> Data:
     """Read a whole data set, before any model loads.
 
     Args:
         source: As for `read_items`.
-        format: Likewise.
-        columns: Likewise.
+        format: As for `read_items`.
+        columns: As for `read_items`.
         limit: Only the first rows.
-        check: Raises DataError when an item cannot be used, as when it names a domain that is not configured.
+        check: Is given the columns of each item that routers may read; as for `check_rows`.
         skip_bad: Whether bad rows are left out rather than stop.
 
     Returns:
@@ -80,26 +80,25 @@ def load_items(
     reader = _Reader(format, check)
     items: list[Item] = []
     bad: list[BadRow] = []
-    for one in islice(reader.read(source, columns), limit):
-        if isinstance(one, BadRow):
-            bad.append(one)
+    for item in islice(reader.read(source, columns), limit):
+        if isinstance(item, BadRow):
+            bad.append(item)
         else:
-            items.append(one)
+            items.append(item)
     if bad and not (skip_bad and items):
-        more = f" (and {len(bad) - 1:,} more bad {'row' if len(bad) == 2 else 'rows'})" if len(bad) > 1 else ""
-        raise DataError(bad[0].reason + more + ("" if skip_bad else "; --skip-bad leaves bad rows out"))
+        raise bad_rows_error(bad[0], len(bad), "" if skip_bad else "; --skip-bad leaves bad rows out")
     return Data(reader.format, items, bad)
 
 
 def labelled(item: Item) -> Item:
-    """The item in the domain that its benchmark puts it in, as an oracle router would; as it is where it names one."""
+    """The item with the domain that its benchmark puts it in, unless its row names one: as a perfect router would."""
     return replace(item, domain=item.fields.get(LABEL)) if item.domain is None else item
 
 
 class _Reader:
-    """Reads items; the format is known once the first row was read."""
+    """Reads items; with `auto` the format is known once the first row was read."""
 
-    def __init__(self, format: str, check: Callable[[Item], None] | None = None) -> None:
+    def __init__(self, format: str, check: CheckColumns | None = None) -> None:
         if format != "auto" and format not in FORMATS:
             raise DataError(unknown("format", format, ["auto", *FORMATS]))
         self.format = format
@@ -118,7 +117,7 @@ class _Reader:
         item = parse(row, self.format)
         if self._check is not None:
             try:
-                self._check(item)
+                self._check(item.columns)
             except DataError as error:
                 raise type(error)(f"{row.where}: {error}") from None
         return item

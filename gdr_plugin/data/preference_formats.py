@@ -16,10 +16,12 @@ from typing import Any
 from gdr_plugin.api.errors import DataError, unknown
 from gdr_plugin.api.types import Conversation, Message
 from gdr_plugin.data import benchmarks
+from gdr_plugin.data.content import text_of
 from gdr_plugin.data.item import Item
-from gdr_plugin.data.responses import responses_of, text_of
-from gdr_plugin.data.rows import id_of, parse_prompt, type_name
+from gdr_plugin.data.responses import responses_of
+from gdr_plugin.data.rows import id_of, parse_prompt
 from gdr_plugin.data.sources import Row
+from gdr_plugin.text import is_missing, type_name
 
 LABEL = "labelled_domain"
 """The field of an item that says which domain its benchmark puts it in: routers do not read it."""
@@ -46,11 +48,11 @@ def detect(data: Mapping[str, Any]) -> str:
     Raises:
         DataError: They belong to none.
     """
-    for name, one in FORMATS.items():
-        if one.matches(data):
+    for name, known in FORMATS.items():
+        if known.matches(data):
             return name
     raise DataError(
-        f"the columns {', '.join(map(str, data)) or '(none)'} are of no known format: name them with --map, as in "
+        f"the columns {', '.join(map(str, data)) or '(none)'} match no known format: name them with --map, as in "
         "--map prompt=instruction --map chosen=better --map rejected=worse"
     )
 
@@ -83,13 +85,10 @@ def _plain(row: Row) -> Item:
     """Prompt, chosen, rejected; `domain`, `subset` and an id where there are such columns."""
     data = row.data
     prompt, chosen, rejected = responses_of(data)
-    domain = data.get("domain")
-    if isinstance(domain, str):
-        domain = domain.strip() or None
-    elif domain is not None and domain == domain:  # table readers say NaN for "no value"
-        raise DataError(f"`domain` must be a string, not {type_name(domain)}")
-    else:
-        domain = None
+    given = data.get("domain")
+    if not is_missing(given) and not isinstance(given, str):
+        raise DataError(f"`domain` must be a string, not {type_name(given)}")
+    domain = given.strip() or None if isinstance(given, str) else None
     fields = _fields(data, ("id", "prompt", "chosen", "rejected", "domain", "subset"), None)
     return Item(id_of(row), prompt, chosen, rejected, domain, _part(data), fields)
 
@@ -177,9 +176,9 @@ def _transcript(text: str, name: str) -> tuple[Conversation, str]:
 
 
 def _part(data: Mapping[str, Any]) -> str:
-    """The row's subset; `all` where it names none (NaN is how table readers say so)."""
+    """The row's subset; `all` where it names none."""
     value = data.get("subset")
-    return "all" if value is None or value != value or value == "" else str(value)
+    return "all" if is_missing(value) else str(value)
 
 
 def _fields(data: Mapping[str, Any], used: tuple[str, ...], label: str | None) -> dict[str, Any]:
@@ -193,7 +192,7 @@ def _strings(data: Mapping[str, Any], *names: str) -> bool:
 
 def _lists(data: Mapping[str, Any]) -> bool:
     return all(
-        isinstance(data.get(name), list | tuple) and all(isinstance(one, str) for one in data[name])
+        isinstance(data.get(name), list | tuple) and all(isinstance(text, str) for text in data[name])
         for name in ("chosen", "rejected")
     )
 

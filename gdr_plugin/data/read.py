@@ -1,50 +1,26 @@
-"""Reading an input as a whole: duplicate ids, unknown domains, and a first pass before any model is loaded.
+"""Checking an input's rows: malformed ones, used ids, and what the caller's own check refuses.
 
-Knows rows as `sources` reads them and `rows` understands them, and offers both from here. What is done with a row is
-its caller's.
+Knows rows as `sources` reads them. What a row must hold and what is done with it are the caller's.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from gdr_plugin.api.errors import DataError, DomainError, unknown
-from gdr_plugin.data.rows import (
-    PromptRow,
-    Response,
-    ScoreRow,
-    id_of,
-    parse_prompt,
-    parse_prompt_row,
-    parse_score_row,
-    type_name,
-)
-from gdr_plugin.data.sources import STDIN, Row, parse_columns, read_rows
+from gdr_plugin.api.errors import DataError
+from gdr_plugin.data.rows import id_of
+from gdr_plugin.data.sources import Row, read_rows
 
-__all__ = [
-    "STDIN",
-    "BadRow",
-    "PromptRow",
-    "Response",
-    "Row",
-    "ScanReport",
-    "ScoreRow",
-    "SeenIds",
-    "check_rows",
-    "parse_columns",
-    "parse_prompt",
-    "parse_prompt_row",
-    "parse_score_row",
-    "read_rows",
-    "scan",
-]
+__all__ = ["BadRow", "CheckColumns", "Parsed", "SeenIds", "bad_rows_error", "check_rows"]
+
+CheckColumns = Callable[[Mapping[str, Any]], None]
+"""Raises DataError for columns that cannot be used, such as a `domain` that is not configured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +28,9 @@ class BadRow:
     """A row that cannot be used, and why."""
 
     number: int
+    """Running number in the input, from 1."""
     where: str
+    """The row's place, for messages."""
     id: str
     """The row's id, or the generated one where it has none that can be read."""
     reason: str
@@ -65,32 +43,19 @@ class _Identified(Protocol):
 
 
 Parsed = TypeVar("Parsed", bound=_Identified)
+"""What `parse` makes of a row: anything with an id."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScanReport(Generic[Parsed]):
-    """What the first pass over an input found."""
+def bad_rows_error(first: BadRow, bad: int, hint: str = "") -> DataError:
+    """The error that names the first of an input's bad rows and says how many more there are.
 
-    rows: int
-    """Rows in the input, bad ones included."""
-    bad: int
-    errors: tuple[BadRow, ...]
-    """The first few bad rows."""
-    fingerprint: str
-    """Hex digest of all rows' contents in order; equal rows in another file format have the same one."""
-
-    def raise_first(self, hint: str = "") -> None:
-        """Stop on bad rows.
-
-        Args:
-            hint: What the message ends with: how to go on nevertheless.
-
-        Raises:
-            DataError: There are bad rows; names the first and says how many more there are.
-        """
-        if self.errors:
-            more = f" (and {self.bad - 1:,} more bad {'row' if self.bad == 2 else 'rows'})" if self.bad > 1 else ""
-            raise DataError(self.errors[0].reason + more + hint)
+    Args:
+        first: The first bad row.
+        bad: How many there are.
+        hint: What the message ends with: how to go on nevertheless.
+    """
+    more = f" (and {bad - 1:,} more bad {'row' if bad == 2 else 'rows'})" if bad > 1 else ""
+    return DataError(first.reason + more + hint)
 
 
 def check_rows(
@@ -98,17 +63,15 @@ def check_rows(
     parse: Callable[[Row], Parsed],
     *,
     columns: Mapping[str, str] | None = None,
-    domains: Collection[str] | None = None,
-    domain_columns: Sequence[str] = ("domain",),
+    check: CheckColumns | None = None,
 ) -> Iterator[tuple[Row, Parsed | BadRow]]:
-    """Stream an input's rows, each parsed or found bad: malformed, of a wrong type, of an unknown domain, a used id.
+    """Stream an input's rows, each parsed or found bad: malformed, refused by `check`, or with an id used before.
 
     Args:
         source: As for `read_rows`.
-        parse: `parse_score_row` or `parse_prompt_row`.
+        parse: `parse_score_row`, `parse_prompt_row` or the like; raises DataError that names the row.
         columns: As for `read_rows`.
-        domains: The configured domains; None: any value will do.
-        domain_columns: Columns that may hold a row's domain: the first with a value counts, as it does for routers.
+        check: Is given each row's columns; the row's place is put before its message.
 
     Yields:
         Each row with what became of it.
@@ -121,8 +84,8 @@ def check_rows(
     def checked(row: Row) -> Parsed | BadRow:
         try:
             parsed = parse(row)
-            if domains is not None:
-                _check_domain(row, domain_columns, domains)
+            if check is not None:
+                _check_columns(row, check)
         except DataError as error:
             return BadRow(row.number, row.where, id_of(row), str(error))
         _, unit, place = row.where.rsplit(" ", 2)
@@ -136,48 +99,15 @@ def check_rows(
         yield row, checked(row)
 
 
-def scan(
-    source: str | Path,
-    parse: Callable[[Row], Parsed],
-    *,
-    columns: Mapping[str, str] | None = None,
-    domains: Collection[str] | None = None,
-    domain_columns: Sequence[str] = ("domain",),
-    keep: int = 5,
-) -> ScanReport[Parsed]:
-    """Read a whole input once, to know what is wrong with it before work starts. Not for standard input.
-
-    Args:
-        source: As for `read_rows`.
-        parse: `parse_score_row` or `parse_prompt_row`.
-        columns: As for `read_rows`.
-        domains: The configured domains; None: any value will do.
-        domain_columns: Columns that may hold a row's domain: the first with a value counts, as it does for routers.
-        keep: How many bad rows the report lists.
-
-    Returns:
-        The number of rows, the first bad ones, and a fingerprint of the content.
-
-    Raises:
-        DataError: The source as a whole cannot be read.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    errors: list[BadRow] = []
-    rows = bad = 0
-    checked = check_rows(source, parse, columns=columns, domains=domains, domain_columns=domain_columns)
-    for row, result in checked:
-        rows += 1
-        content = {name: value for name, value in (row.content or {}).items() if value is not None}
-        digest.update(json.dumps(content, sort_keys=True, default=str).encode() + b"\n")
-        if isinstance(result, BadRow):
-            bad += 1
-            if len(errors) < keep:
-                errors.append(result)
-    return ScanReport(rows, bad, tuple(errors), digest.hexdigest())
+def _check_columns(row: Row, check: CheckColumns) -> None:
+    try:
+        check(row.data)
+    except DataError as error:
+        raise type(error)(f"{row.where}: {error}") from None
 
 
 class SeenIds:
-    """Which ids have come, and in which row: 16 bytes an id, however long the ids are.
+    """Which ids an input has used, and in which rows: 16 bytes an id, whatever its length.
 
     Ids are told apart by a 64-bit hash: among ten million ids, two different ones share it with a chance of 3 in a
     million.
@@ -220,15 +150,3 @@ class SeenIds:
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._rows = hashes[order], rows[order]
         self._recent.clear()
-
-
-def _check_domain(row: Row, columns: Sequence[str], domains: Collection[str]) -> None:
-    for column in columns:
-        value = row.data.get(column)
-        if value is None or value != value or value == "":  # table readers say NaN for "no value"
-            continue
-        if not isinstance(value, str):
-            raise DataError(f"{row.where}: `{column}` must be a string, not {type_name(value)}")
-        if value.strip() in domains:
-            return
-        raise DomainError(f"{row.where}: {unknown('domain', value, domains)}; guidance.domains in gdr.yaml lists them")

@@ -1,4 +1,4 @@
-"""The responses of a preference row as texts, whichever way the row gives them: texts, conversations, lists of either.
+"""The responses of a preference row as texts, whether the row has texts, conversations or lists of either.
 
 Knows messages; nothing of data sets' formats.
 """
@@ -10,13 +10,15 @@ from typing import Any
 
 from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Conversation
-from gdr_plugin.data.rows import parse_prompt, type_name
+from gdr_plugin.data.content import content_of, text_of
+from gdr_plugin.data.rows import parse_prompt
+from gdr_plugin.text import type_name
 
-__all__ = ["responses_of", "text_of"]
+__all__ = ["responses_of"]
 
 
 def responses_of(data: Mapping[str, Any]) -> tuple[Conversation, tuple[str, ...], tuple[str, ...]]:
-    """The prompt with the texts of both sides, whichever way a row gives them.
+    """The prompt of a preference row, and the texts of its chosen and of its rejected responses.
 
     A side is a text, a conversation that ends with the response, or a list of several of either. The prompt is the
     column of that name, or the conversations' common beginning; where a row has both, they must agree.
@@ -52,29 +54,7 @@ def _side(value: object, what: str) -> list[tuple[list[Any], str]]:
         last = value[-1]
         if last.get("role") != "assistant":
             raise DataError(f"{what} must end with an assistant message, not {last.get('role')!r}")
-        return [(list(value[:-1]), _content(last.get("content"), what))]
+        return [(list(value[:-1]), content_of(last.get("content"), f"the last message of {what}"))]
     if any(isinstance(item, Mapping) for item in value):
         raise DataError(f"{what} mixes messages and texts")
     return [_side(item, what)[0] for item in value]
-
-
-def _content(content: object, what: str) -> str:
-    if isinstance(content, list | tuple):
-        texts = [block.get("text") for block in content if isinstance(block, Mapping) and block.get("type") == "text"]
-        if len(texts) < len(content):
-            raise DataError(f"{what} has content that is not text: only text can be scored")
-        return "".join(text_of(text, what) for text in texts)
-    return text_of(content, f"the last message of {what}")
-
-
-def text_of(value: object, what: str) -> str:
-    """A text that a row must have.
-
-    Raises:
-        DataError: It is none, or cannot be encoded.
-    """
-    if not isinstance(value, str):
-        raise DataError(f"{what} must be a string, not {type_name(value)}")
-    if not value.isascii() and any("\ud800" <= one <= "\udfff" for one in value):
-        raise DataError(f"{what} holds half a surrogate pair: not valid text")
-    return value

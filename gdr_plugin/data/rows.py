@@ -1,4 +1,4 @@
-"""What the columns of an input row must hold: prompts, responses, ids. Knows rows, nothing of files."""
+"""What the columns of an input row must hold: prompts, responses, ids. Knows rows; nothing of files."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gdr_plugin.api.errors import DataError, unknown
 from gdr_plugin.api.types import Conversation, Message, Sample
+from gdr_plugin.data.content import content_of, text_of
 from gdr_plugin.data.sources import Row
+from gdr_plugin.text import type_name
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -21,21 +23,26 @@ class ScoreRow:
 
     id: str
     sample: Sample
+    where: str
+    """The row's place, for messages."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A response given with a prompt."""
+class Response(NamedTuple):
+    """A response to a prompt, given in the row or drawn from a policy."""
 
     text: str
     finished: bool = True
-    """Whether it ended by itself."""
+    """Whether it ended by itself rather than at a length limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
     """A row of `gdr annotate`: a prompt, and the responses to choose from where they are given."""
 
+    number: int
+    """Running number in the input, from 1."""
+    where: str
+    """The row's place, for messages."""
     id: str
     prompt: Conversation
     responses: tuple[Response, ...] | None
@@ -58,7 +65,7 @@ def parse_prompt(value: object) -> Conversation:
         DataError: The value is something else, or there is nothing to answer.
     """
     if isinstance(value, str):
-        messages: Conversation = (Message("user", _text(value, "`prompt`")),)
+        messages: Conversation = (Message("user", text_of(value, "`prompt`")),)
     elif isinstance(value, list | tuple):
         messages = tuple(_message(item, number) for number, item in enumerate(value, start=1))
     else:
@@ -86,11 +93,11 @@ def parse_score_row(row: Row) -> ScoreRow:
     with _at(row) as data:
         sample = Sample(
             prompt=parse_prompt(_column(data, "prompt")),
-            response=_text(_column(data, "response"), "`response`"),
+            response=text_of(_column(data, "response"), "`response`"),
             finished=_finished(data),
             fields={name: data[name] for name in data if name not in ("id", "prompt", "response", "finished")},
         )
-        return ScoreRow(_id(row), sample)
+        return ScoreRow(_id(row), sample, row.where)
 
 
 def parse_prompt_row(row: Row) -> PromptRow:
@@ -106,6 +113,8 @@ def parse_prompt_row(row: Row) -> PromptRow:
         if given is not None and not isinstance(given, list | tuple):
             raise DataError(f"`responses` must be a list, not {type_name(given)}")
         return PromptRow(
+            number=row.number,
+            where=row.where,
             id=_id(row),
             prompt=parse_prompt(_column(data, "prompt")),
             responses=None if given is None else tuple(_response(item, n) for n, item in enumerate(given, start=1)),
@@ -115,7 +124,7 @@ def parse_prompt_row(row: Row) -> PromptRow:
 
 @contextmanager
 def _at(row: Row) -> Iterator[Mapping[str, Any]]:
-    """The row's columns; errors raised meanwhile get the row's place."""
+    """The row's columns; an error raised inside the block gets the row's place."""
     data = row.data
     try:
         yield data
@@ -139,7 +148,7 @@ def _id(row: Row) -> str:
         raise DataError(f"`id` must be a string or an integer, not {type_name(value)}")
     if value == "":
         raise DataError("`id` is empty")
-    return _text(str(value), "`id`")
+    return text_of(str(value), "`id`")
 
 
 def _generated(row: Row) -> str:
@@ -147,7 +156,7 @@ def _generated(row: Row) -> str:
 
 
 def id_of(row: Row) -> str:
-    """The row's id as far as it can be read, else the one made from its number."""
+    """The row's id; where it cannot be read, the id that is made from the row's number."""
     try:
         return _id(row)
     except DataError:
@@ -164,45 +173,20 @@ def _finished(data: Mapping[str, Any]) -> bool:
 def _response(item: object, number: int) -> Response:
     what = f"response {number} of `responses`"
     if isinstance(item, str):
-        return Response(_text(item, what))
+        return Response(text_of(item, what))
     if not isinstance(item, Mapping):
         raise DataError(f"{what} must be a string or a mapping, not {type_name(item)}")
     named = [name for name in ("response", "text", "content") if name in item]
     if len(named) != 1:
         raise DataError(f"{what} must have its text under one of response, text, content")
-    return Response(_text(item[named[0]], what), _finished(item))
+    return Response(text_of(item[named[0]], what), _finished(item))
 
 
 def _message(item: object, number: int) -> Message:
     what = f"message {number} of `prompt`"
     if not isinstance(item, Mapping):
         raise DataError(f"{what} must be a mapping with role and content, not {type_name(item)}")
-    role, content = item.get("role"), item.get("content")
+    role = item.get("role")
     if role not in ROLES:
         raise DataError(f"{what}: {unknown('role', role, ROLES)}")
-    if isinstance(content, list | tuple):
-        content = "".join(_block(block, what) for block in content)
-    return Message(role, _text(content, f"the content of {what}"))
-
-
-def _block(block: object, what: str) -> str:
-    kind = block.get("type") if isinstance(block, Mapping) else None
-    if not isinstance(block, Mapping) or kind != "text":
-        raise DataError(f"{what} has a content block of type {kind!r}: only text can be scored")
-    return _text(block.get("text"), f"a text block of {what}")
-
-
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{what} must be a string, not {type_name(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{what} holds half a surrogate pair at character {error.start + 1}: not valid text") from None
-    return value
-
-
-def type_name(value: object) -> str:
-    """What JSON calls the value's type, with its article."""
-    names = {type(None): "null", bool: "true or false", list: "a list", dict: "a mapping", str: "a string"}
-    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+    return Message(role, content_of(item.get("content"), what))

@@ -16,6 +16,7 @@ from typing import IO, Any, cast
 
 from gdr_plugin.api.errors import DataError, MissingDependencyError, unknown
 from gdr_plugin.data.text_formats import Cells, Located, read_csv, read_json_array, read_jsonl, typed
+from gdr_plugin.text import first_line
 
 STDIN = "-"
 _HF = re.compile(r"hf:(?P<name>[^\[\]:@]+)(@(?P<revision>[^\[\]:]+))?(\[(?P<config>[^\]]+)\])?(:(?P<split>.+))?")
@@ -178,7 +179,7 @@ def _parquet(path: Path) -> Iterator[Located]:
                     number += 1
                     yield f"{path} row {number}", content
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
 
 
 def _folder(path: Path) -> Iterator[Located]:
@@ -215,7 +216,7 @@ def _hugging_face(source: str) -> Iterator[Located]:
         else:
             opened = datasets.load_dataset(name, config, revision=revision, streaming=True)
     except Exception as error:  # whatever the hub, the network or a data set's files make it raise
-        raise DataError(f"{source} cannot be opened: {_first_line(error)}") from error
+        raise DataError(f"{source} cannot be opened: {first_line(error)}") from error
     if isinstance(opened, dict):
         if split is None and len(opened) == 1:
             split = next(iter(opened))
@@ -234,8 +235,4 @@ def _data_set_rows(source: str, data_set: Iterable[Mapping[str, Any]]) -> Iterat
         for number, content in enumerate(data_set, start=1):
             yield f"{source} row {number}", dict(content)
     except Exception as error:  # the network may fail at any row
-        raise DataError(f"{source} cannot be read after row {number}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{source} cannot be read after row {number}: {first_line(error)}") from error

@@ -1,5 +1,5 @@
-"""Measuring a reward on preference data: accuracy, calibration, length bias, ablations, pairs of models.
+"""Measuring a reward on preference data: accuracy, calibration, length bias, ablations, model pairs.
 
-`items` reads the data, `scoring` asks the models once, `statistics` puts intervals on numbers. No module is imported
-here.
+`run` is the job behind `gdr evaluate`, `measures` says when an item is right and computes the measures, `summary` puts
+them together; `ablations`, `controllability` and `pairs` (of models) are jobs of their own. No module is imported here.
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gdr_plugin.api.errors import OutputError
-from gdr_plugin.config.load import load_config
+from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.items import Data, load_items
 from gdr_plugin.evaluation.ablations import report as ablations_report
@@ -22,7 +22,7 @@ from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.progress import Progress
 from gdr_plugin.reward.resolve import resolve_names
 from gdr_plugin.reward.reward import GuidedDensityRatio
-from gdr_plugin.scoring.items import domain_check
+from gdr_plugin.routing import field_check
 from gdr_plugin.store.model import StoredModel
 from gdr_plugin.store.store import DEFAULT_STORE
 
@@ -34,7 +34,7 @@ class Outputs:
     html: Path | None = None
     rows: Path | None = None
     plot: Path | None = None
-    """Of the ablations."""
+    """The figure of the ablations."""
 
     def check(self, *inputs: str | Path | None) -> None:
         """Refuse what could not be written at the end, before anything is scored.
@@ -100,22 +100,22 @@ def evaluate_data(
     outputs = outputs or Outputs()
     outputs.check(source, None if isinstance(config, Config) else config)
     plugins = plugins or Plugins()
-    config, named = (config, "configuration") if isinstance(config, Config) else (load_config(config), str(config))
+    config, named = named_config(config)
     resolved = resolve_names(config, plugins, origin=named)
     data = load_items(
         source,
         format=format,
         columns=columns,
         limit=limit,
-        check=domain_check(resolved.guidances, resolved.routers, origin=named),
+        check=field_check(resolved.routers, resolved.guidances, origin=named),
         skip_bad=skip_bad,
     )
-    ratio = GuidedDensityRatio.from_config(config, plugins=plugins, store=DEFAULT_STORE)
+    ratio = GuidedDensityRatio.from_config(config, plugins=plugins, store=DEFAULT_STORE, resolved=resolved)
     try:
         report = evaluate_items(ratio, data.items, format=data.format, progress=progress)
         origin = _origin(source, named, data, ratio)
         if ablations:
-            variants = ablate(ratio, data.items, plugins=plugins, format=data.format, progress=progress)
+            variants = ablate(ratio, data.items, format=data.format, progress=progress)
             report = replace(report, ablations=variants)
     finally:
         if ratio.store is not None:
@@ -164,4 +164,4 @@ def _origin(source: str | Path, config: str, data: Data, ratio: GuidedDensityRat
     if models:
         hits, misses = sum(model.hits for model in models), sum(model.misses for model in models)
         facts["store"] = f"{hits:,} hits, {misses:,} misses"
-    return facts | {f"{side} on": path for side, path in ratio.paths.items()}
+    return facts | {f"{side} on": strategy for side, strategy in ratio.strategies.items()}

@@ -6,7 +6,6 @@ Knows the order of things; how numbers are computed is `metrics`', how they are 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,12 +21,13 @@ from gdr_plugin.progress import Progress
 from gdr_plugin.report.tables import estimate_json
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.scoring.items import score_items
+from gdr_plugin.text import without_numbers
 
 if TYPE_CHECKING:
     from gdr_plugin.evaluation.ablations.ablate import Ablations
 
 VERSION = 1
-"""Of the JSON's keys: rises when one changes its meaning or goes."""
+"""Version of the JSON's keys: it rises when a key changes its meaning or goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +72,17 @@ class Report:
             "guided": self.guided,
             "truncated": self.truncated,
             "reduction": self.reduction,
-            "reward": {name: _measures(one) for name, one in self.ratio.items()},
-            "baselines": [{"name": one.name, "reduction": one.reduction, **_measures(one)} for one in self.baselines],
+            "reward": {name: _measures(measures) for name, measures in self.ratio.items()},
+            "baselines": [
+                {"name": measures.name, "reduction": measures.reduction, **_measures(measures)}
+                for measures in self.baselines
+            ],
         }
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One mapping an item, in order: what came of it."""
         for at, scores in enumerate(self.scores):
-            verdicts = {name: one.comparisons[at] for name, one in self.ratio.items()}
+            verdicts = {name: measures.comparisons[at] for name, measures in self.ratio.items()}
             yield {"id": scores.item.id, "subset": scores.item.subset, **_row(scores, verdicts, self.reduction)}
 
 
@@ -91,7 +94,7 @@ def evaluate_items(
     Args:
         ratio: The reward; with a store, what it has seen is not computed again.
         items: What to score.
-        format: The data's format (a name of `formats.FORMATS`): what makes an item right, and which sections are
+        format: The data's format (see `data.preference_formats`): what makes an item right, and which sections are
             published.
         progress: Told how many items are done.
 
@@ -117,20 +120,20 @@ def report_of(scores: tuple[ItemScores, ...], reduction: Reduction, *, format: s
     """
     ratio = {
         name: measure("ratio", name, rewards("ratio", name), scores, format=format)
-        for name in (reduction, *(one for one in REDUCTIONS if one != reduction))
+        for name in (reduction, *(other for other in REDUCTIONS if other != reduction))
     }
     baselines = [measure(name, "tokens", lengths(sign), scores, format=format) for name, sign in _LENGTHS.items()]
     baselines += [measure("strong log-prob", name, rewards("strong", name), scores, format=format) for name in ratio]
-    first = [one.chosen[0] for one in scores]
+    first = [own.chosen[0] for own in scores]
     return Report(
         format=format,
         reduction=reduction,
         ratio=ratio,
         baselines=tuple(baselines),
         not_scored=_reasons(scores, ratio[reduction]),
-        routers=dict(Counter(one.router for one in first).most_common()),
-        guided=sum(one.guidance != "none" for one in first),
-        truncated=sum(any(one.truncated for one in (*own.chosen, *own.rejected)) for own in scores),
+        routers=dict(Counter(score.router for score in first).most_common()),
+        guided=sum(score.guidance != "none" for score in first),
+        truncated=sum(any(score.truncated for score in (*own.chosen, *own.rejected)) for own in scores),
         scores=scores,
     )
 
@@ -143,46 +146,46 @@ def _reasons(scores: Iterable[ItemScores], main: Measures) -> dict[str, int]:
     reasons = Counter[str]()
     for own, verdict in zip(scores, main.comparisons, strict=True):
         if verdict is None:
-            given = (one.reason for one in (*own.chosen, *own.rejected) if one.reason is not None)
-            reasons[re.sub(r"\d[\d,]*", "N", next(given, "a log-prob is missing"))] += 1
+            given = (score.reason for score in (*own.chosen, *own.rejected) if score.reason is not None)
+            reasons[without_numbers(next(given, "a log-prob is missing"))] += 1
     return dict(reasons.most_common())
 
 
 def _row(scores: ItemScores, verdicts: Mapping[Reduction, Comparison | None], reduction: Reduction) -> dict[str, Any]:
     first, main = scores.chosen[0], verdicts[reduction]
-    reasons = [one.reason for one in (*scores.chosen, *scores.rejected) if one.reason is not None]
+    reasons = [score.reason for score in (*scores.chosen, *scores.rejected) if score.reason is not None]
     return {
         "domain": first.domain,
         "router": first.router,
         "guidance": first.guidance,
-        "margins": {name: None if one is None else one.margin for name, one in verdicts.items()},
+        "margins": {name: None if comparison is None else comparison.margin for name, comparison in verdicts.items()},
         "correct": None if main is None else main.worth,
         "strong_tokens": {
-            side: [one.strong_tokens for one in own]
+            side: [score.strong_tokens for score in own]
             for side, own in (("chosen", scores.chosen), ("rejected", scores.rejected))
         },
         "reason": reasons[0] if main is None and reasons else None,
     }
 
 
-def _measures(one: Measures) -> dict[str, Any]:
+def _measures(measures: Measures) -> dict[str, Any]:
     found = {
-        "accuracy": estimate_json(one.overall.accuracy),
-        "ties": one.overall.ties,
-        "subsets": {name: _part(own) for name, own in one.subsets.items()},
-        "domains": {name: _part(own) for name, own in one.domains.items()},
-        "sections": {own.name: estimate_json(own.estimate) for own in one.sections},
+        "accuracy": estimate_json(measures.overall.accuracy),
+        "ties": measures.overall.ties,
+        "subsets": {name: _part(own) for name, own in measures.subsets.items()},
+        "domains": {name: _part(own) for name, own in measures.domains.items()},
+        "sections": {own.name: estimate_json(own.estimate) for own in measures.sections},
         "length": {
-            **{name: _part(getattr(one.length, name)) for name in ("shorter", "equal", "longer")},
-            "correlation": estimate_json(one.length.correlation),
+            **{name: _part(getattr(measures.length, name)) for name in ("shorter", "equal", "longer")},
+            "correlation": estimate_json(measures.length.correlation),
         },
     }
-    if one.styles is not None:
-        found["styles"] = {"names": list(STYLES), "accuracy": one.styles}
-    if one.calibration is not None:
-        found["calibration"] = asdict(one.calibration)
+    if measures.styles is not None:
+        found["styles"] = {"names": list(STYLES), "accuracy": measures.styles}
+    if measures.calibration is not None:
+        found["calibration"] = asdict(measures.calibration)
     return found
 
 
-def _part(one: Part) -> dict[str, Any]:
-    return {"items": one.items, "ties": one.ties, "accuracy": estimate_json(one.accuracy)}
+def _part(part: Part) -> dict[str, Any]:
+    return {"items": part.items, "ties": part.ties, "accuracy": estimate_json(part.accuracy)}

@@ -12,16 +12,16 @@ from gdr_plugin.arithmetic.statistics import Estimate
 from gdr_plugin.evaluation.measures.benchmarks import STYLES
 from gdr_plugin.evaluation.measures.metrics import Measures, Part
 from gdr_plugin.evaluation.summary import Report
-from gdr_plugin.report.tables import Cell, Sheet, estimate_text
+from gdr_plugin.report.tables import Cell, Table, estimate_text
 
 NAMES = {"sum": "sum", "mean": "mean", "per_byte": "per byte", "tokens": "tokens"}
 
 
-def tables(report: Report) -> Iterator[Sheet]:
+def tables(report: Report) -> Iterator[Table]:
     """The report's tables, the most important first."""
     yield _accuracy(report)
     if report.main.styles is not None:
-        yield Sheet(
+        yield Table(
             "accuracy by style: the chosen response's in rows, the rejected one's in columns",
             ("chosen", *STYLES),
             [(name, *(f"{cell:.3f}" for cell in row)) for name, row in zip(STYLES, report.main.styles, strict=True)],
@@ -44,7 +44,7 @@ def facts(report: Report) -> dict[str, str]:
     return found | {f"not scored: {reason}": f"{count:,}" for reason, count in report.not_scored.items()}
 
 
-def _accuracy(report: Report) -> Sheet:
+def _accuracy(report: Report) -> Table:
     ways = list(report.ratio.values())
     rows = [_row("all", [way.overall for way in ways])]
     rows += [_row(f"domain {name}", [way.domains[name] for way in ways]) for name in report.main.domains]
@@ -53,7 +53,7 @@ def _accuracy(report: Report) -> Sheet:
         n = f"{section.estimate.n:,}" if section.estimate else "0"
         rows.append([f"{report.format} {section.name}", n, "", *(_section(way, at) for way in ways)])
     missing = [section.name for section in report.main.sections if section.estimate is None]
-    return Sheet(
+    return Table(
         "accuracy (95 % interval; a tie counts half)",
         ("", "items", "ties", *(NAMES[name] for name in report.ratio)),
         rows,
@@ -67,9 +67,9 @@ def _section(way: Measures, at: int) -> Estimate | None:
     return way.sections[at].estimate if way.sections else None
 
 
-def _baselines(report: Report) -> Sheet:
+def _baselines(report: Report) -> Table:
     ways = [*report.ratio.values(), *report.baselines]
-    return Sheet(
+    return Table(
         "baselines, and r: correlation of the margin with the length difference",
         ("", "by", "accuracy", "r"),
         [
@@ -84,10 +84,10 @@ def _baselines(report: Report) -> Sheet:
     )
 
 
-def _length(report: Report) -> Sheet:
+def _length(report: Report) -> Table:
     sides = {"shorter": "shorter", "equal": "equally long", "longer": "longer"}
     parts = {side: [getattr(way.length, side) for way in report.ratio.values()] for side in sides}
-    return Sheet(
+    return Table(
         "accuracy by length, in the strong model's tokens",
         ("chosen is", "items", "ties", *(NAMES[name] for name in report.ratio)),
         [_row(text, parts[side]) for side, text in sides.items()],
@@ -95,14 +95,14 @@ def _length(report: Report) -> Sheet:
 
 
 def _row(name: str, parts: Sequence[Part]) -> list[Cell]:
-    return [name, f"{parts[0].items:,}", f"{parts[0].ties:,}", *(one.accuracy for one in parts)]
+    return [name, f"{parts[0].items:,}", f"{parts[0].ties:,}", *(part.accuracy for part in parts)]
 
 
-def _calibration(report: Report) -> Iterator[Sheet]:
+def _calibration(report: Report) -> Iterator[Table]:
     main = report.main.calibration
     if main is None:
         return
-    yield Sheet(
+    yield Table(
         "calibration of sigmoid(margin / T)",
         ("by", "error at T = 1", "best T", "error at best T"),
         [
@@ -111,7 +111,7 @@ def _calibration(report: Report) -> Iterator[Sheet]:
             if (own := way.calibration) is not None
         ],
     )
-    yield Sheet(
+    yield Table(
         f"accuracy by size of margin ({UNITS[report.reduction]})",
         ("|margin|", "items", "claimed", "accuracy"),
         [

@@ -28,11 +28,11 @@ class Cell:
     strong: float
     """The strong model's log-prob of the piece, in nats."""
     weak: float
-    """Likewise the weak model's."""
+    """The weak model's log-prob of the piece, in nats."""
     strong_tokens: int
     """How many of the strong model's tokens make up the piece."""
     weak_tokens: int
-    """Likewise of the weak model's."""
+    """How many of the weak model's tokens make up the piece."""
     total: float
     """The log-ratio of everything up to and with this piece, in nats."""
 

@@ -1,31 +1,31 @@
 """The job behind `gdr explain`: read a few rows, score them with and without guidance, write the page.
 
-Knows the order of things. How text is cut is `cells`', what the page looks like `explain_page`'s.
+Knows the order of things. How text is cut is `cells`', what the page looks like `page`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gdr_plugin.api.errors import DataError, nearest
-from gdr_plugin.api.types import Side
-from gdr_plugin.config.load import load_config
+from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.item import Item
 from gdr_plugin.data.items import read_items
-from gdr_plugin.data.read import BadRow, check_rows
+from gdr_plugin.data.read import BadRow, CheckColumns, check_rows
 from gdr_plugin.data.rows import parse_score_row
 from gdr_plugin.data.sources import STDIN, read_rows
 from gdr_plugin.explain.shown import Explained, Origin, Shown
 from gdr_plugin.files import atomic, check_output
 from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.progress import Progress, silent
-from gdr_plugin.reward.resolve import Resolved, resolve_names
+from gdr_plugin.reward.resolve import resolve_names
 from gdr_plugin.reward.reward import GuidedDensityRatio
-from gdr_plugin.routing import FieldRouter, RouterChain
-from gdr_plugin.scoring.items import domain_check, samples
-from gdr_plugin.store.store import DEFAULT_STORE, LogprobStore
+from gdr_plugin.routing import field_check
+from gdr_plugin.scoring.items import samples
+from gdr_plugin.scoring.sequential import warm_one_model_at_a_time
+from gdr_plugin.store.store import DEFAULT_STORE
 
 __all__ = ["DEFAULT_ROWS", "explain", "read_shown"]
 
@@ -54,7 +54,7 @@ def explain(
         out: The HTML file; it appears when it is complete.
         ids: Only the rows with these ids.
         limit: Only so many rows; None: all that `ids` name, else the first 20.
-        format: Of preference data, as for `read_items`.
+        format: Format of preference data, as for `read_items`.
         columns: New name -> the input's name of columns.
         plugins: Where names are looked up; default: built-in and installed plugins.
         progress: Told how many rows are done.
@@ -72,7 +72,7 @@ def explain(
 
     check_output("-o", out, [source, None if isinstance(config, Config) else config])
     plugins = plugins or Plugins()
-    config, named = (config, "configuration") if isinstance(config, Config) else (load_config(config), str(config))
+    config, named = named_config(config)
     resolved = resolve_names(config, plugins, origin=named)
     rows = read_shown(
         source,
@@ -80,16 +80,16 @@ def explain(
         limit=limit,
         format=format,
         columns=columns,
-        domains=resolved.guidances,
-        domain_columns=[router.column for router in resolved.routers if isinstance(router, FieldRouter)],
-        check=domain_check(resolved.guidances, resolved.routers, origin=named),
+        check=field_check(resolved.routers, resolved.guidances, origin=named),
     )
-    ratios, store = _open(config, resolved, plugins)
+    ratio = GuidedDensityRatio.from_config(config, plugins=plugins, store=DEFAULT_STORE, resolved=resolved)
+    ratios = [ratio] if config.guidance.placement == "none" else [ratio, ratio.variant(placement="none")]
     try:
-        explained = _scored(rows, ratios, config, progress or silent)
+        explained = _scored(rows, ratios, progress or silent)
     finally:
-        store.close()
-    origin = Origin(source, named, config, ratios[0].strong.name, ratios[0].weak.name)
+        if ratio.store is not None:
+            ratio.store.close()
+    origin = Origin(source, named, config, ratio.strong.name, ratio.weak.name)
     with atomic(out) as file:
         file.write(explain_page(explained, origin))
     return explained
@@ -102,21 +102,17 @@ def read_shown(
     limit: int | None = None,
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
-    domains: Collection[str] | None = None,
-    domain_columns: Sequence[str] = ("domain",),
-    check: Callable[[Item], None] | None = None,
+    check: CheckColumns | None = None,
 ) -> list[Shown]:
     """Read the rows to show; other rows are not looked at more than it takes to find these.
 
     Args:
         source: As for `explain`.
-        ids: Likewise.
-        limit: Likewise.
-        format: Likewise.
-        columns: Likewise.
-        domains: The configured domains; None: any value will do.
-        domain_columns: Columns that may hold a row's domain.
-        check: Raises DataError for a preference item that cannot be used.
+        ids: As for `explain`.
+        limit: As for `explain`.
+        format: As for `explain`.
+        columns: As for `explain`.
+        check: Raises DataError for a row whose columns cannot be used.
 
     Returns:
         The rows in the order of the input.
@@ -130,13 +126,13 @@ def read_shown(
         raise DataError(f"--limit must be 1 or more, not {limit}")
     named = next(iter(read_rows(source, columns=columns))).content or {}
     if format == "auto" and "response" in named and not {"chosen", "rejected"} <= named.keys():
-        scored = check_rows(source, parse_score_row, columns=columns, domains=domains, domain_columns=domain_columns)
+        scored = check_rows(source, parse_score_row, columns=columns, check=check)
         stream: Iterator[Shown | BadRow] = (
             row if isinstance(row, BadRow) else Shown(row.id, (("response", row.sample),)) for _, row in scored
         )
     else:
         items = read_items(source, format=format, columns=columns)
-        stream = (row if isinstance(row, BadRow) else _pair(row, check) for row in items)
+        stream = (row if isinstance(row, BadRow) else _shown(row, check) for row in items)
     wanted, found = set(ids), []
     seen: set[str] = set()
     limit = limit if limit is not None else None if ids else DEFAULT_ROWS
@@ -149,17 +145,17 @@ def read_shown(
         found.append(row)
         if len(found) == limit or len(found) == len(wanted) > 0:
             return found
-    missing = [one for one in ids if one not in seen]
+    missing = [name for name in ids if name not in seen]
     if missing:
         near = nearest(missing[0], seen)
         raise DataError(f"{source}: no row has the id {missing[0]!r}{f'; did you mean {near!r}?' if near else ''}")
     return found
 
 
-def _pair(item: Item, check: Callable[[Item], None] | None) -> Shown:
+def _shown(item: Item, check: CheckColumns | None) -> Shown:
     if check is not None:
         try:
-            check(item)
+            check(item.columns)
         except DataError as error:
             raise type(error)(f"row {item.id!r}: {error}") from None
     labels = [
@@ -170,39 +166,11 @@ def _pair(item: Item, check: Callable[[Item], None] | None) -> Shown:
     return Shown(item.id, tuple(zip(labels, samples(item), strict=True)))
 
 
-def _open(config: Config, resolved: Resolved, plugins: Plugins) -> tuple[list[GuidedDensityRatio], LogprobStore]:
-    """The configured reward, the same without guidance where it has any, and the store that both use."""
-    models = [plugins.open_model(spec, config.limits) for spec in (config.strong, config.weak)]
-    store = LogprobStore(config.store.path if config.store else DEFAULT_STORE)
-    sections = [config.guidance]
-    if config.guidance.placement != "none":
-        sections.append(config.guidance.model_copy(update={"placement": "none"}))
-    ratios = [
-        GuidedDensityRatio(
-            *models,
-            domains=resolved.guidances,
-            chain=RouterChain(resolved.routers, config.routing.default_domain),
-            guidance=section,
-            reward=config.reward,
-            store=store,
-            sequential=config.load == "sequential",
-        )
-        for section in sections
-    ]
-    return ratios, store
-
-
-def _scored(
-    rows: Sequence[Shown], ratios: Sequence[GuidedDensityRatio], config: Config, progress: Progress
-) -> list[Explained]:
-    """Every row's scores; where one model must leave memory before the other loads, each loads once."""
-    if config.load == "sequential":
+def _scored(rows: Sequence[Shown], ratios: Sequence[GuidedDensityRatio], progress: Progress) -> list[Explained]:
+    """Every row's scores under each reward; where models are loaded one after the other, each is loaded once."""
+    if ratios[0].sequential:
         everything = [sample for row in rows for _, sample in row.responses]
-        sides: tuple[Side, ...] = ("strong", "weak")
-        for side in sides:
-            for ratio in ratios:
-                ratio.warm(side, everything)
-            ratios[0].unload()
+        warm_one_model_at_a_time(lambda side: ((ratio, everything) for ratio in ratios))
     explained = []
     progress("scoring", 0, len(rows))
     for done, row in enumerate(rows, start=1):

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from markupsafe import Markup
-
 from gdr_plugin.api.types import Score
 from gdr_plugin.arithmetic.reduction import UNITS
 from gdr_plugin.explain.cells import Cell, cells
@@ -61,7 +59,7 @@ def explain_page(rows: Sequence[Explained], origin: Origin) -> str:
         A self-contained HTML document.
     """
     panels = [_panels(row, number) for number, row in enumerate(rows, start=1)]
-    top = _top([cell.ratio for one in panels for panel in one for cell in panel.cells])
+    top = _top([cell.ratio for of_row in panels for panel in of_row for cell in panel.cells])
     unit = UNITS[origin.config.reward.reduction]
     body = render(
         "explain.html",
@@ -69,10 +67,10 @@ def explain_page(rows: Sequence[Explained], origin: Origin) -> str:
         origin=origin,
         unit=unit,
         legend=_legend(top),
-        toggle=any(panel.view == "unguided" for one in panels for panel in one),
+        toggle=any(panel.view == "unguided" for of_row in panels for panel in of_row),
         # Two responses stand side by side; one alone leaves the place to its unguided self.
         view="guided" if any(len(row.row.responses) > 1 for row in rows) else "both",
-        rows=[_row(row, one, top, unit) for row, one in zip(rows, panels, strict=True)],
+        rows=[_row(row, of_row, top, unit) for row, of_row in zip(rows, panels, strict=True)],
     )
     title = f"Where the reward comes from: {origin.source}"
     return page(title, body, style=render("explain.css", package=PACKAGE), script=render("explain.js", package=PACKAGE))
@@ -106,18 +104,24 @@ def _chip(char: str) -> str:
     return ""
 
 
-def _marked(text: str) -> Raw:
-    """Text as HTML: what is white space stays so, with a sign in front that copying leaves out."""
-    parts: list[str] = []
+def _pieces(text: str) -> list[tuple[str, str, str]]:
+    """Text in pieces `(kind, shown, text)` for the templates: `sign`, `chip`, or `plain` for runs of other text."""
+    pieces: list[tuple[str, str, str]] = []
+    plain = ""
     for char in text:
-        if (mark := _MARKS.get(char)) is not None:
+        mark, name = _MARKS.get(char), _chip(char)
+        if mark is None and not name:
+            plain += char
+            continue
+        if plain:
+            pieces.append(("plain", "", plain))
+            plain = ""
+        if mark is not None:
             kept = "\n" if char in "\n\u2028\u2029" else "" if char == "\r" else char
-            parts.append(Markup('<span class="sign" data-sign="{}">{}</span>').format(mark, kept))
-        elif name := _chip(char):
-            parts.append(Markup('<span class="chip">{}</span>').format(name.strip("[]")))
+            pieces.append(("sign", mark, kept))
         else:
-            parts.append(str(Markup.escape(char)))
-    return Raw("".join(parts))
+            pieces.append(("chip", name.strip("[]"), ""))
+    return [*pieces, ("plain", "", plain)] if plain else pieces
 
 
 def _panels(row: Explained, number: int) -> list[Panel]:
@@ -152,7 +156,7 @@ def _row(row: Explained, panels: Sequence[Panel], top: float, unit: str) -> dict
             "guidance": first.guidance,
             "exemplars": ", ".join(first.exemplars),
         },
-        "turns": [(turn.role, _marked(turn.content)) for turn in row.row.prompt],
+        "turns": [(turn.role, _pieces(turn.content)) for turn in row.row.prompt],
         "truncated": any(panel.score.truncated for panel in panels),
         "coarse": bool(coarse),
         "mixed": mixed and not coarse,
@@ -187,18 +191,9 @@ def _plain(text: str) -> str:
     return "".join(_chip(char) or char if char not in "\n\t\r" else char for char in text)
 
 
-def _tokens(found: Sequence[Cell], top: float) -> Raw:
-    """The response as options of a list: one stop for the tab key, arrow keys go from token to token."""
-    parts = []
-    for at, cell in enumerate(found):
-        shade = _shade(cell.ratio, top)
-        shown = _marked(cell.text) if cell.text else Markup('<span class="chip">end</span>')
-        parts.append(
-            Markup('<span role="option" class="{}" tabindex="{}">{}</span>').format(
-                f"t {shade}".strip(), 0 if at == 0 else -1, shown
-            )
-        )
-    return Raw("".join(parts))
+def _tokens(found: Sequence[Cell], top: float) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Each token's class and its text in pieces; no pieces for the end of turn."""
+    return [(f"t {_shade(cell.ratio, top)}".strip(), _pieces(cell.text)) for cell in found]
 
 
 def _shade(ratio: float, top: float) -> str:
@@ -224,7 +219,7 @@ def _legend(top: float) -> list[tuple[str, str]]:
 
 def _data(value: float, *, places: int = 4) -> Raw:
     """A number with the exact one behind it, digit by digit what `gdr score` writes."""
-    return Markup('<data value="{}">{}</data>').format(repr(value), number(value, places=places))
+    return render("number.html", package=PACKAGE, exact=repr(value), text=number(value, places=places))
 
 
 def _totals(row: Explained, panels: Sequence[Panel], unit: str) -> Raw:
@@ -255,7 +250,9 @@ def _verdicts(panels: Sequence[Panel]) -> list[str]:
         if None in chosen or None in rejected:
             said.append(f"{name}: not every response was scored.")
             continue
-        margin = min(one for one in chosen if one is not None) - max(one for one in rejected if one is not None)
+        margin = min(reward for reward in chosen if reward is not None) - max(
+            reward for reward in rejected if reward is not None
+        )
         verdict = "ranked as labelled" if margin > 0 else "a tie" if margin == 0 else "ranked against the label"
         what = "chosen" if len(chosen) == 1 else "lowest chosen"
         other = "rejected" if len(rejected) == 1 else "highest rejected"

@@ -30,7 +30,7 @@ class Explained:
     guided: tuple[Score, ...]
     """One score a response, under the configured guidance."""
     unguided: tuple[Score, ...] | None
-    """Likewise without guidance; None where no guidance applies to the row anyway."""
+    """One score a response without guidance; None where no guidance applies to the row anyway."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A model that needs no weights: log-probs are a stable hash of the name, the context and the id.
 
-It honours the whole contract of `LogprobModel` (order, batching, empty responses, long inputs), so tests, examples and
-dry runs exercise the real paths. It knows nothing of language: its rewards mean nothing.
+It keeps the whole contract of `LogprobModel` (order, batching, empty responses, long inputs), so tests, examples and
+dry runs exercise the real code. It knows nothing of language: its rewards mean nothing.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from gdr_plugin.api.settings import Limits
 from gdr_plugin.api.types import Conversation, Logprobs, TokenSpan
 
 VERSION = "1"
-"""Part of every identity: raise it when the hash changes, so that stored log-probs of the old one miss."""
+"""Part of every identity: raise it when the hash changes, so that log-probs stored before are not used."""
 MAX_LENGTH = 1_000_000
-"""Tokens that fit when the limits say nothing."""
+"""Length in tokens when the limits set none."""
 
 BOS, START, END = 256, 257, 258
 """Control ids; 0..255 are the bytes of UTF-8 text, so text can never spell a control id."""
@@ -35,7 +35,7 @@ class FakeChat:
     """Byte-level ChatML: `BOS`, then for every turn `START role newline text END newline`.
 
     Args:
-        limits: Lengths and what happens to what does not fit.
+        limits: Lengths, and what happens to what is longer.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -56,7 +56,7 @@ class FakeChat:
         return TokenSpan(context=context, response=ids, dropped=dropped)
 
     def offsets(self, conversation: Conversation, response: str) -> tuple[tuple[int, int], ...]:
-        """The character that each byte is a part of; see `TokenOffsets.offsets`."""
+        """The place of the character that each byte is part of; see `TokenOffsets.offsets`."""
         return tuple(
             (place, place + 1)
             for place, character in enumerate(response)
@@ -96,7 +96,7 @@ class FakeModel:
 
     Args:
         name: What follows `fake:`; another name is another model.
-        limits: Lengths and what happens to what does not fit; default: 1,000,000 tokens.
+        limits: Lengths, and what happens to what is longer; default: 1,000,000 tokens.
     """
 
     def __init__(self, name: str, limits: Limits | None = None) -> None:
@@ -134,7 +134,7 @@ class FakeModel:
         return {"backend": "fake", "device": "none", "weights": "none: hashed log-probs that mean nothing"}
 
     def unload(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is no memory to free."""
 
 
 def _hash_logprobs(seed: np.uint64, response: tuple[int, ...]) -> Logprobs:

@@ -1,1 +1,1 @@
-"""Pages and pictures of what was measured. Knows how to show numbers; nothing of how they come about."""
+"""Pages and pictures of what was measured. Knows how to show numbers; nothing of how they are measured."""

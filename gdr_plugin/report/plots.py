@@ -170,11 +170,15 @@ def estimates(
     figure, axes = _figure((6.2, 1.2 + 0.3 * max(len(points), 1)))
     if level is not None:
         axes.axvline(level, color=_GREY, linestyle="--", linewidth=1, zorder=1)
-    lines = [(y, one) for y, one in enumerate(points.values()) if one is not None]
-    reach = [[one.value - one.low for _, one in lines], [one.high - one.value for _, one in lines]]
+    known = {y: estimate for y, estimate in enumerate(points.values()) if estimate is not None}
+    values = [estimate.value for estimate in known.values()]
+    reach = [
+        [estimate.value - estimate.low for estimate in known.values()],
+        [estimate.high - estimate.value for estimate in known.values()],
+    ]
     axes.errorbar(
-        [one.value for _, one in lines], [y for y, _ in lines], xerr=reach, fmt=_MARKERS[0], color=_COLOURS[0],
-        markersize=5.5, capsize=3, linewidth=1.4, zorder=3,
+        values, list(known), xerr=reach, fmt=_MARKERS[0], color=_COLOURS[0], markersize=5.5, capsize=3,
+        linewidth=1.4, zorder=3,
     )  # fmt: skip
     axes.set_yticks(range(len(points)), list(points))
     axes.set_ylim(len(points) - 0.5, -0.5)
@@ -278,8 +282,8 @@ def _finished(figure: Figure, axes: Axes, title: str, note: str = "") -> Figure:
         figure.suptitle(title, x=0.01, ha="left", fontsize=_FONT + 1.5, fontweight="bold")
     if note:
         axes.set_title(note, loc="left", fontsize=_FONT - 0.5, color=_GREY)
-    for one in figure.axes:  # the scale is one, too
-        one.tick_params(labelsize=_FONT)
-        one.xaxis.label.set_fontsize(_FONT)
-        one.yaxis.label.set_fontsize(_FONT)
+    for part in figure.axes:  # the scale is one, too
+        part.tick_params(labelsize=_FONT)
+        part.xaxis.label.set_fontsize(_FONT)
+        part.yaxis.label.set_fontsize(_FONT)
     return figure

@@ -14,14 +14,14 @@ from gdr_plugin.arithmetic.statistics import Estimate
 if TYPE_CHECKING:
     from gdr_plugin.report.page import Raw
 
-__all__ = ["Cell", "Sheet", "estimate_json", "estimate_text", "section"]
+__all__ = ["Cell", "Table", "estimate_json", "estimate_text", "section"]
 
 Cell: TypeAlias = "str | Estimate | None"
 """Text, a number with its interval, or nothing to show."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
+class Table:
     """A table to show."""
 
     caption: str
@@ -42,7 +42,8 @@ def estimate_text(estimate: Estimate | None, *, digits: int = 3, signed: bool = 
         return "-"
     form = f"{'+' if signed else ''}.{digits}f"
     # Rounded first and added to 0: never "-0.000".
-    value, low, high = (f"{round(one, digits) + 0.0:{form}}" for one in (estimate.value, estimate.low, estimate.high))
+    numbers = (estimate.value, estimate.low, estimate.high)
+    value, low, high = (f"{round(number, digits) + 0.0:{form}}" for number in numbers)
     return f"{value} [{low}, {high}]"
 
 
@@ -51,22 +52,18 @@ def estimate_json(estimate: Estimate | None) -> dict[str, Any] | None:
     return None if estimate is None else asdict(estimate)
 
 
-def section(title: str, text: str, sheets: Sequence[Sheet]) -> Raw:
+def section(title: str, text: str, tables: Sequence[Table]) -> Raw:
     """The tables as a part of an HTML page: heading, a paragraph, then each table with its note.
 
     Args:
         title: The heading, plain text.
         text: What was measured, plain text; may be empty.
-        sheets: In order.
+        tables: In order.
 
     Returns:
         `Raw` HTML for `gdr_plugin.report.page.page`.
     """
-    from gdr_plugin.report.page import Raw, table
+    from gdr_plugin.report.page import render, table
 
-    parts = [Raw("<section>\n<h2>{}</h2>").format(title), *([Raw("<p>{}</p>").format(text)] if text else [])]
-    for sheet in sheets:
-        parts.append(table(sheet.headers, sheet.texts(), caption=sheet.caption))
-        if sheet.note:
-            parts.append(Raw("<p>{}</p>").format(sheet.note))
-    return Raw("\n").join([*parts, Raw("</section>\n")])
+    drawn = [(table(shown.headers, shown.texts(), caption=shown.caption), shown.note) for shown in tables]
+    return render("section.html", title=title, text=text, tables=drawn)

@@ -1,51 +1,40 @@
 """The Guided Density Ratio: the one object that every adapter and command holds.
 
 Owns the order of things: route, guide, render, score each model alone, subtract. It does not know how a prompt is
-routed, what a template looks like, how a model computes or how log-probs become one number (`reduction`).
+routed, what a template looks like, how a model computes, or how log-probs become one number.
 
 Source: "Preference Data Annotation with Guided Density Ratios" (arXiv 2411.02481); no beta and no partition function.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
-from gdr_plugin.api.errors import ChatError, ConfigError, EngineWarning, unknown
+from gdr_plugin.api.errors import ConfigError, unknown
 from gdr_plugin.api.guidance import Guidance, RenderedGuidance
-from gdr_plugin.api.models import LogprobModel, TokenOffsets, score_beside
+from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.routers import RoutingContext
-from gdr_plugin.api.settings import Limits, ModelSpec
-from gdr_plugin.api.types import Conversation, Logprobs, Placement, Reduction, Sample, Score, Side, TokenSpan
-from gdr_plugin.arithmetic.reduction import Answer, reduce, token_details
-from gdr_plugin.config.load import load_config
+from gdr_plugin.api.settings import Limits
+from gdr_plugin.api.types import Placement, Reduction, Sample, Score, Side
+from gdr_plugin.arithmetic.reduction import Answer
+from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config, GuidanceSection, RewardSection
-from gdr_plugin.guidance import apply, render
+from gdr_plugin.guidance import render
 from gdr_plugin.plugins.registry import Plugins
-from gdr_plugin.reward.resolve import resolve_names
-from gdr_plugin.routing import Routed, RouterChain
+from gdr_plugin.reward.opening import open_any, warn_of_dtypes
+from gdr_plugin.reward.questions import GuidedSample, answers, guide, questions, spans
+from gdr_plugin.reward.resolve import Resolved, resolve_names
+from gdr_plugin.reward.scores import score_of
+from gdr_plugin.routing import RouterChain
 from gdr_plugin.store.model import StoredModel
 from gdr_plugin.store.store import LogprobStore
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    ModelLike: TypeAlias = "str | ModelSpec | LogprobModel | tuple[PreTrainedModel, PreTrainedTokenizerBase]"
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A routed sample with what each model is shown."""
-
-    sample: Sample
-    routed: Routed
-    rendered: RenderedGuidance
-    guided: Conversation
+    from gdr_plugin.reward.opening import ModelLike
 
 
 class GuidedDensityRatio:
@@ -81,28 +70,33 @@ class GuidedDensityRatio:
         self.weak: LogprobModel = StoredModel(weak, store) if store else weak
         self.domains = dict(domains)
         self.config: Config | None = None
-        self._chain = chain
+        self.sequential = sequential
+        self._models = strong, weak
+        self.chain = chain
         self._guidance = guidance or GuidanceSection()
         self._reward = reward or RewardSection()
-        self._sequential = sequential
         self._routed: Counter[str] = Counter(dict.fromkeys((*(router.name for router in chain.routers), "default"), 0))
-        self.rendered: dict[str, RenderedGuidance] = {name: self._render(one) for name, one in self.domains.items()}
+        self.rendered: dict[str, RenderedGuidance] = {
+            domain: self._render(own_guidance) for domain, own_guidance in self.domains.items()
+        }
         """What each domain's prompts are shown."""
         self._context = RoutingContext(
-            domains={name: one.description if one else "" for name, one in self.domains.items()}, model=self.strong
+            domains={
+                domain: own_guidance.description if own_guidance else ""
+                for domain, own_guidance in self.domains.items()
+            },
+            model=self.strong,
         )
-        dtypes = [model.describe().get("dtype") for model in (strong, weak)]
-        if None not in dtypes and dtypes[0] != dtypes[1]:
-            warnings.warn(
-                f"strong computes in {dtypes[0]}, weak in {dtypes[1]}: their rounding errors do not cancel and add to "
-                "every reward; set the same dtype for both",
-                EngineWarning,
-                stacklevel=1,  # so that it is said once, however many ratios are made of one pair of models
-            )
+        warn_of_dtypes(strong, weak)
 
     @classmethod
     def from_config(
-        cls, config: str | Path | Config, *, plugins: Plugins | None = None, store: str | Path | None = None
+        cls,
+        config: str | Path | Config,
+        *,
+        plugins: Plugins | None = None,
+        store: str | Path | None = None,
+        resolved: Resolved | None = None,
     ) -> GuidedDensityRatio:
         """Build the reward that a gdr.yaml describes.
 
@@ -110,6 +104,7 @@ class GuidedDensityRatio:
             config: Path of a gdr.yaml, or a validated configuration.
             plugins: Where names are looked up; default: built-in and installed plugins.
             store: Store file that is used when the configuration names none.
+            resolved: What the configuration's names stand for, where a caller has looked them up already.
 
         Returns:
             The reward; no weights are loaded yet.
@@ -118,11 +113,9 @@ class GuidedDensityRatio:
             ConfigError: The file or a name in it is wrong.
             ModelError: A model does not exist, or an adapter does not fit its base.
         """
-        origin = "configuration"
-        if not isinstance(config, Config):
-            config, origin = load_config(config), str(config)
+        config, origin = named_config(config)
         plugins = plugins or Plugins()
-        resolved = resolve_names(config, plugins, origin=origin)
+        resolved = resolved or resolve_names(config, plugins, origin=origin)
         path = config.store.path if config.store else store
         ratio = cls(
             plugins.open_model(config.strong, config.limits),
@@ -155,8 +148,8 @@ class GuidedDensityRatio:
 
         Args:
             strong: Hub id, folder or `.gguf`; a `ModelSpec`; any `LogprobModel`; or a loaded `(model, tokenizer)`.
-            weak: Likewise. The same object on both sides is fine with `placement="strong"`: the reward is then the
-                pointwise mutual information of response and guidance.
+            weak: As for `strong`. The same object on both sides is fine with `placement="strong"`: the reward is then
+                the pointwise mutual information of response and guidance.
             guidance: A `Guidance`, or the name of a registered one.
             placement: Which models see the guidance.
             exemplars: How many preference exemplars are shown.
@@ -180,14 +173,53 @@ class GuidedDensityRatio:
                 raise ConfigError(unknown("guidance", guidance, known))
             guidance = known[guidance]
         return cls(
-            _as_model(strong, plugins, limits, "strong"),
-            _as_model(weak, plugins, limits, "weak"),
+            open_any(strong, plugins, limits, "strong"),
+            open_any(weak, plugins, limits, "weak"),
             domains={"all": guidance},
             chain=RouterChain([], "all"),
             guidance=GuidanceSection(placement=placement, exemplars=exemplars),
             reward=RewardSection(reduction=reduction),
             store=LogprobStore(store) if store else None,
         )
+
+    def variant(
+        self,
+        *,
+        domains: Mapping[str, Guidance | None] | None = None,
+        chain: RouterChain | None = None,
+        guidance: GuidanceSection | None = None,
+        placement: Placement | None = None,
+        reduction: Reduction | None = None,
+    ) -> GuidedDensityRatio:
+        """The same models, store and load order under another guidance, routing or reduction.
+
+        Cheap: the models are shared, loaded or not, and texts that they have scored come from the store, where there
+        is one. Counts (of routing, of the store's hits) begin at 0.
+
+        Args:
+            domains: Every domain that a router may return, with its guidance or None.
+            chain: Routers in order, with the default domain.
+            guidance: The whole section: placement, switches and seed.
+            placement: Which models see the guidance; also changes a given `guidance`.
+            reduction: How token log-probs become one number.
+
+        Returns:
+            A reward of its own. What is not given stays as it is here, `config` too: it describes this reward, not the
+            variant.
+        """
+        section = self._guidance if guidance is None else guidance
+        reward = self._reward
+        made = GuidedDensityRatio(
+            *self._models,
+            domains=self.domains if domains is None else domains,
+            chain=self.chain if chain is None else chain,
+            guidance=section if placement is None else section.model_copy(update={"placement": placement}),
+            reward=reward if reduction is None else reward.model_copy(update={"reduction": reduction}),
+            store=self.store,
+            sequential=self.sequential,
+        )
+        made.config = self.config
+        return made
 
     @property
     def reduction(self) -> Reduction:
@@ -200,10 +232,14 @@ class GuidedDensityRatio:
         return dict(self._routed)
 
     @property
-    def paths(self) -> dict[str, str]:
+    def strategies(self) -> dict[str, str]:
         """How each model computes and why, as far as it has computed; empty where the backend does not say."""
         facts = {"strong": self.strong.describe(), "weak": self.weak.describe()}
-        return {side: f"{one['path']} ({one['why']})" for side, one in facts.items() if "path" in one and "why" in one}
+        return {
+            side: f"{described['strategy']} ({described['why']})"
+            for side, described in facts.items()
+            if "strategy" in described and "why" in described
+        }
 
     def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
         """Score samples; any number, but for a long stream use `stream`.
@@ -218,10 +254,14 @@ class GuidedDensityRatio:
         Raises:
             ModelError: A model cannot be loaded or fails as a whole.
         """
-        jobs = self._jobs(samples)
-        strong, weak = self._ask_both(jobs)
-        self._routed.update("error" if job.routed.error else job.routed.router for job in jobs)
-        return [self._scored(job, s, w, tokens) for job, s, w in zip(jobs, strong, weak, strict=True)]
+        guided = self._guide(samples)
+        strong, weak = self._ask_both(guided)
+        self._routed.update("error" if sample.routed.error else sample.routed.router for sample in guided)
+        chats = (self.strong.chat, self.weak.chat) if tokens else None
+        return [
+            score_of(sample, s, w, self._reward.reduction, chats)
+            for sample, s, w in zip(guided, strong, weak, strict=True)
+        ]
 
     def stream(self, samples: Iterable[Sample], *, window: int = 1024, tokens: bool = False) -> Iterator[Score]:
         """Score a stream window by window; at most `window` samples are in memory.
@@ -253,7 +293,7 @@ class GuidedDensityRatio:
         """
         if self.store is None:
             raise ConfigError("one model after the other needs a store: set store.path in gdr.yaml")
-        self._ask(side, self._jobs(samples))
+        self._ask(side, self._guide(samples))
 
     def unload(self) -> None:
         """Give both models' memory back; scoring again loads them again."""
@@ -265,102 +305,33 @@ class GuidedDensityRatio:
         shown = None if section.placement == "none" else guidance
         return render(shown, instruction=section.instruction, exemplars=section.exemplars, seed=section.seed)
 
-    def _jobs(self, samples: Sequence[Sample]) -> list[_Job]:
-        guided: dict[tuple[str, Conversation], Conversation] = {}
-        jobs = []
-        for sample, routed in zip(samples, self._chain.route(samples, self._context, strict=False), strict=True):
-            rendered = self.rendered.get(routed.domain) or self._render(None)
-            key = (routed.domain, sample.prompt)
-            if key not in guided:
-                guided[key] = apply(rendered, sample.prompt)
-            jobs.append(_Job(sample, routed, rendered, guided[key]))
-        return jobs
+    def _guide(self, samples: Sequence[Sample]) -> list[GuidedSample]:
+        routed = self.chain.route(samples, self._context, strict=False)
+        return guide(samples, routed, self.rendered, unguided=self._render(None))
 
-    def _ask_both(self, jobs: Sequence[_Job]) -> tuple[list[Answer], list[Answer]]:
-        """Both models' answers: in one pass where the models can do that for what they are asked."""
-        if self._sequential:
-            strong = self._ask("strong", jobs)
-            if self.strong is not self.weak:
-                self.strong.unload()
-            weak = self._ask("weak", jobs)
+    def _ask_both(self, samples: Sequence[GuidedSample]) -> tuple[list[Answer], list[Answer]]:
+        """Both models' answers; with `load: sequential` each model leaves memory afterwards."""
+        strong = self._ask("strong", samples)
+        if self.sequential and self.strong is not self.weak:
+            self.strong.unload()
+        weak = self._ask("weak", samples)
+        if self.sequential:
             self.weak.unload()
-            return strong, weak
-        strong, weak = self._questions("strong", jobs), self._questions("weak", jobs)
-        spans = _spans(strong)
-        both = score_beside(self.strong, self.weak, spans) if spans == _spans(weak) else None
-        if both is None:
-            both = self.strong.score(spans), self.weak.score(_spans(weak))
-        return _answered(strong, both[0]), _answered(weak, both[1])
+        return strong, weak
 
-    def _ask(self, side: Side, jobs: Sequence[_Job]) -> list[Answer]:
-        """One model's log-probs for every job."""
-        asked = self._questions(side, jobs)
-        model = self.strong if side == "strong" else self.weak
-        return _answered(asked, model.score(_spans(asked)))
+    def _ask(self, side: Side, samples: Sequence[GuidedSample]) -> list[Answer]:
+        """One model's answers."""
+        asked = self._questions(side, samples)
+        return answers(asked, self._model(side).score(spans(asked)))
 
-    def _questions(self, side: Side, jobs: Sequence[_Job]) -> list[Answer]:
-        """What one model is asked for every job; a job that cannot be rendered gets a reason."""
-        model = self.strong if side == "strong" else self.weak
-        guided = self._guidance.placement == "both" or (self._guidance.placement == "strong" and side == "strong")
-        return [self._span(model, job, job.guided if guided else job.sample.prompt, side) for job in jobs]
-
-    def _span(self, model: LogprobModel, job: _Job, conversation: Conversation, side: Side) -> Answer:
-        if job.routed.error is not None:
-            return Answer(reason=job.routed.error)
-        policy = self._reward.end_of_turn
-        end = policy == "always" or (policy == "when-finished" and job.sample.finished)
-        try:
-            return Answer(span=model.chat.span(conversation, job.sample.response, end=end))
-        except ChatError as error:
-            return Answer(reason=f"{side} model: {error}")
-
-    def _scored(self, job: _Job, strong: Answer, weak: Answer, tokens: bool) -> Score:
-        reward, reason = reduce(job.sample.response, strong, weak, self._reward.reduction)
-        spans = [answer.span for answer in (strong, weak) if answer.span is not None]
-        return Score(
-            reward=reward,
-            reason=reason,
-            strong_logprob=strong.finite_total,
-            weak_logprob=weak.finite_total,
-            strong_tokens=strong.tokens,
-            weak_tokens=weak.tokens,
-            domain=job.routed.domain,
-            router=job.routed.router,
-            guidance=job.rendered.id,
-            exemplars=job.rendered.exemplars,
-            truncated=any(span.dropped for span in spans),
-            **(self._details(job, strong, weak) if tokens and reward is not None else {}),
+    def _questions(self, side: Side, samples: Sequence[GuidedSample]) -> list[Answer]:
+        return questions(
+            side,
+            self._model(side),
+            samples,
+            placement=self._guidance.placement,
+            end_of_turn=self._reward.end_of_turn,
         )
 
-    def _details(self, job: _Job, strong: Answer, weak: Answer) -> dict[str, Any]:
-        """What a score says of its tokens, as fields of `Score`."""
-        prompt, response = job.sample.prompt, job.sample.response
-        details = token_details(response, strong, weak, self._reward.reduction)
-        for side, model, answer in (("strong", self.strong, strong), ("weak", self.weak, weak)):
-            if isinstance(model.chat, TokenOffsets):
-                # The response's ids are those of its text alone, with or without guidance in front of them.
-                offsets = model.chat.offsets(prompt, response)
-                end_of_turn = ((len(response), len(response)),) * (answer.tokens - len(offsets))
-                details[f"{side}_token_offsets"] = offsets + end_of_turn
-        return details
-
-
-def _spans(asked: Sequence[Answer]) -> list[TokenSpan]:
-    return [answer.span for answer in asked if answer.span is not None]
-
-
-def _answered(asked: Sequence[Answer], logprobs: Sequence[Logprobs]) -> list[Answer]:
-    scored = iter(logprobs)
-    return [answer if answer.span is None else Answer(next(scored), answer.span) for answer in asked]
-
-
-def _as_model(given: ModelLike, plugins: Plugins, limits: Limits, side: Side) -> LogprobModel:
-    if isinstance(given, str):
-        given = ModelSpec(model=given)
-    if isinstance(given, ModelSpec):
-        return plugins.open_model(given, limits)
-    if isinstance(given, tuple):
-        from gdr_plugin.models.local import open_loaded
-
-        return open_loaded(*given, limits=limits, name=side)
-    return given
+    def _model(self, side: Side) -> LogprobModel:
+        return self.strong if side == "strong" else self.weak

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gdr_plugin.api.routers import Router, RoutingContext
 from gdr_plugin.routing.chain import Routed, RouterChain
-from gdr_plugin.routing.field import FieldRouter
+from gdr_plugin.routing.field import FieldRouter, field_check
 from gdr_plugin.routing.fixed import FixedRouter
 from gdr_plugin.routing.keyword import KeywordRouter
 from gdr_plugin.routing.likelihood import LikelihoodRouter
@@ -19,6 +19,7 @@ __all__ = [
     "RouterChain",
     "RoutingContext",
     "builtin_routers",
+    "field_check",
 ]
 
 

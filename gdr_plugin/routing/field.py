@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from gdr_plugin.api.errors import ConfigError, DomainError, unknown
-from gdr_plugin.api.routers import RoutingContext, options_error
+from gdr_plugin.api.routers import Router, RoutingContext, options_error
 from gdr_plugin.api.types import Sample
+from gdr_plugin.text import is_missing
 
-__all__ = ["FieldRouter"]
+__all__ = ["FieldRouter", "field_check"]
 
 
 class FieldRouter:
@@ -39,17 +40,52 @@ class FieldRouter:
 
     def route(self, samples: Sequence[Sample], context: RoutingContext) -> list[str | None]:
         """The column's value for each sample; see `Router.route`."""
-        return [self._domain(sample, context) for sample in samples]
+        return [self.domain_of(sample.fields, context.domains) for sample in samples]
 
-    def _domain(self, sample: Sample, context: RoutingContext) -> str | None:
-        value = sample.fields.get(self.column)
-        if value is None or (isinstance(value, float) and value != value):  # table readers say NaN for "no value"
+    def domain_of(
+        self, fields: Mapping[str, Any], domains: Collection[str], *, listed: str = "guidance.domains"
+    ) -> str | None:
+        """The domain that a row's columns name, or None where they name none.
+
+        Args:
+            fields: The columns.
+            domains: The configured domains.
+            listed: Where the domains are listed, for the message.
+
+        Raises:
+            DomainError: The column holds something else than the name of a configured domain.
+        """
+        value = fields.get(self.column)
+        if is_missing(value):
             return None
         if not isinstance(value, str):
             raise DomainError(f"column {self.column!r}: must name a domain, not {value!r}")
         domain = value.strip()
-        if domain and domain not in context.domains:
-            raise DomainError(
-                f"column {self.column!r}: {unknown('domain', domain, context.domains)}; guidance.domains lists them"
-            )
+        if domain and domain not in domains:
+            raise DomainError(f"column {self.column!r}: {unknown('domain', domain, domains)}; {listed} lists them")
         return domain or None
+
+
+def field_check(
+    routers: Iterable[Router], domains: Collection[str], *, origin: str = "gdr.yaml"
+) -> Callable[[Mapping[str, Any]], None]:
+    """A check of rows before anything is scored: that the columns name no domain that routing would refuse.
+
+    Of several `field` routers the first that finds a domain decides, as it does in the chain.
+
+    Args:
+        routers: The chain; routers that are no `field` routers are passed over.
+        domains: The configured domains.
+        origin: What the configuration is called in messages.
+
+    Returns:
+        A function that is given a row's columns and raises DomainError where they name an unknown domain.
+    """
+    fields = [router for router in routers if isinstance(router, FieldRouter)]
+
+    def check(columns: Mapping[str, Any]) -> None:
+        for router in fields:
+            if router.domain_of(columns, domains, listed=f"guidance.domains in {origin}") is not None:
+                return
+
+    return check

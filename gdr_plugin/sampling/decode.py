@@ -80,8 +80,8 @@ def _nucleus_bound(probs: torch.Tensor, top_p: float) -> torch.Tensor:
 
 
 @dataclass(slots=True)
-class _Rows:
-    """The responses that are still being drawn, one a batch row."""
+class _OpenRows:
+    """The responses that are still being drawn, one in each row of the batch."""
 
     index: torch.Tensor
     """Which response each row is, shape `(rows,)`."""
@@ -145,11 +145,11 @@ def decode(
 
 def _prefill(
     model: PreTrainedModel, contexts: Sequence[Sequence[int]], repeats: int, device: torch.device
-) -> tuple[torch.Tensor, _Rows]:
+) -> tuple[torch.Tensor, _OpenRows]:
     """Run the contexts once, left-padded, and give every sample its copy of the keys and values."""
     width = max(map(len, contexts))
-    ids = torch.tensor([[0] * (width - len(one)) + list(one) for one in contexts], device=device)
-    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in contexts], device=device)
+    ids = torch.tensor([[0] * (width - len(context)) + list(context) for context in contexts], device=device)
+    mask = torch.tensor([[0] * (width - len(context)) + [1] * len(context) for context in contexts], device=device)
     out = model(
         input_ids=ids,
         attention_mask=mask,
@@ -161,11 +161,13 @@ def _prefill(
     if not hasattr(cache, "batch_repeat_interleave"):
         raise ModelError(f"{type(model).__name__} keeps no cache that samples can share: it cannot be a policy here")
     cache.batch_repeat_interleave(repeats)
-    rows = _Rows(torch.arange(len(contexts) * repeats, device=device), mask.repeat_interleave(repeats, dim=0), cache)
+    rows = _OpenRows(
+        torch.arange(len(contexts) * repeats, device=device), mask.repeat_interleave(repeats, dim=0), cache
+    )
     return out.logits[:, -1].repeat_interleave(repeats, dim=0), rows
 
 
-def _step(model: PreTrainedModel, ids: torch.Tensor, rows: _Rows) -> torch.Tensor:
+def _step(model: PreTrainedModel, ids: torch.Tensor, rows: _OpenRows) -> torch.Tensor:
     """Feed one token a row and return the logits of the next, shape `(rows, vocabulary)`."""
     rows.mask = torch.cat([rows.mask, rows.mask.new_ones(len(ids), 1)], dim=-1)
     out = model(

@@ -1,8 +1,8 @@
 """On-policy responses: what a local model answers to the prompts.
 
 Knows the policy's chat template, how prompts are put together into batches and how ids become text; `decode` draws the
-tokens. It knows nothing of rewards or files. Each response has its own random numbers, from the seed, the row's id and
-the sample's number: it depends neither on the other prompts nor on what ran before (beyond the rounding of a batch).
+tokens. It knows nothing of rewards or files. Each response has random numbers of its own, made from the seed, the row's
+id and the sample's number: it depends neither on the other prompts nor on what ran before (beyond a batch's rounding).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from gdr_plugin.api.errors import ChatError, ConfigError, ModelError
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Conversation, Message
+from gdr_plugin.data.rows import Response
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,7 +28,7 @@ class Sampling:
     """How responses are drawn."""
 
     samples: int = 8
-    """Responses a prompt."""
+    """Responses to each prompt."""
     temperature: float = 1.0
     """Logits are divided by it; above 0."""
     top_p: float = 1.0
@@ -35,6 +36,7 @@ class Sampling:
     max_new_tokens: int = 512
     """Length limit of a response in the policy's tokens."""
     seed: int = 0
+    """Decides the random numbers, together with each row's id."""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -51,8 +53,7 @@ class Sampling:
 class Sampled:
     """The responses to one prompt."""
 
-    responses: tuple[tuple[str, bool], ...] = ()
-    """Text, and whether it ended by itself rather than at the length limit."""
+    responses: tuple[Response, ...] = ()
     reason: str | None = None
     """Why there are none; else None."""
 
@@ -89,12 +90,12 @@ class PolicySampler:
 
     @property
     def name(self) -> str:
-        """How the user named the policy."""
+        """The policy's name as the user wrote it."""
         return self._model.name
 
     @property
     def identity(self) -> str:
-        """What makes two runs' samples comparable: weights, adapter, dtype, tokenizer and template."""
+        """What comparable samples have in common: weights, adapter, dtype, tokenizer and template."""
         return self._model.identity
 
     def unload(self) -> None:
@@ -158,15 +159,15 @@ class PolicySampler:
         ends |= set(listed) if isinstance(listed, list) else {listed}
         return frozenset(token for token in ends if isinstance(token, int))
 
-    def _response(self, ids: Sequence[int], ends: frozenset[int]) -> tuple[str, bool]:
-        """The text of a response, as it would be scored, and whether it ended by itself."""
+    def _response(self, ids: Sequence[int], ends: frozenset[int]) -> Response:
+        """The response that drawn ids make, its text as it would be scored."""
         finished = ids[-1] in ends
         end = self._model.chat.end_of_turn
         whole = finished and len(end) > 1 and tuple(ids[-len(end) :]) == end
         body = ids[: -len(end)] if whole else ids[:-1] if finished else ids
         text = self._decode(body).removeprefix(self._lead)
         # A character of several tokens that was cut at the limit is left out.
-        return (text if finished else text.rstrip("\ufffd")), finished
+        return Response(text if finished else text.rstrip("\ufffd"), finished)
 
     @cached_property
     def _lead(self) -> str:
@@ -182,7 +183,7 @@ class PolicySampler:
 
 @dataclass(slots=True)
 class _Drawing:
-    """The drawing of one call: prompts of like length together, `size` responses at once."""
+    """The drawing of one call: prompts of similar length together, `size` responses at once."""
 
     model: PreTrainedModel
     contexts: Mapping[int, Context]
@@ -191,7 +192,7 @@ class _Drawing:
     ends: frozenset[int]
     size: int
     drawn: dict[tuple[int, int], list[int]] = field(default_factory=dict)
-    """Prompt and number of the response -> its ids."""
+    """(Prompt, number of the response) -> its ids."""
 
     def run(self, progress: Callable[[int], None] | None) -> None:
         """Draw all responses; where memory runs out, go on with half as many at once."""

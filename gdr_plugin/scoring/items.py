@@ -5,18 +5,16 @@ Knows how items become samples and how a score's log-probs are reduced again; no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from gdr_plugin.api.errors import DomainError, unknown
-from gdr_plugin.api.routers import Router
 from gdr_plugin.api.types import Sample, Side
 from gdr_plugin.data.item import Item, ItemScores
 from gdr_plugin.progress import Progress, silent
 from gdr_plugin.reward.reward import GuidedDensityRatio
-from gdr_plugin.routing import FieldRouter
+from gdr_plugin.scoring.sequential import warm_one_model_at_a_time
 
-__all__ = ["domain_check", "samples", "score_items"]
+__all__ = ["samples", "score_items"]
 
 WINDOW = 128
 """Responses scored together, as far as whole items allow: what a killed run does again."""
@@ -24,8 +22,8 @@ WINDOW = 128
 
 def samples(item: Item) -> list[Sample]:
     """The item's responses as samples: the chosen ones, then the rejected ones, with the row's columns."""
-    fields = dict(item.fields) if item.domain is None else {**item.fields, "domain": item.domain}
-    return [Sample(item.prompt, response, fields=fields) for response in (*item.chosen, *item.rejected)]
+    columns = item.columns
+    return [Sample(item.prompt, response, fields=columns) for response in (*item.chosen, *item.rejected)]
 
 
 def score_items(
@@ -71,14 +69,15 @@ def score_items(
 
 def _warm(ratio: GuidedDensityRatio, items: Sequence[Item], tell: Progress) -> None:
     """Score everything into the store, one model at a time."""
-    sides: tuple[Side, ...] = ("strong", "weak")
-    for side in sides:
+
+    def work(side: Side) -> Iterator[tuple[GuidedDensityRatio, list[Sample]]]:
         done = 0
         for window in _windows(items, WINDOW):
-            ratio.warm(side, [sample for item in window for sample in samples(item)])
+            yield ratio, [sample for item in window for sample in samples(item)]
             done += len(window)
             tell(f"scoring ({side})", done, len(items))
-        ratio.unload()
+
+    warm_one_model_at_a_time(work)
 
 
 def _windows(items: Iterable[Item], size: int | None) -> Iterator[list[Item]]:
@@ -94,29 +93,3 @@ def _windows(items: Iterable[Item], size: int | None) -> Iterator[list[Item]]:
         responses += own
     if window:
         yield window
-
-
-def domain_check(domains: Collection[str], routers: Iterable[Router], *, origin: str) -> Callable[[Item], None]:
-    """A check that an item names no domain that a `field` router of the chain would not know.
-
-    Args:
-        domains: The configured domains.
-        routers: The chain.
-        origin: What the configuration is called in messages.
-
-    Returns:
-        A function that raises DomainError for an item that names an unknown domain.
-    """
-    columns = [router.column for router in routers if isinstance(router, FieldRouter)]
-
-    def check(item: Item) -> None:
-        fields = samples(item)[0].fields
-        for column in columns:
-            value = fields.get(column)
-            if value is None or value != value or value == "":  # table readers say NaN for "no value"
-                continue
-            if not isinstance(value, str) or value.strip() not in domains:
-                known = unknown("domain", value, domains)
-                raise DomainError(f"column {column!r}: {known}; guidance.domains in {origin} lists them")
-
-    return check

@@ -1,14 +1,11 @@
-"""Rewards for given rows: the job behind `gdr score`.
+"""Rewards for given rows: what `gdr score` does.
 
-Knows the order of things: check the whole input where it can be read twice, then score window by window, one line out
-for each row in. How a row is read or scored is decided elsewhere, and so is where lines go.
+Knows the order of things: check the whole input, unless its rows are waited for, then score window by window, one line
+out for each row in. How a row is read or scored is decided elsewhere, and so is where lines go.
 """
 
 from __future__ import annotations
 
-import re
-import shutil
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -17,42 +14,44 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from gdr_plugin.api.errors import ConfigError, DataError
 from gdr_plugin.api.models import TokenOffsets
-from gdr_plugin.api.types import Score
+from gdr_plugin.api.types import Sample, Score, Side
 from gdr_plugin.arithmetic.steps import step_rewards
 from gdr_plugin.config.load import load_config
 from gdr_plugin.config.schema import Config
-from gdr_plugin.data.read import BadRow, check_rows, scan
+from gdr_plugin.data.checked import CheckedRows
+from gdr_plugin.data.read import BadRow, CheckColumns, bad_rows_error, check_rows
 from gdr_plugin.data.rows import ScoreRow, parse_score_row
-from gdr_plugin.data.sources import STDIN, Row
+from gdr_plugin.data.sources import STDIN
 from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.progress import Progress, silent
 from gdr_plugin.reward.resolve import resolve_names
 from gdr_plugin.reward.reward import GuidedDensityRatio
-from gdr_plugin.routing import FieldRouter
+from gdr_plugin.routing import field_check
+from gdr_plugin.scoring.sequential import warm_one_model_at_a_time
 from gdr_plugin.store.model import StoredModel
+from gdr_plugin.text import without_numbers
 
 FILE_WINDOW = 256
 """Rows scored together when the input is a file."""
 PIPE_WINDOW = 64
 """Rows scored together when they come through a pipe: somebody may be waiting for the first."""
 
-Progress = Callable[[str, int, "int | None"], None]
-"""Called as `progress(stage, done, total)`, in rows; the total of a pipe is None."""
-
 _TOKENS = (
     *("strong_token_logprobs", "weak_token_logprobs", "token_ratios", "token_rewards"),
     *("strong_token_offsets", "weak_token_offsets"),
 )
 
-_Window = list[tuple[Row, "ScoreRow | BadRow"]]
+Window: TypeAlias = "list[ScoreRow | BadRow]"
+"""Rows that are scored together."""
 
 
 @dataclass(slots=True)
 class ScoreSummary:
-    """What a run did, for its last line."""
+    """What a run did; as text, the run's last line."""
 
     rows: int = 0
     scored: int = 0
@@ -67,7 +66,7 @@ class ScoreSummary:
     misses: int = 0
     """Responses that a model computed, with a store."""
     seconds: float = 0.0
-    paths: Mapping[str, str] = field(default_factory=dict)
+    strategies: Mapping[str, str] = field(default_factory=dict)
     """How each model computed, and why."""
 
     def __str__(self) -> str:
@@ -81,9 +80,9 @@ class ScoreSummary:
         parts.append(f"{self.tokens:,} tokens in {self.seconds:,.1f} s ({rate})")
         if self.hits is not None:
             parts.append(f"store: {self.hits:,} hits, {self.misses:,} misses")
-        same = set(self.paths.values())
-        parts += [f"both models on {path}" for path in same if len(self.paths) == 2 and len(same) == 1]
-        parts += [f"{side} model on {path}" for side, path in self.paths.items() if len(same) > 1]
+        used = set(self.strategies.values())
+        parts += [f"both models on {strategy}" for strategy in used if len(self.strategies) == 2 and len(used) == 1]
+        parts += [f"{side} model on {strategy}" for side, strategy in self.strategies.items() if len(used) > 1]
         return "; ".join(parts)
 
 
@@ -102,8 +101,9 @@ def score_rows(
 ) -> ScoreSummary:
     """Score every row of an input.
 
-    A file is read through first, so that a bad row is found before a model loads. Standard input is scored as it comes,
-    unless the models are loaded one after the other: then it is kept in a temporary file.
+    The input is read once. A file is read as a whole before a model loads, so that a bad row is found first, and its
+    rows are scored from a temporary file. Standard input is scored as it comes, unless the models are loaded one after
+    the other: then it is treated as a file is.
 
     Args:
         source: Rows with `prompt` and `response`; as for `read_rows`.
@@ -115,7 +115,7 @@ def score_rows(
         steps: Where given, the output has rewards by step, cut as `steps.cut` says.
         strict: Whether a row that cannot be scored stops the run.
         skip_bad: Whether bad rows are written with their reason rather than stop the run.
-        progress: Told how far each stage is.
+        progress: Told how far each stage is, in rows; the total of standard input is None.
 
     Returns:
         What was done.
@@ -124,90 +124,88 @@ def score_rows(
         ConfigError: The configuration is wrong.
         DataError: A row is bad (without `skip_bad`), or could not be scored (with `strict`).
         ModelError: A model does not exist or fails.
+        OutputError: The temporary file cannot be written.
     """
     plugins = plugins or Plugins()
     config, origin = (config, "configuration") if isinstance(config, Config) else (load_config(config), str(config))
     resolved = resolve_names(config, plugins, origin=origin)
-    options: dict[str, Any] = {
-        "columns": columns,
-        "domains": resolved.guidances,
-        "domain_columns": [router.column for router in resolved.routers if isinstance(router, FieldRouter)],
-    }
+    check = field_check(resolved.routers, resolved.guidances, origin=origin)
+    tell = progress or silent
     started = time.perf_counter()
     summary = ScoreSummary()
     sequential = config.load == "sequential"
     with ExitStack() as stack:
-        named, total = str(source), None
+        rows = None
+        if sequential or str(source) != STDIN:
+            rows = stack.enter_context(CheckedRows(source, parse_score_row, columns=columns, check=check))
+            if rows.first_bad is not None and not skip_bad:
+                raise bad_rows_error(rows.first_bad, rows.bad, "; --skip-bad writes bad rows with their reason")
+        store = None
         if sequential:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gdr-score-")))
-            source = _spooled(folder) if named == STDIN else source
-        if str(source) != STDIN:
-            report = scan(source, parse_score_row, **options)
-            if not skip_bad:
-                report.raise_first("; --skip-bad writes bad rows with their reason")
-            total = report.rows
-        job = _Job(source, options, skip_bad, progress or _silent, total)
-        ratio = GuidedDensityRatio.from_config(
-            config, plugins=plugins, store=folder / "store.sqlite" if sequential else None
-        )
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gdr-score-"))
+            store = Path(folder, "store.sqlite")
+        ratio = GuidedDensityRatio.from_config(config, plugins=plugins, store=store, resolved=resolved)
         if steps is not None:
             _check_offsets(ratio)
-        if sequential:
-            for side in ("strong", "weak"):
-                for window in job.windows(f"scoring ({side})"):
-                    ratio.warm(side, [row.sample for _, row in window if isinstance(row, ScoreRow)])
-                ratio.unload()
-        for window in job.windows("scoring" if not sequential else "writing"):
-            rows = _score_window(ratio, window, summary, tokens=tokens, steps=steps, strict=strict)
-            write(rows)
+        if sequential and rows is not None:
+            _warm(ratio, rows, tell)
+        stage, total = "writing" if sequential else "scoring", None if rows is None else len(rows)
+        tell(stage, 0, total)
+        for window in _windows(source, rows, columns, check):
+            write(_score_window(ratio, window, summary, tokens=tokens, steps=steps, strict=strict, skip_bad=skip_bad))
+            tell(stage, summary.rows, total)
         _count_store(summary, ratio)
-        summary.paths = ratio.paths
+        summary.strategies = ratio.strategies
         if ratio.store is not None:
             ratio.store.close()
     summary.seconds = time.perf_counter() - started
     return summary
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """An input that is gone through once or several times."""
+def _windows(
+    source: str | Path, rows: CheckedRows[ScoreRow] | None, columns: Mapping[str, str] | None, check: CheckColumns
+) -> Iterator[Window]:
+    """The input in windows: from the checked rows, or from standard input as it comes."""
+    if rows is not None:
+        yield from (window for _, window in rows.windows(FILE_WINDOW))
+        return
+    stream = (row for _, row in check_rows(source, parse_score_row, columns=columns, check=check))
+    while window := list(islice(stream, PIPE_WINDOW)):
+        yield window
 
-    source: str | Path
-    options: Mapping[str, Any]
-    skip_bad: bool
-    progress: Progress
-    total: int | None
 
-    def windows(self, stage: str) -> Iterator[_Window]:
-        """The rows in windows; a bad one stops here, as a file may have changed since it was read through."""
-        stream = check_rows(self.source, parse_score_row, **self.options)
-        size = PIPE_WINDOW if str(self.source) == STDIN else FILE_WINDOW
+def _warm(ratio: GuidedDensityRatio, rows: CheckedRows[ScoreRow], tell: Progress) -> None:
+    """Score everything into the store, one model at a time."""
+
+    def work(side: Side) -> Iterator[tuple[GuidedDensityRatio, list[Sample]]]:
         done = 0
-        self.progress(stage, 0, self.total)
-        while window := list(islice(stream, size)):
-            for _, row in window:
-                if isinstance(row, BadRow) and not self.skip_bad:
-                    raise DataError(row.reason)
-            yield window
+        tell(f"scoring ({side})", 0, len(rows))
+        for _, window in rows.windows(FILE_WINDOW):
+            yield ratio, [row.sample for row in window if isinstance(row, ScoreRow)]
             done += len(window)
-            self.progress(stage, done, self.total)
+            tell(f"scoring ({side})", done, len(rows))
 
-
-def _spooled(folder: Path) -> Path:
-    path = folder / "standard-input.jsonl"
-    with path.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-    return path
+    warm_one_model_at_a_time(work)
 
 
 def _score_window(
-    ratio: GuidedDensityRatio, window: _Window, summary: ScoreSummary, *, tokens: bool, steps: str | None, strict: bool
+    ratio: GuidedDensityRatio,
+    window: Window,
+    summary: ScoreSummary,
+    *,
+    tokens: bool,
+    steps: str | None,
+    strict: bool,
+    skip_bad: bool,
 ) -> list[dict[str, Any]]:
     """The output rows of one window."""
-    samples = [row.sample for _, row in window if isinstance(row, ScoreRow)]
+    for row in window:
+        if isinstance(row, BadRow) and not skip_bad:
+            raise DataError(row.reason)
+    samples = [row.sample for row in window if isinstance(row, ScoreRow)]
     scores = iter(ratio.score(samples, tokens=tokens or steps is not None))
     rows = []
-    for place, row in window:
+    for row in window:
         summary.rows += 1
         if isinstance(row, BadRow):
             summary.reasons["bad row"] += 1
@@ -217,8 +215,8 @@ def _score_window(
         score = next(scores)
         if score.reward is None:
             if strict:
-                raise DataError(f"{place.where}: not scored: {score.reason} (without --strict the run goes on)")
-            summary.reasons[re.sub(r"\d[\d,]*", "N", score.reason or "")] += 1
+                raise DataError(f"{row.where}: not scored: {score.reason} (without --strict the run goes on)")
+            summary.reasons[without_numbers(score.reason or "")] += 1
         summary.scored += score.reward is not None
         summary.routers[score.router] += 1
         summary.tokens += score.strong_tokens + score.weak_tokens
@@ -254,7 +252,3 @@ def _count_store(summary: ScoreSummary, ratio: GuidedDensityRatio) -> None:
     if models:
         summary.hits = sum(model.hits for model in models)
         summary.misses = sum(model.misses for model in models)
-
-
-def _silent(stage: str, done: int, total: int | None) -> None:
-    """Progress that nobody watches."""

@@ -17,6 +17,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Sample, Score
+from gdr_plugin.data.content import content_of
 from gdr_plugin.data.rows import parse_score_row
 from gdr_plugin.data.sources import Row
 from gdr_plugin.serve.answers import Answer
@@ -209,9 +210,10 @@ def _text(where: str, given: Any) -> Any:
     parts = given.get("content") if isinstance(given, dict) else given
     if not isinstance(parts, list):
         return parts
-    if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
-        raise DataError(f"{where}: a response has parts other than text: only text can be scored")
-    return "".join(str(part.get("text")) for part in parts)
+    try:
+        return content_of(parts, "the response")
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def _value(service: ScoringService, score: Score, squashed: bool) -> float | None:

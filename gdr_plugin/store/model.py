@@ -3,28 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from gdr_plugin.api.models import LogprobModel, score_beside
+from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.store.store import LogprobStore, span_keys, windows
-
-
-@dataclass(frozen=True, slots=True)
-class _LookUp:
-    """What one call asks, and what is known of it."""
-
-    identity: str
-    """The model's, when it was asked: one that is being trained has another afterwards."""
-    keys: list[bytes]
-    """Of each span asked."""
-    spans: dict[bytes, TokenSpan]
-    known: dict[bytes, Logprobs]
-
-    @property
-    def missing(self) -> list[bytes]:
-        """Keys that nothing is known of, each once."""
-        return [key for key in self.spans if key not in self.known]
 
 
 class StoredModel:
@@ -59,49 +41,19 @@ class StoredModel:
             ModelError: The model failed.
             StoreError: The store cannot be read or written.
         """
-        return self._complete(self._look_up(spans))
-
-    def score_beside(
-        self, other: LogprobModel, spans: Sequence[TokenSpan]
-    ) -> tuple[list[Logprobs], list[Logprobs]] | None:
-        """See `ScoresBeside`: what both miss goes in one pass where their models can, the rest model by model.
-
-        Raises:
-            ModelError: A model failed.
-            StoreError: The store cannot be read or written.
-        """
-        if not isinstance(other, StoredModel) or other.identity == self.identity:
-            return None  # what one has been asked the other knows: one after the other computes it once
-        mine, theirs = self._look_up(spans), other._look_up(spans)
-        others = dict(zip(mine.keys, theirs.keys, strict=True))
-        lacking = set(theirs.missing)
-        for window in windows([key for key in mine.missing if others[key] in lacking], self._window):
-            both = score_beside(self.model, other.model, [mine.spans[key] for key in window])
-            if both is None:
-                break
-            self._keep(mine, window, both[0])
-            other._keep(theirs, [others[key] for key in window], both[1])
-        return self._complete(mine), other._complete(theirs)
-
-    def _look_up(self, spans: Sequence[TokenSpan]) -> _LookUp:
-        identity = self.identity
+        identity = self.identity  # read once: a model that is being trained has another one afterwards
         keys = span_keys(identity, spans)
         by_key = dict(zip(keys, spans, strict=True))
         unique = list(by_key)
         known = {key: found for key, found in zip(unique, self.store.read(unique), strict=True) if found is not None}
-        self.misses += len(unique) - len(known)
-        self.hits += len(spans) - len(unique) + len(known)
-        return _LookUp(identity, keys, by_key, known)
-
-    def _keep(self, found: _LookUp, keys: Sequence[bytes], logprobs: Sequence[Logprobs]) -> None:
-        self.store.write(found.identity, self.name, keys, logprobs)
-        found.known.update(zip(keys, logprobs, strict=True))
-
-    def _complete(self, found: _LookUp) -> list[Logprobs]:
-        """Score what is missing, window by window."""
-        for window in windows(found.missing, self._window):
-            self._keep(found, window, self.model.score([found.spans[key] for key in window]))
-        return [found.known[key] for key in found.keys]
+        missing = [key for key in unique if key not in known]
+        self.misses += len(missing)
+        self.hits += len(spans) - len(missing)
+        for window in windows(missing, self._window):
+            logprobs = self.model.score([by_key[key] for key in window])
+            self.store.write(identity, self.name, window, logprobs)
+            known.update(zip(window, logprobs, strict=True))
+        return [known[key] for key in keys]
 
     def describe(self) -> dict[str, str]:
         """The model's facts, and the store's."""

@@ -21,7 +21,7 @@ NONE = "no guidance"
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class CandidateGuidance:
     """A guidance that is tried."""
 
     label: str
@@ -84,7 +84,7 @@ def make_candidates(
     making: Making,
     *,
     budget: int,
-) -> tuple[list[Candidate], int]:
+) -> tuple[list[CandidateGuidance], int]:
     """Cross instructions with exemplar sets, the most promising kinds first, and keep the first `budget`.
 
     The order: no guidance; the user's instructions; those of the library, of plugins and of gdr.yaml's files; both with
@@ -107,10 +107,10 @@ def make_candidates(
     if budget < needed:
         what = f"no guidance and your {len(given)} instructions" if given else "no guidance and one other"
         raise ConfigError(f"--budget {budget} is too small for {what}: give {needed} at least")
-    found: dict[str, Candidate] = {"": Candidate(NONE, None, "")}
+    found: dict[str, CandidateGuidance] = {"": CandidateGuidance(NONE, None, "")}
     for label, guidance in _crossed(given, known, sets, making):
         text = render(guidance, exemplars=making.exemplars, seed=making.seed).text
-        found.setdefault(text, Candidate(label, guidance, text))
+        found.setdefault(text, CandidateGuidance(label, guidance, text))
     candidates = list(found.values())
     return candidates[:budget], max(0, len(candidates) - budget)
 
@@ -122,20 +122,20 @@ def _crossed(
         return Guidance(name=making.name, instruction=instruction, exemplars=tuple(exemplars))
 
     everybody = [*given, *known]
-    for one in everybody:
-        if one.instruction.strip():
-            yield one.name, named(one.instruction)
-    for one in everybody:
-        if own := _own_exemplars(one, making):
-            yield f"{one.name} + its {_count(own)}", named(one.instruction, own)
-    drawn = [(f"{_count(one)} {_ids(one)}", one) for one in sets]
+    for guidance in everybody:
+        if guidance.instruction.strip():
+            yield guidance.name, named(guidance.instruction)
+    for guidance in everybody:
+        if own := _own_exemplars(guidance, making):
+            yield f"{guidance.name} + its {_count(own)}", named(guidance.instruction, own)
+    drawn = [(f"{_count(exemplars)} {_ids(exemplars)}", exemplars) for exemplars in sets]
     for label, exemplars in drawn:
         yield label, named("", exemplars)
     for group in (given, known):
         for label, exemplars in drawn:
-            for one in group:
-                if one.instruction.strip():
-                    yield f"{one.name} + {label}", named(one.instruction, exemplars)
+            for guidance in group:
+                if guidance.instruction.strip():
+                    yield f"{guidance.name} + {label}", named(guidance.instruction, exemplars)
 
 
 def _own_exemplars(guidance: Guidance, making: Making) -> list[Exemplar]:

@@ -1,17 +1,16 @@
-"""Candidates meet prompts: outcomes from the models, through one store.
+"""Scores each candidate guidance on prompts, with both models and through one store.
 
-Knows how a candidate becomes a domain of a reward and how scores become outcomes. It does not know who is asked when.
+Knows how a candidate becomes a domain of a reward, and how scores become results. Which candidate is asked when is
+`halving`'s.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from gdr_plugin.api.routers import RoutingContext
 from gdr_plugin.api.types import Sample
@@ -25,9 +24,9 @@ from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.routing import RouterChain
 from gdr_plugin.scoring.items import score_items
 from gdr_plugin.store.model import StoredModel
-from gdr_plugin.store.store import LogprobStore
-from gdr_plugin.tuning.candidates import Candidate
-from gdr_plugin.tuning.halving import Outcome
+from gdr_plugin.text import without_numbers
+from gdr_plugin.tuning.candidates import CandidateGuidance
+from gdr_plugin.tuning.halving import PromptResult
 from gdr_plugin.tuning.split import Prompted
 
 COLUMN = "gdr tune candidate"
@@ -54,7 +53,7 @@ class Contest:
         exemplars: Exemplars shown at most.
         domain: The domain of gdr.yaml that the prompts are in; None: its routers decide.
         plugins: Who opens models.
-        store: Where log-probs are kept.
+        store: Store file that is used when the configuration names none.
         progress: Told how far each stage is, in pairs.
     """
 
@@ -62,7 +61,7 @@ class Contest:
         self,
         config: Config,
         resolved: Resolved,
-        candidates: Sequence[Candidate],
+        candidates: Sequence[CandidateGuidance],
         *,
         exemplars: int,
         domain: str | None,
@@ -73,33 +72,19 @@ class Contest:
         self._progress = progress
         self.reasons: Counter[str] = Counter()
         """Why responses were not scored, by the kind of reason."""
-        strong = plugins.open_model(config.strong, config.limits)
-        weak = plugins.open_model(config.weak, config.limits)
-        kept = LogprobStore(store)
         names = [_name(index) for index in range(len(candidates))]
-        shared: dict[str, Any] = {"reward": config.reward, "store": kept, "sequential": config.load == "sequential"}
-        self._tuned = GuidedDensityRatio(
-            strong,
-            weak,
-            domains={name: one.guidance for name, one in zip(names, candidates, strict=True)},
+        ratio = GuidedDensityRatio.from_config(config, plugins=plugins, store=store, resolved=resolved)
+        self._tuned = ratio.variant(
+            domains={name: candidate.guidance for name, candidate in zip(names, candidates, strict=True)},
             chain=RouterChain([_ByColumn()], names[0]),
             guidance=config.guidance.model_copy(update={"exemplars": exemplars, "instruction": True}),
-            **shared,
         )
-        self._configured = GuidedDensityRatio(
-            strong,
-            weak,
-            domains=resolved.guidances,
-            chain=RouterChain([], domain) if domain else RouterChain(resolved.routers, config.routing.default_domain),
-            guidance=config.guidance,
-            **shared,
-        )
-        self._tuned.config = self._configured.config = config
+        self._configured = ratio.variant(chain=RouterChain([], domain)) if domain else ratio
 
     def ask(
         self, candidates: Sequence[int], prompts: Sequence[Prompted], stage: str
-    ) -> dict[int, list[Outcome | None]]:
-        """Outcomes of candidates on prompts.
+    ) -> dict[int, list[PromptResult | None]]:
+        """Score candidates on prompts.
 
         Args:
             candidates: Numbers of candidates.
@@ -107,7 +92,7 @@ class Contest:
             stage: What progress calls it.
 
         Returns:
-            For each candidate one outcome a prompt, in order.
+            For each candidate one result a prompt, in order.
 
         Raises:
             ModelError: A model cannot be loaded or fails as a whole.
@@ -120,25 +105,27 @@ class Contest:
             for item in prompt
         ]
         scored = iter(self._scored(self._tuned, items, stage))
-        return {index: [_outcome([next(scored) for _ in prompt]) for prompt in prompts] for index in candidates}
+        return {index: [_prompt_result([next(scored) for _ in prompt]) for prompt in prompts] for index in candidates}
 
-    def ask_configured(self, prompts: Sequence[Prompted], stage: str) -> tuple[list[Outcome | None], dict[str, int]]:
-        """Outcomes of the guidance that gdr.yaml has today.
+    def ask_configured(
+        self, prompts: Sequence[Prompted], stage: str
+    ) -> tuple[list[PromptResult | None], dict[str, int]]:
+        """Score the guidance that gdr.yaml has today.
 
         Args:
             prompts: What it is asked about.
             stage: What progress calls it.
 
         Returns:
-            One outcome a prompt, in order; and how many pairs were shown which guidance (`none` for none).
+            One result a prompt, in order; and how many pairs were shown which guidance (`none` for none).
         """
         known = self._configured.domains
         # A domain that gdr.yaml does not have yet would be an error: its routers see the prompt without it.
-        items = [one if one.domain in known else replace(one, domain=None) for prompt in prompts for one in prompt]
+        items = [item if item.domain in known else replace(item, domain=None) for prompt in prompts for item in prompt]
         scored = self._scored(self._configured, items, stage)
-        shown = Counter(one.chosen[0].guidance.partition("[")[0] for one in scored)
+        shown = Counter(scores.chosen[0].guidance.partition("[")[0] for scores in scored)
         rest = iter(scored)
-        return [_outcome([next(rest) for _ in prompt]) for prompt in prompts], dict(shown)
+        return [_prompt_result([next(rest) for _ in prompt]) for prompt in prompts], dict(shown)
 
     @property
     def cost(self) -> Cost:
@@ -148,9 +135,9 @@ class Contest:
         return Cost(sum(model.misses for model in stored), sum(model.hits for model in stored))
 
     @property
-    def paths(self) -> Mapping[str, str]:
+    def strategies(self) -> Mapping[str, str]:
         """How each model computed, and why."""
-        return self._tuned.paths
+        return self._tuned.strategies
 
     def close(self) -> None:
         """Give the models' memory back and close the store."""
@@ -163,8 +150,8 @@ class Contest:
             self._progress(stage if part == "scoring" else f"{stage}, {part.removeprefix('scoring ')}", done, total)
 
         scored = list(score_items(ratio, items, progress=tell))
-        reasons = (score.reason for one in scored for score in (*one.chosen, *one.rejected) if score.reason)
-        self.reasons.update(re.sub(r"\d[\d,]*", "N", reason) for reason in reasons)
+        reasons = (score.reason for scores in scored for score in (*scores.chosen, *scores.rejected) if score.reason)
+        self.reasons.update(without_numbers(reason) for reason in reasons)
         return scored
 
 
@@ -182,16 +169,18 @@ def _name(index: int) -> str:
     return f"candidate-{index}"
 
 
-def _outcome(pairs: Sequence[ItemScores]) -> Outcome | None:
-    """A prompt's outcome, the mean over its pairs; None when one of its responses was not scored."""
+def _prompt_result(pairs: Sequence[ItemScores]) -> PromptResult | None:
+    """A prompt's result, the mean over its pairs; None when one of its responses was not scored."""
     found = []
-    for one in pairs:
-        chosen = [score.reward for score in one.chosen if score.reward is not None]
-        rejected = [score.reward for score in one.rejected if score.reward is not None]
-        if len(chosen) < len(one.chosen) or len(rejected) < len(one.rejected):
+    for scores in pairs:
+        chosen = [score.reward for score in scores.chosen if score.reward is not None]
+        rejected = [score.reward for score in scores.rejected if score.reward is not None]
+        if len(chosen) < len(scores.chosen) or len(rejected) < len(scores.rejected):
             return None
         found.append(compare((chosen, rejected), "matrix"))
-    return Outcome(_mean([one.worth for one in found]), _mean([one.margin for one in found]))
+    return PromptResult(
+        _mean([comparison.worth for comparison in found]), _mean([comparison.margin for comparison in found])
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -40,7 +40,7 @@ def draw_sets(pool: Sequence[Prompted], size: int) -> list[tuple[Exemplar, ...]]
     taken: list[Item] = []
     while half and len(taken) < size * SETS:
         # The first is the shortest; ties go to the shorter one.
-        best = min(half, key=lambda item: (max((_overlap(item, one) for one in taken), default=0.0), _length(item)))
+        best = min(half, key=lambda item: (max((_overlap(item, other) for other in taken), default=0.0), _length(item)))
         half.remove(best)
         taken.append(best)
     exemplars = [_exemplar(item) for item in taken]
@@ -61,9 +61,9 @@ def _length(item: Item) -> int:
     return sum(len(turn.content) for turn in item.prompt) + len(item.chosen[0]) + len(item.rejected[0])
 
 
-def _overlap(one: Item, other: Item) -> float:
+def _overlap(item: Item, other: Item) -> float:
     """The share of words that two prompts have in common (Jaccard)."""
-    a, b = (set(prompt_text(item.prompt).casefold().split()) for item in (one, other))
+    a, b = (set(prompt_text(item.prompt).casefold().split()) for item in (item, other))
     return len(a & b) / len(a | b)
 
 

@@ -1,6 +1,6 @@
 """Successive halving: all candidates on few prompts, the better half on twice as many, until one is left.
 
-Knows outcomes and how candidates are ranked by them; nothing of guidance or models. Slices are nested, so that no
+Knows results and how candidates are ranked by them; nothing of guidance or models. Slices are nested, so that no
 candidate is asked about a prompt twice.
 
 Source: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization" (AISTATS 2016).
@@ -18,7 +18,7 @@ FIRST = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PromptResult:
     """What a reward makes of one prompt's pairs."""
 
     worth: float
@@ -27,7 +27,7 @@ class Outcome:
     """Mean reward of chosen minus rejected responses, in the reward's unit."""
 
 
-Outcomes = Sequence["Outcome | None"]
+PromptResults = Sequence["PromptResult | None"]
 """One a prompt, in order; None where a response could not be scored."""
 
 Name = TypeVar("Name", bound=Hashable)
@@ -72,7 +72,7 @@ def evaluations(planned: Sequence[tuple[int, int]]) -> int:
 def halve(
     candidates: Sequence[Name],
     prompts: int,
-    ask: Callable[[Sequence[Name], int, int], Mapping[Name, Outcomes]],
+    ask: Callable[[Sequence[Name], int, int], Mapping[Name, PromptResults]],
 ) -> list[Round[Name]]:
     """Search for the best candidate.
 
@@ -82,17 +82,17 @@ def halve(
     Args:
         candidates: In the order in which ties are resolved; no two equal.
         prompts: Size of the search part.
-        ask: `ask(names, start, stop)` gives the outcomes of candidates on the prompts `start` to `stop`.
+        ask: `ask(names, start, stop)` gives the results of candidates on the prompts `start` to `stop`.
 
     Returns:
         The rounds; the winner is the first of the last one's ranking. Empty for a single candidate.
     """
     rounds: list[Round[Name]] = []
-    known: dict[Name, list[Outcome | None]] = {name: [] for name in candidates}
+    known: dict[Name, list[PromptResult | None]] = {name: [] for name in candidates}
     alive, seen = list(candidates), 0
     for _, size in plan(len(candidates), prompts):
-        for name, outcomes in ask(alive, seen, size).items() if size > seen else ():
-            known[name].extend(outcomes)
+        for name, results in ask(alive, seen, size).items() if size > seen else ():
+            known[name].extend(results)
         seen = size
         alive.sort(key=lambda name: _rank(known[name]))  # stable: the order of before resolves what is left of ties
         rounds.append(Round(size, tuple((name, accuracy(known[name])) for name in alive)))
@@ -100,15 +100,15 @@ def halve(
     return rounds
 
 
-def accuracy(outcomes: Outcomes) -> float:
+def accuracy(results: PromptResults) -> float:
     """The share of prompts on which the reward agrees with the labels; one that is not scored counts as lost."""
-    return math.fsum(one.worth for one in outcomes if one is not None) / len(outcomes)
+    return math.fsum(result.worth for result in results if result is not None) / len(results)
 
 
-def _rank(outcomes: Outcomes) -> tuple[float, float]:
-    margins = [one.margin for one in outcomes if one is not None]
+def _rank(results: PromptResults) -> tuple[float, float]:
+    margins = [result.margin for result in results if result is not None]
     if not margins:
-        return -accuracy(outcomes), 0.0
+        return -accuracy(results), 0.0
     mean = math.fsum(margins) / len(margins)
-    spread = math.sqrt(math.fsum((one - mean) ** 2 for one in margins) / len(margins))
-    return -accuracy(outcomes), -mean / spread if spread else -math.copysign(math.inf, mean) if mean else 0.0
+    spread = math.sqrt(math.fsum((margin - mean) ** 2 for margin in margins) / len(margins))
+    return -accuracy(results), -mean / spread if spread else -math.copysign(math.inf, mean) if mean else 0.0

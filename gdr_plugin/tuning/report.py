@@ -11,7 +11,7 @@ from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.arithmetic.statistics import Estimate
 from gdr_plugin.config.schema import Config
 from gdr_plugin.report.tables import estimate_text
-from gdr_plugin.tuning.candidates import Candidate
+from gdr_plugin.tuning.candidates import CandidateGuidance
 from gdr_plugin.tuning.contest import Cost
 from gdr_plugin.tuning.halving import Round
 from gdr_plugin.tuning.verdict import HeldOut, Verdict
@@ -34,7 +34,7 @@ class TuneReport:
     pairs: int
     prompts: tuple[int, int, int]
     """Different prompts kept for exemplars, searched on, and held out."""
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[CandidateGuidance, ...]
     """Who took part; the first is no guidance."""
     left_out: int
     """Candidates that the budget had no room for."""
@@ -53,7 +53,7 @@ class TuneReport:
     config: Config
 
     @property
-    def best(self) -> Candidate:
+    def best(self) -> CandidateGuidance:
         """The winner of the search, whether recommended or not."""
         return self.candidates[self.winner]
 
@@ -94,10 +94,10 @@ class TuneReport:
             },
             "search_optimistic": [
                 {
-                    "prompts": one.prompts,
-                    "accuracy": [{"candidate": self.candidates[i].label, "value": value} for i, value in one.ranking],
+                    "prompts": stage.prompts,
+                    "accuracy": [{"candidate": self.candidates[i].label, "value": value} for i, value in stage.ranking],
                 }
-                for one in self.rounds
+                for stage in self.rounds
             ],
             "candidates_left_out": self.left_out,
             "not_scored": dict(self.not_scored),

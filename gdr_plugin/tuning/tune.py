@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gdr_plugin.api.errors import ConfigError, DataError
 from gdr_plugin.api.guidance import Guidance
-from gdr_plugin.config.load import load_config
+from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.item import Item
 from gdr_plugin.data.items import load_items
@@ -24,10 +24,10 @@ from gdr_plugin.plugins.registry import RESERVED, Plugins
 from gdr_plugin.progress import Progress, silent
 from gdr_plugin.reward.resolve import Resolved, resolve_names
 from gdr_plugin.store.store import DEFAULT_STORE
-from gdr_plugin.tuning.candidates import Candidate, Making, make_candidates, read_instructions
+from gdr_plugin.tuning.candidates import CandidateGuidance, Making, make_candidates, read_instructions
 from gdr_plugin.tuning.contest import Contest
 from gdr_plugin.tuning.exemplars import draw_sets, prompt_text
-from gdr_plugin.tuning.halving import Outcomes, Round, evaluations, halve, plan
+from gdr_plugin.tuning.halving import PromptResults, Round, evaluations, halve, plan
 from gdr_plugin.tuning.report import TuneReport
 from gdr_plugin.tuning.split import ADVISED, Split, fingerprint, split
 from gdr_plugin.tuning.verdict import compare, judge
@@ -53,7 +53,7 @@ class TuneOptions:
     seed: int = 0
     """Which pairs are searched on and which are held out."""
     format: str = "auto"
-    """The data's format; see `items.load_items`."""
+    """The data's format; see `data.items.load_items`."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """New name -> the input's name of columns."""
     limit: int | None = None
@@ -75,7 +75,7 @@ def tune(
     """Search for the guidance that makes a reward agree with labelled pairs, and say whether it is shown to help.
 
     Args:
-        source: Labelled pairs, as for `evaluation.items.load_items`.
+        source: Labelled pairs, as for `data.items.load_items`.
         config: The gdr.yaml: models, placement, reduction, store.
         out: The guidance file to write; written only when the guidance is shown to help.
         options: What to search for.
@@ -102,7 +102,7 @@ def tune(
         exemplars=task.exemplars,
         domain=options.domain if options.domain in task.resolved.guidances else None,
         plugins=plugins,
-        store=task.config.store.path if task.config.store else DEFAULT_STORE,
+        store=DEFAULT_STORE,
         progress=progress or silent,
     )
     try:
@@ -125,7 +125,7 @@ class _Task:
     items: list[Item]
     parts: Split
     exemplars: int
-    candidates: list[Candidate]
+    candidates: list[CandidateGuidance]
     left_out: int
 
 
@@ -138,8 +138,8 @@ def _prepare(
     notify: Callable[[str], None],
 ) -> _Task:
     """Check everything that can be checked without a model, and make the candidates."""
-    config = load_config(path)
-    resolved = resolve_names(config, plugins, origin=str(path))
+    config, origin = named_config(path)
+    resolved = resolve_names(config, plugins, origin=origin)
     shown = _exemplars(options, config)
     check_out(out, [path, source, options.instructions])
     given = read_instructions(options.instructions) if options.instructions else []
@@ -147,7 +147,7 @@ def _prepare(
     items, domain = _items(source, options, [*given, *known.values()], notify)
     parts = split(items, seed=options.seed, exemplars=shown > 0)
     # The name of the file that is written anew is free.
-    taken = known.keys() - ({one.name for one in load_guidance_file(out)} if out.exists() else set())
+    taken = known.keys() - ({guidance.name for guidance in load_guidance_file(out)} if out.exists() else set())
     making = Making(_free_name(domain, taken), shown, config.guidance.seed)
     sets = draw_sets(parts.pool, shown)
     candidates, left_out = make_candidates(given, list(known.values()), sets, making, budget=options.budget)
@@ -207,10 +207,10 @@ def _exemplars(options: TuneOptions, config: Config) -> int:
 
 def _known(config: Config, plugins: Plugins) -> dict[str, Guidance]:
     """The guidances of gdr.yaml's files, of plugins and of the library, the nearest to the user first."""
-    own = {one.name: one for file in config.guidance.files for one in load_guidance_file(file)}
-    ours = {one.name: one for one in library()}
-    plugged = {name: one for name, one in plugins.guidances().items() if name not in ours}
-    return own | {name: one for part in (plugged, ours) for name, one in part.items() if name not in own}
+    own = {guidance.name: guidance for file in config.guidance.files for guidance in load_guidance_file(file)}
+    ours = {guidance.name: guidance for guidance in library()}
+    plugged = {name: guidance for name, guidance in plugins.guidances().items() if name not in ours}
+    return own | {name: guidance for part in (plugged, ours) for name, guidance in part.items() if name not in own}
 
 
 def _items(
@@ -231,7 +231,7 @@ def _items(
     elif len(domains) > 1:
         notify(f"the rows are of {len(domains)} domains ({', '.join(domains)}): --domain NAME takes those of one")
     # An exemplar must not be scored on, also when it came into a guidance long ago.
-    exemplars = {_plain(one.prompt) for guidance in guidances for one in guidance.exemplars}
+    exemplars = {_plain(exemplar.prompt) for guidance in guidances for exemplar in guidance.exemplars}
     fresh = [item for item in items if _plain(prompt_text(item.prompt)) not in exemplars]
     if len(fresh) < len(items):
         gone = len(items) - len(fresh)
@@ -275,7 +275,7 @@ def _announce(
 def _search(contest: Contest, candidates: int, parts: Split) -> list[Round[int]]:
     sizes = sorted({size for _, size in plan(candidates, len(parts.search))})
 
-    def ask(names: Sequence[int], start: int, stop: int) -> Mapping[int, Outcomes]:
+    def ask(names: Sequence[int], start: int, stop: int) -> Mapping[int, PromptResults]:
         stage = f"round {sizes.index(stop) + 1}: {len(names)} candidates"
         return contest.ask(names, parts.search[start:stop], stage)
 

@@ -1,6 +1,6 @@
 """What the held-out pairs say: three accuracies, paired differences, and whether guidance is shown to help.
 
-Knows outcomes and statistics; nothing of models or of how the winner was found. The search's own scores never enter.
+Knows results and statistics; nothing of models or of how the winner was found. The search's own scores never enter.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from gdr_plugin.arithmetic.statistics import Estimate, difference, share
-from gdr_plugin.tuning.halving import Outcomes
+from gdr_plugin.tuning.halving import PromptResults
 
 LEVEL = 0.05
 """The error that is allowed to a claim, in the interval and in the sign test."""
@@ -49,19 +49,19 @@ class Verdict:
     """One sentence for people."""
 
 
-def compare(tuned: Outcomes, unguided: Outcomes, configured: Outcomes) -> HeldOut | None:
+def compare(tuned: PromptResults, unguided: PromptResults, configured: PromptResults) -> HeldOut | None:
     """Compare the three on the same prompts.
 
     Args:
-        tuned: The winner's outcomes, one a held-out prompt.
+        tuned: The winner's results, one a held-out prompt.
         unguided: Those without guidance, for the same prompts.
-        configured: Those of gdr.yaml's guidance, likewise.
+        configured: Those of gdr.yaml's guidance, for the same prompts.
 
     Returns:
         The comparison, or None when no prompt was scored by all three.
     """
     rows = [row for row in zip(tuned, unguided, configured, strict=True) if None not in row]
-    worths = [[one.worth for one in column if one is not None] for column in zip(*rows, strict=True)]
+    worths = [[result.worth for result in column if result is not None] for column in zip(*rows, strict=True)]
     if not worths:
         return None
     a, b, c = worths

@@ -70,11 +70,11 @@ def guidance_yaml(guidance: Guidance, provenance: Iterable[str]) -> str:
     data |= {"instruction": guidance.instruction} if guidance.instruction else {}
     exemplars = [
         {
-            "id": one.id,
-            **({"principle": one.principle} if one.principle else {}),
-            **{"prompt": one.prompt, "good": one.good, "bad": one.bad, "why": one.why},
+            "id": exemplar.id,
+            **({"principle": exemplar.principle} if exemplar.principle else {}),
+            **{"prompt": exemplar.prompt, "good": exemplar.good, "bad": exemplar.bad, "why": exemplar.why},
         }
-        for one in guidance.exemplars
+        for exemplar in guidance.exemplars
     ]
     data |= {"exemplars": exemplars} if exemplars else {}
     body = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_WIDTH)

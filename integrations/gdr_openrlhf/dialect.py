@@ -15,6 +15,7 @@ from gdr_plugin.api.types import Conversation, Message, Sample, Score
 from gdr_plugin.data.rows import parse_prompt
 from gdr_plugin.models.text.chat import TEXT
 from gdr_plugin.serve.service import squash
+from gdr_plugin.text import text_problem
 
 if TYPE_CHECKING:
     from gdr_plugin.api.service import ServeSettings
@@ -193,8 +194,9 @@ def open_inverter(settings: ServeSettings) -> RenderedPromptReader | None:
 def _check_text(name: str, text: object) -> None:
     if not isinstance(text, str):
         raise DataError(f"the {name} must be text, not {type(text).__name__}")
-    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-        raise DataError(f"the {name} holds half a surrogate pair: not valid text")
+    problem = text_problem(text)
+    if problem is not None:
+        raise DataError(f"the {name} {problem}")
 
 
 def _fields(label: Any) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from gdr_trl.placement import on_rank, outside_zero3, spec_on_rank
 
 if TYPE_CHECKING:
     from gdr_plugin.api.guidance import Guidance
+    from gdr_plugin.reward.opening import ModelLike
     from gdr_plugin.reward.remote import RemoteRatio
-    from gdr_plugin.reward.reward import GuidedDensityRatio, ModelLike
+    from gdr_plugin.reward.reward import GuidedDensityRatio
 
 
 class Ratio(Protocol):

@@ -13,7 +13,9 @@ from typing import Any, Final, Literal
 
 from gdr_plugin.api.errors import DataError, unknown
 from gdr_plugin.api.types import Sample
-from gdr_plugin.data.rows import ROLES, parse_prompt, type_name
+from gdr_plugin.data.content import NotTextError, content_of
+from gdr_plugin.data.rows import ROLES, parse_prompt
+from gdr_plugin.text import text_problem, type_name
 
 Reasoning = Literal["score", "drop"]
 
@@ -117,10 +119,6 @@ def length(ids: Sequence[int], ends: Collection[int], turns: int = 1) -> int:
     return next((place for place, id in enumerate(ids, start=1) if id in ends), len(ids))
 
 
-class NotTextError(DataError):
-    """A turn holds what a language model of text cannot score."""
-
-
 def _messages(value: object, role: str, what: str) -> Iterator[Mapping[str, Any]]:
     if isinstance(value, str):
         yield {"role": role, "content": value}
@@ -173,14 +171,15 @@ def _text(content: object) -> str:
 def _block(block: object) -> str:
     if isinstance(block, str):
         return block
-    kind = block.get("type") if isinstance(block, Mapping) else type_name(block)
-    text = block.get("text") if isinstance(block, Mapping) else None
-    if kind != "text" or not isinstance(text, str):
+    try:
+        return content_of([block], "a message")
+    except NotTextError as error:
+        kind = error.kind if isinstance(block, Mapping) else type_name(block)
         raise NotTextError(
             f"a message holds a block of type {kind!r}: the reward is of text alone; use a data set without images or "
-            "leave such rows to another reward function"
-        )
-    return text
+            "leave such rows to another reward function",
+            kind,
+        ) from None
 
 
 def _call(call: object) -> str:
@@ -193,8 +192,7 @@ def _call(call: object) -> str:
 
 
 def _encodable(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError("the completion holds half a surrogate pair") from None
+    problem = text_problem(text)
+    if problem is not None:
+        raise DataError(f"the completion {problem}")
     return text

@@ -101,7 +101,7 @@ def test_all_ways_agree_on_the_numbers(tiny_model: Any) -> None:
     from benchmarks import methods
     from gdr_plugin.api.settings import ModelSpec
     from gdr_plugin.models.local import open_local
-    from gdr_plugin.models.local.strategies import Rung
+    from gdr_plugin.models.local.strategies import Strategy
 
     folder = tiny_model("llama")
     draw = np.random.default_rng(0)
@@ -113,8 +113,8 @@ def test_all_ways_agree_on_the_numbers(tiny_model: Any) -> None:
         methods.naive(plain, spans),
         methods.padded(plain, spans),
         methods.ours(model, spans, "float32"),
-        methods.held(model, spans, "float32", Rung.CACHED),
-        methods.held(model, spans, "float32", Rung.PADDED),
+        methods.held(model, spans, "float32", Strategy.CACHED),
+        methods.held(model, spans, "float32", Strategy.PADDED),
     ]
     found = [{place: row for part in way.parts for place, row in part().items()} for way in ways]
     for one in found:

@@ -17,7 +17,7 @@ from gdr_plugin.config.schema import Config
 from gdr_plugin.data.item import Item
 from gdr_plugin.data.preference_formats import LABEL
 from gdr_plugin.evaluation.ablations.ablate import Ablations, Line, ablate
-from gdr_plugin.evaluation.ablations.report import as_figure, as_html, as_json, sheets, summary
+from gdr_plugin.evaluation.ablations.report import as_figure, as_html, as_json, summary, tables
 from gdr_plugin.models.fake import FakeChat, FakeModel
 from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.reward.resolve import resolve_names
@@ -198,14 +198,11 @@ def test_a_benchmark_s_own_domain_is_the_oracle_s(made: Callable[..., GuidedDens
 def test_rows_of_an_unknown_domain_are_left_out_of_the_oracle_s_line_and_counted(
     made: Callable[..., GuidedDensityRatio],
 ) -> None:
-    ratio = made(PlantedModel("s", instructed), PlantedModel("w", flat))
-    assert ratio.config is not None
-    routing = ratio.config.routing.model_copy(update={"routers": (), "default_domain": "manners"})
-    ratio.config = ratio.config.model_copy(update={"routing": routing})
+    ratio = made(PlantedModel("s", instructed), PlantedModel("w", flat)).variant(chain=RouterChain([], "manners"))
     stranger = Item("x", (Message("user", "Hm?"),), ("good",), ("evil",), "cooking", "all")
     result = ablate(ratio, [*items(6), stranger])
     assert values(result, "router") == {"as configured": 1.0, "the data's domain": 1.0}
-    (row,) = [row for row in sheets(result)[0].rows if row[1] == "the data's domain"]
+    (row,) = [row for row in tables(result)[0].rows if row[1] == "the data's domain"]
     assert row[2] == "1.000 [1.000, 1.000], n = 6"
 
 
@@ -305,7 +302,7 @@ def test_tables_page_json_and_figure(made: Callable[..., GuidedDensityRatio]) ->
     first = data["lines"][0]
     assert (first["what"], first["configured"], first["difference"]) == ("configured", True, None)
     text = f"{first['accuracy']['value']:.3f} [{first['accuracy']['low']:.3f}, {first['accuracy']['high']:.3f}]"
-    main, grid = sheets(result)
+    main, grid = tables(result)
     assert main.rows[0] == ("configured", "as in gdr.yaml", text, "(configured)")
     assert len(main.rows) == len(result.lines) == len(data["lines"])
     assert len(grid.headers) == 7

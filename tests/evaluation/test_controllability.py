@@ -187,9 +187,9 @@ def test_a_second_run_computes_nothing(tmp_path: Path) -> None:
 
 def test_one_model_after_the_other_loads_each_once() -> None:
     strong, weak = PlantedModel("strong", obedient), PlantedModel("weak", indifferent)
-    ratio = GuidedDensityRatio(strong, weak, domains={"all": None}, chain=RouterChain([], "all"))
-    config = parse_config({"strong": "fake:a", "weak": "fake:b", "load": "sequential"})
-    score_prompts(ratio, [prompt(str(number)) for number in range(20)], CRITERIA, config=config)
+    chain = RouterChain([], "all")
+    ratio = GuidedDensityRatio(strong, weak, domains={"all": None}, chain=chain, sequential=True)
+    score_prompts(ratio, [prompt(str(number)) for number in range(20)], CRITERIA)
     assert strong.unloaded == weak.unloaded == 1
 
 
@@ -219,7 +219,7 @@ def test_one_model_on_both_sides_leaves_out_what_would_be_zero() -> None:
     assert list(report.result.shares[ALL]) == ["strong", "logprob", "logprob_unguided"]
     assert NOTHING not in report.result.winners["strong"]["sum"]
     names = ("ratio, strong told", "strong alone, told")
-    assert report.sheets()[1].headers == ("criterion", "prompts", *names)
+    assert report.tables()[1].headers == ("criterion", "prompts", *names)
 
 
 def test_tables_json_and_page_hold_the_same_numbers(hashed: ControllabilityReport) -> None:
@@ -228,7 +228,7 @@ def test_tables_json_and_page_hold_the_same_numbers(hashed: ControllabilityRepor
     assert data["criteria"]["spanish"] == {"instruction": "Answer in Spanish.", "prompts": 28}
     cell = data["shares"]["bullets"]["both"]["mean"]
     text = f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
-    assert text in {row[0]: row[3] for row in report.sheets()[1].rows}["bullets"]
+    assert text in {row[0]: row[3] for row in report.tables()[1].rows}["bullets"]
     page = str(report.html())
     assert text in page
     assert page.count("<table>") == 1 + 3 + 3 * 3  # overall; by criterion; winners: both, strong, pmi

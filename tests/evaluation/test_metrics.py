@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from gdr_plugin.api.types import Message, Score
-from gdr_plugin.arithmetic.reduction import value
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.item import Item, ItemScores
 from gdr_plugin.evaluation.measures.calibration import calibration
@@ -41,29 +40,6 @@ def pair(chosen: Score, rejected: Score, subset: str = "all", id: str = "x") -> 
 def margins(scored: Sequence[ItemScores], **how: Any) -> list[float | None]:
     found = measure("x", "sum", rewards(**{"kind": "ratio", "reduction": "sum", **how}), scored)
     return [None if one is None else one.margin for one in found.comparisons]
-
-
-def test_a_score_is_reduced_again() -> None:
-    given = Score(1.0, None, -6.0, -8.0, 3, 4, "chat", "default", "none")
-    assert value(given, "é!") == 2.0
-    assert value(given, "é!", reduction="mean") == -6.0 / 3 + 8.0 / 4
-    assert value(given, "é!", reduction="per_byte") == pytest.approx(2 / 3)
-    assert value(given, "é!", kind="strong", reduction="mean") == -2.0
-    assert value(given, "é!", kind="weak") == -8.0
-    assert value(given, "", reduction="per_byte") is None
-    assert value(score(None), "a") is None
-    assert value(score(None), "a", kind="weak") == 0.0
-
-
-def test_reduced_again_is_what_the_reward_computes_itself() -> None:
-    item = Item("a", PROMPT, ("Yes, of course.", "é"), ("No.", ""), None, "all")
-    for reduction in ("sum", "mean", "per_byte"):
-        ratio = GuidedDensityRatio.from_models("fake:a", "fake:b", reduction=reduction)
-        (scored,) = score_items(ratio, [item])
-        for own, response in zip((*scored.chosen, *scored.rejected), (*item.chosen, *item.rejected), strict=True):
-            again = value(own, response, reduction=reduction)
-            assert (again is None) == (own.reward is None)
-            assert own.reward is None or again == pytest.approx(own.reward, rel=1e-12)
 
 
 def test_accuracy_ties_and_items_without_a_score() -> None:

@@ -21,8 +21,8 @@ from gdr_plugin.api.types import Message, TokenSpan
 from gdr_plugin.cli import main
 from gdr_plugin.data.item import Item
 from gdr_plugin.evaluation.pairs.choice import advice, choose
-from gdr_plugin.evaluation.pairs.matrix import PairStudy, study
-from gdr_plugin.evaluation.pairs.run import PairsOptions, compare_pairs
+from gdr_plugin.evaluation.pairs.matrix import ModelPairStudy, study
+from gdr_plugin.evaluation.pairs.run import ModelPairsOptions, compare_model_pairs
 from gdr_plugin.evaluation.pairs.scoring import LogprobTable
 from gdr_plugin.models.fake import FakeChat
 from gdr_plugin.plugins.registry import Plugins
@@ -100,28 +100,28 @@ def worth(margin: float) -> float:
 
 
 def test_the_matrix_is_the_one_worked_out_by_hand(data: Path) -> None:
-    found = compare_pairs(MODELS, data, plugins=Plugins(TableModels())).study
+    found = compare_model_pairs(MODELS, data, plugins=Plugins(TableModels())).study
     assert found.names == ("good", "fair", "poor")
     for (strong, weak), margins in MATRIX.items():
         assert found.worth[strong, weak].tolist() == [worth(margin) for margin in margins]
         assert found.worth[weak, strong].tolist() == [worth(-margin) for margin in margins]
-        assert found.pair(strong, weak).accuracy.value == pytest.approx(sum(map(worth, margins)) / 3)
-        assert found.pair(strong, weak).accuracy.n == 3
-    assert [(one.strong, one.weak) for one in found.pairs][:2] == [("good", "fair"), ("poor", "fair")]
+        assert found.model_pair(strong, weak).accuracy.value == pytest.approx(sum(map(worth, margins)) / 3)
+        assert found.model_pair(strong, weak).accuracy.n == 3
+    assert [(one.strong, one.weak) for one in found.model_pairs][:2] == [("good", "fair"), ("poor", "fair")]
     # Quality: each model's own log-prob a token; E and F have equal ones under `good`.
     assert found.quality == pytest.approx({"good": 2.5 / 3, "fair": 1 / 3, "poor": 2 / 3})
-    assert found.pair("good", "fair").gap == pytest.approx(0.5)
-    assert found.pair("fair", "good").gap == pytest.approx(-0.5)
+    assert found.model_pair("good", "fair").gap == pytest.approx(0.5)
+    assert found.model_pair("fair", "good").gap == pytest.approx(-0.5)
     assert found.chance == 0.5
 
 
 def test_each_model_is_asked_each_text_once_however_many_pairs_there_are(data: Path) -> None:
     plugin = TableModels()
-    report = compare_pairs(MODELS, data, plugins=Plugins(plugin))
+    report = compare_model_pairs(MODELS, data, plugins=Plugins(plugin))
     texts = Counter((name, text) for name, text, _ in plugin.log.elements())
     assert texts == {(name, text): 1 for name in TABLE for text in "ABCDEF"}
     assert report.table.asked == {"good": 6, "fair": 6, "poor": 6}
-    again = compare_pairs(MODELS, data, plugins=Plugins(plugin))  # the store of the first run
+    again = compare_model_pairs(MODELS, data, plugins=Plugins(plugin))  # the store of the first run
     assert sum(plugin.log.values()) == 18
     assert again.table.asked == {"good": 0, "fair": 0, "poor": 0}
     assert again.study.worth.keys() == report.study.worth.keys()
@@ -135,9 +135,9 @@ def test_a_killed_run_goes_on_where_it_stopped(data: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare_pairs(MODELS, data, plugins=Plugins(plugin), progress=stop)
+        compare_model_pairs(MODELS, data, plugins=Plugins(plugin), progress=stop)
     assert {name for name, *_ in plugin.log} == {"good", "fair"}
-    compare_pairs(MODELS, data, plugins=Plugins(plugin))
+    compare_model_pairs(MODELS, data, plugins=Plugins(plugin))
     assert sum(plugin.log.values()) == 18
 
 
@@ -157,8 +157,8 @@ def test_guidance_reductions_and_store_come_from_the_configuration(
 ) -> None:
     Path("gdr.yaml").write_text(GUIDED.format(placement=placement))
     plugin = TableModels(shown=True)
-    options = PairsOptions(config="gdr.yaml")
-    report = compare_pairs(MODELS, data, options, plugins=Plugins(plugin))
+    options = ModelPairsOptions(config="gdr.yaml")
+    report = compare_model_pairs(MODELS, data, options, plugins=Plugins(plugin))
     assert sum(plugin.log.values()) == 18 * contexts
     assert set(plugin.log.values()) == {1}
     guided = sum(b"system" in context for _, _, context in plugin.log.elements())
@@ -176,8 +176,8 @@ def test_guidance_reductions_and_store_come_from_the_configuration(
 def test_other_reductions_need_no_second_pass(data: Path) -> None:
     plugin = TableModels()
     for reduction, size in (("sum", 1), ("mean", 2), ("per_byte", 1)):
-        options = PairsOptions(reduction=reduction)  # type: ignore[arg-type]
-        table = compare_pairs(MODELS, data, options, plugins=Plugins(plugin)).table
+        options = ModelPairsOptions(reduction=reduction)  # type: ignore[arg-type]
+        table = compare_model_pairs(MODELS, data, options, plugins=Plugins(plugin)).table
         assert table.strong["good"] == pytest.approx(np.array([TABLE["good"][text] for text in "ABCDEF"]) / size)
     assert sum(plugin.log.values()) == 18
 
@@ -189,8 +189,8 @@ def test_pairs_are_judged_on_the_items_that_every_model_scored(data: Path) -> No
     long = {"id": "4", "prompt": "p" * 80, "chosen": "A", "rejected": "B"}
     with data.open("a") as file:
         file.write(json.dumps(long) + "\n")
-    options = PairsOptions(config="tight.yaml")
-    report = compare_pairs(["fake:a", "fake:b", "fake:c"], data, options)
+    options = ModelPairsOptions(config="tight.yaml")
+    report = compare_model_pairs(["fake:a", "fake:b", "fake:c"], data, options)
     assert [item.id for item in report.table.items] == ["1", "2", "3"]
     assert report.table.left_out == 1
     assert all(count == 2 for count in report.table.reasons.values())
@@ -198,7 +198,7 @@ def test_pairs_are_judged_on_the_items_that_every_model_scored(data: Path) -> No
     assert "1 items that not every model could score" in report.facts["left out"]
     data.write_text(json.dumps(long) + "\n")
     with pytest.raises(ModelError, match="could score no response"):
-        compare_pairs(["fake:a", "fake:b"], data, options)
+        compare_model_pairs(["fake:a", "fake:b"], data, options)
 
 
 def table_of(strong: dict[str, list[float]], items: int, each: int = 1) -> LogprobTable:
@@ -208,7 +208,7 @@ def table_of(strong: dict[str, list[float]], items: int, each: int = 1) -> Logpr
     return LogprobTable(tuple(strong), tuple(pair), 0, flat, flat, flat, {}, {}, {})
 
 
-def graded(items: int = 400, models: int = 6, seed: int = 0) -> tuple[PairStudy, list[float]]:
+def graded(items: int = 400, models: int = 6, seed: int = 0) -> tuple[ModelPairStudy, list[float]]:
     """Models whose margins carry a signal of growing strength: accuracy must grow with the gap."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(1.0, 1.0, items)
@@ -236,19 +236,19 @@ def test_accuracy_grows_with_the_gap_where_it_does() -> None:
 def test_pearson_and_spearman_are_numpys_and_scipys_numbers() -> None:
     found, strength = graded()
     gaps, accuracies = [], []
-    for one in found.pairs:
+    for one in found.model_pairs:
         if one.gap > 0:
             gaps.append(one.gap)
             accuracies.append(one.accuracy.value)
     assert found.pearson is not None
     assert found.pearson.value == pytest.approx(np.corrcoef(gaps, accuracies)[0, 1])
-    assert found.pair("m3", "m0").gap == pytest.approx(strength[3])
+    assert found.model_pair("m3", "m0").gap == pytest.approx(strength[3])
 
 
 def test_two_models_have_no_correlation_and_three_no_interval_over_models(data: Path) -> None:
-    two = compare_pairs(MODELS[:2], data, plugins=Plugins(TableModels())).study
+    two = compare_model_pairs(MODELS[:2], data, plugins=Plugins(TableModels())).study
     assert two.pearson is None
-    three = compare_pairs(MODELS, data, plugins=Plugins(TableModels())).study
+    three = compare_model_pairs(MODELS, data, plugins=Plugins(TableModels())).study
     assert three.pearson is not None
     assert three.pearson.by_models is None
     # Gaps 1/2 (good, fair), 1/6 (good, poor), 1/3 (poor, fair); accuracies 1, 1/2, 2/3.
@@ -297,7 +297,7 @@ def test_the_held_out_half_has_no_part_in_telling_equals_apart() -> None:
         changed = replace(
             found,
             own_worth={name: np.where(there, 1 - worth, worth) for name, worth in found.own_worth.items()},
-            pairs=tuple(replace(one, gap=-one.gap) for one in found.pairs),
+            model_pairs=tuple(replace(one, gap=-one.gap) for one in found.model_pairs),
         )
         one, other = choose(found), choose(changed)
         assert one is not None
@@ -311,7 +311,7 @@ def test_advice_names_the_pair_its_interval_its_rival_and_its_gap() -> None:
     text = advice(found, choice)
     assert choice is not None
     assert text.startswith(f"Use {choice.strong} over {choice.weak}: accuracy {choice.held_out.value:.3f}")
-    assert f"best of {len(found.pairs)}" in text
+    assert f"best of {len(found.model_pairs)}" in text
     assert f"{choice.next_strong} over {choice.next_weak}" in text
     assert ("cannot be told" in text) is not choice.clear
     assert "Its gap in quality is +" in text
@@ -321,7 +321,7 @@ def test_advice_warns_of_chance_and_of_few_items(data: Path) -> None:
     rng = np.random.default_rng(1)
     noise = study(table_of({f"m{n}": rng.normal(size=60).tolist() for n in range(4)}, 60))
     text = advice(noise, choose(noise))
-    assert "none of these pairs" in text
+    assert "none of these model pairs" in text
     assert "wide intervals" in text
     one = study(table_of({"a": [1.0], "b": [0.0]}, 1))
     assert choose(one) is None
@@ -333,19 +333,19 @@ def test_best_of_four_has_its_own_chance(data: Path) -> None:
         {"id": str(n), "prompt": "p", "chosen": ["A"], "rejected": ["B", "C", "D"], "subset": "math"} for n in range(3)
     ]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report = compare_pairs(["table:good", "table:poor"], data, plugins=Plugins(TableModels()))
+    report = compare_model_pairs(["table:good", "table:poor"], data, plugins=Plugins(TableModels()))
     # good - poor: A 3, B -5, C 2, D 2: A wins.
-    assert report.study.pair("good", "poor").accuracy.value == 1.0
-    assert report.study.pair("poor", "good").accuracy.value == 0.0
+    assert report.study.model_pair("good", "poor").accuracy.value == 1.0
+    assert report.study.model_pair("poor", "good").accuracy.value == 0.0
     assert report.study.chance == pytest.approx(0.25)
 
 
 def test_external_scores_set_the_gap(data: Path) -> None:
     Path("scores.csv").write_text("model,score,votes\ngood, 1200,7\nother,1,1\npoor,900,9\nfair,1000,8\n")
-    options = PairsOptions(gap_scores=Path("scores.csv"))
-    found = compare_pairs(MODELS, data, options, plugins=Plugins(TableModels())).study
+    options = ModelPairsOptions(gap_scores=Path("scores.csv"))
+    found = compare_model_pairs(MODELS, data, options, plugins=Plugins(TableModels())).study
     assert found.quality == {"good": 1200.0, "fair": 1000.0, "poor": 900.0}
-    assert found.pair("poor", "good").gap == -300
+    assert found.model_pair("poor", "good").gap == -300
     assert found.gap_source == "external scores"
 
 
@@ -477,7 +477,7 @@ def test_the_matrix_is_that_of_the_guided_density_ratio(data: Path, tuned: tuple
     from gdr_plugin.reward.reward import GuidedDensityRatio
 
     base, lora = tuned
-    report = compare_pairs([f"base={base}", f"tuned={base}+{lora}"], data)
+    report = compare_model_pairs([f"base={base}", f"tuned={base}+{lora}"], data)
     assert report.table.asked == {"base": 6, "tuned": 6}
     ratio = GuidedDensityRatio.from_models(ModelSpec(model=str(base), adapter=str(lora)), ModelSpec(model=str(base)))
     samples = [Sample((Message("user", row["prompt"]),), row[key]) for row in ROWS for key in ("chosen", "rejected")]

@@ -10,7 +10,7 @@ from gdr_plugin.api.errors import ConfigError, DomainError
 from gdr_plugin.api.routers import Router, RoutingContext
 from gdr_plugin.api.types import Message, Sample
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.routing import FieldRouter, FixedRouter, builtin_routers
+from gdr_plugin.routing import FieldRouter, FixedRouter, KeywordRouter, builtin_routers, field_check
 
 CONTEXT = RoutingContext(domains={"chat": "", "safety": "", "math": ""}, model=FakeModel("routing"))
 
@@ -45,6 +45,21 @@ def test_field_names_what_is_wrong_and_what_is_near() -> None:
 def test_field_options(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"routing\.routers: .*field.*column"):
         FieldRouter().with_options(**options)
+
+
+def test_rows_are_checked_by_the_routers_own_rule() -> None:
+    check = field_check([KeywordRouter(), FieldRouter("topic"), FieldRouter()], CONTEXT.domains, origin="my.yaml")
+    for accepted in ({}, {"domain": None, "topic": float("nan")}, {"topic": " math ", "domain": "x"}):
+        check(accepted)
+    with pytest.raises(DomainError) as raised:
+        check({"topic": "", "domain": "maths"})
+    assert str(raised.value) == (
+        "column 'domain': unknown domain 'maths': known are chat, math, safety (did you mean 'math'?); "
+        "guidance.domains in my.yaml lists them"
+    )
+    with pytest.raises(DomainError, match="column 'topic': must name a domain, not 3"):
+        check({"topic": 3})
+    field_check([KeywordRouter()], ["chat"])({"domain": "maths"})
 
 
 def test_fixed() -> None:

@@ -232,8 +232,8 @@ async def test_a_failing_sample_is_an_error_of_its_request_alone(connect: Connec
         ("/v1/gdr/score", {}, "body.rows: Field required"),
         ("/v1/gdr/score", {"rows": [], "token": True}, "body.token: Extra inputs are not permitted"),
         ("/v1/gdr/score", [], "body"),
-        ("/v1/gdr/score", {"rows": [{"prompt": "Hi", "response": "\ud800"}]}, "half a surrogate pair"),
-        ("/score", {"text_1": "Hi", "text_2": "\ud800"}, "item 0: `response` holds half"),
+        ("/v1/gdr/score", {"rows": [{"prompt": "Hi", "response": "\ud800"}]}, "an unpaired surrogate"),
+        ("/score", {"text_1": "Hi", "text_2": "\ud800"}, "item 0: `response` holds an unpaired"),
         ("/score", {"text_1": "Hi"}, "text_2"),
         ("/score", {"text_1": "", "text_2": "x"}, "`prompt` is empty"),
         ("/score", {"text_1": [["x"]], "text_2": "x"}, "text_1"),
@@ -246,7 +246,7 @@ async def test_a_failing_sample_is_an_error_of_its_request_alone(connect: Connec
         (
             "/classify",
             {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "\ud800"}]},
-            "conversation 0: `response` holds half a surrogate pair",
+            "conversation 0: `response` holds an unpaired surrogate",
         ),
         ("/classify", {}, "send `messages`"),
         ("/classify", {"messages": []}, None),
@@ -254,7 +254,7 @@ async def test_a_failing_sample_is_an_error_of_its_request_alone(connect: Connec
 )
 async def test_wrong_input_is_refused_clearly(connect: Connect, path: str, body: Any, message: str | None) -> None:
     async with connect() as client:
-        content = json.dumps(body).encode()  # the client's own encoder refuses half a surrogate pair
+        content = json.dumps(body).encode()  # the client's own encoder refuses an unpaired surrogate
         answer = await client.post(path, content=content, headers={"content-type": "application/json"})
         if message is None:
             assert answer.status_code == 200

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from gdr_plugin.tuning.halving import Outcome, Outcomes, accuracy, evaluations, halve, plan
+from gdr_plugin.tuning.halving import PromptResult, PromptResults, accuracy, evaluations, halve, plan
 
 
 @pytest.mark.parametrize(
@@ -33,13 +33,13 @@ class Table:
     def __init__(self, tenths: Mapping[str, int], margins: Mapping[str, float] | None = None) -> None:
         self.tenths, self.margins, self.asked = tenths, margins or {}, list[tuple[str, int]]()
 
-    def __call__(self, names: Sequence[str], start: int, stop: int) -> dict[str, Outcomes]:
+    def __call__(self, names: Sequence[str], start: int, stop: int) -> dict[str, PromptResults]:
         self.asked += [(name, n) for name in names for n in range(start, stop)]
-        return {name: [self.outcome(name, n) for n in range(start, stop)] for name in names}
+        return {name: [self.result(name, n) for n in range(start, stop)] for name in names}
 
-    def outcome(self, name: str, n: int) -> Outcome | None:
+    def result(self, name: str, n: int) -> PromptResult | None:
         right = n % 10 < self.tenths[name]
-        return Outcome(float(right), self.margins.get(name, 1.0) * (1 if right else -1) + 0.1 * (n % 3))
+        return PromptResult(float(right), self.margins.get(name, 1.0) * (1 if right else -1) + 0.1 * (n % 3))
 
 
 def test_the_best_is_found_and_nobody_is_asked_twice() -> None:
@@ -56,16 +56,16 @@ def test_ties_go_to_the_larger_margin_then_to_the_earlier() -> None:
     table = Table({"a": 5, "b": 5, "c": 5})
     assert halve(list("abc"), 20, table)[-1].ranking[0][0] == "a"
     steady = Table({"a": 5, "b": 5})
-    steady.outcome = lambda name, n: Outcome(0.5, 1.0 + (n % 2) * (3.0 if name == "a" else 1.0))  # type: ignore[method-assign]
+    steady.result = lambda name, n: PromptResult(0.5, 1.0 + (n % 2) * (3.0 if name == "a" else 1.0))  # type: ignore[method-assign]
     assert halve(["a", "b"], 20, steady)[-1].ranking[0][0] == "b"
 
 
 def test_what_cannot_be_scored_is_lost() -> None:
-    assert accuracy([Outcome(1.0, 1.0), None, Outcome(0.5, 0.0), None]) == 0.375
+    assert accuracy([PromptResult(1.0, 1.0), None, PromptResult(0.5, 0.0), None]) == 0.375
 
-    def ask(names: Sequence[str], start: int, stop: int) -> dict[str, Outcomes]:
-        half: list[Outcome | None] = [Outcome(1.0, 1.0), None] * ((stop - start) // 2)
-        return {"gaps": half, "steady": [Outcome(0.6, 1.0)] * (stop - start), "silent": [None] * (stop - start)}
+    def ask(names: Sequence[str], start: int, stop: int) -> dict[str, PromptResults]:
+        half: list[PromptResult | None] = [PromptResult(1.0, 1.0), None] * ((stop - start) // 2)
+        return {"gaps": half, "steady": [PromptResult(0.6, 1.0)] * (stop - start), "silent": [None] * (stop - start)}
 
     rounds = halve(["silent", "gaps", "steady"], 20, ask)
     assert [name for name, _ in rounds[0].ranking] == ["steady", "gaps", "silent"]

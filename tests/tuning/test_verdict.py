@@ -4,18 +4,18 @@ import math
 
 import pytest
 
-from gdr_plugin.tuning.halving import Outcome
+from gdr_plugin.tuning.halving import PromptResult
 from gdr_plugin.tuning.verdict import HeldOut, compare, judge, sign_test
 
 
-def outcomes(worths: str) -> list[Outcome | None]:
+def results(worths: str) -> list[PromptResult | None]:
     """`1` right, `0` wrong, `=` tied, `-` not scored."""
     value = {"1": 1.0, "0": 0.0, "=": 0.5}
-    return [None if one == "-" else Outcome(value[one], value[one] - 0.5) for one in worths]
+    return [None if one == "-" else PromptResult(value[one], value[one] - 0.5) for one in worths]
 
 
 def result(tuned: str, unguided: str, configured: str | None = None) -> HeldOut:
-    found = compare(outcomes(tuned), outcomes(unguided), outcomes(configured or unguided))
+    found = compare(results(tuned), results(unguided), results(configured or unguided))
     assert found is not None
     return found
 
@@ -34,7 +34,7 @@ def test_only_prompts_that_all_three_score_are_compared() -> None:
     assert found.unguided.value == pytest.approx(2 / 5)
     assert found.gain.value == pytest.approx(2.5 / 5)
     assert (found.better, found.worse) == (3, 0)
-    assert compare(outcomes("-1"), outcomes("1-"), outcomes("11")) is None
+    assert compare(results("-1"), results("1-"), results("11")) is None
 
 
 def test_a_clear_gain_is_recommended() -> None:

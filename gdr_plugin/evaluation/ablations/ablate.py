@@ -1,7 +1,7 @@
 """What each part of a reward is worth: the same items judged with one part changed at a time.
 
-Knows which variants answer which question. How they are scored is `variants`', how an item is judged `judging`'s,
-and how the result is shown `report`'s.
+Knows which variants answer which question. How they are scored is `variants`', when an item is right
+`item_rules`', and how the result is shown `report`'s.
 
 Source: the questions of the method's reviewers (instruction or exemplars, router or oracle, guidance to both or one).
 """
@@ -17,10 +17,9 @@ from gdr_plugin.api.types import Placement, Reduction
 from gdr_plugin.arithmetic.reduction import REDUCTIONS
 from gdr_plugin.arithmetic.statistics import Estimate, difference, share
 from gdr_plugin.data.item import Item, ItemScores
-from gdr_plugin.evaluation.ablations.variants import FORM_NAMES, FORMS, UNGUIDED, Runner, Way, form_of, with_label
+from gdr_plugin.evaluation.ablations.variants import FORM_NAMES, FORMS, UNGUIDED, Runner, Variant, form_of, with_label
 from gdr_plugin.evaluation.measures.item_rules import chance, compare, rule_of
 from gdr_plugin.evaluation.measures.metrics import Ranking, lengths, rewards
-from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.progress import Progress
 from gdr_plugin.reward.reward import GuidedDensityRatio
 
@@ -70,7 +69,6 @@ def ablate(
     ratio: GuidedDensityRatio,
     items: Sequence[Item],
     *,
-    plugins: Plugins | None = None,
     format: str = "plain",
     progress: Progress | None = None,
 ) -> Ablations:
@@ -79,7 +77,6 @@ def ablate(
     Args:
         ratio: The configured reward, from `GuidedDensityRatio.from_config`, with a store.
         items: What is judged.
-        plugins: Where routers are looked up; default: built-in and installed plugins.
         format: The data's format: what makes an item right.
         progress: Told how many variants are done.
 
@@ -93,9 +90,9 @@ def ablate(
     if ratio.config is None or ratio.store is None:
         raise ConfigError("ablations need a reward from a gdr.yaml with a store, so that no text is scored twice")
     named = [with_label(item, ratio.domains) for item in items]
-    runner = Runner(ratio, ratio.config, plugins or Plugins(), items, named)
+    runner = Runner(ratio, ratio.config, items, named)
     form, section = form_of(ratio.config.guidance), ratio.config.guidance
-    configured = Way(form, section.placement)
+    configured = Variant(form, section.placement)
     same = ratio.strong.identity == ratio.weak.identity
     # An unguided configuration is compared with what guidance, shown in full to both models, would change.
     placement: Placement = "both" if section.placement == "none" else section.placement
@@ -105,22 +102,22 @@ def ablate(
             "strong and weak are one model and nothing is shown to it: every reward is 0; give it guidance"
         )
     places: tuple[Placement, ...] = ("strong",) if same else ("both", "strong")
-    grid = [Way(one, where) for where in places for one in FORMS if one != "none"]
+    grid = [Variant(shape, place) for place in places for shape in FORMS if shape != "none"]
     unguided = [] if same else [UNGUIDED]
-    routed = [Way(shown, placement, name) for name in runner.chains if name != "configured"]
+    routed = [Variant(shown, placement, name) for name in runner.chains if name != "configured"]
     if configured.form == "none":
         configured = UNGUIDED
     scored = runner.score([*unguided, *grid, *routed], progress)
     judge = partial(_worths, format)
-    lines = _lines(judge, scored, configured, Way(shown, placement), ratio.config.reward.reduction)
+    lines = _lines(judge, scored, configured, Variant(shown, placement), ratio.config.reward.reduction)
     return Ablations(
         lines=tuple(lines),
         grid=_grid(judge, scored),
         items=len(items),
         chance=chance(items, format),
-        guided=sum(one.chosen[0].guidance != "none" for one in scored[Way(shown, placement)]),
+        guided=sum(scores.chosen[0].guidance != "none" for scores in scored[Variant(shown, placement)]),
         named=sum(item.domain is not None for item in named),
-        agreement=_agreement(named, scored.get(Way(shown, placement, "routers"))),
+        agreement=_agreement(named, scored.get(Variant(shown, placement, "routers"))),
         hits=runner.hits,
         misses=runner.misses,
     )
@@ -132,54 +129,54 @@ _Judge = Callable[[Ranking, Sequence[ItemScores]], "list[float | None]"]
 
 def _worths(format: str, ranking: Ranking, scored: Sequence[ItemScores]) -> list[float | None]:
     found: list[float | None] = []
-    for one in scored:
-        values = ranking(one)
-        found.append(None if values is None else compare(values, rule_of(format, one.item.subset)).worth)
+    for scores in scored:
+        values = ranking(scores)
+        found.append(None if values is None else compare(values, rule_of(format, scores.item.subset)).worth)
     return found
 
 
 def _lines(
     judge: _Judge,
-    scored: Mapping[Way, Sequence[ItemScores]],
-    configured: Way,
-    shown: Way,
+    scored: Mapping[Variant, Sequence[ItemScores]],
+    configured: Variant,
+    shown: Variant,
     reduction: Reduction,
 ) -> list[Line]:
     """One factor at a time, from the configured reward."""
     base = judge(rewards("ratio", reduction), scored[configured])
 
-    def line(question: str, name: str, way: Way, ranking: Ranking, *, is_base: bool = False) -> list[Line]:
-        if way not in scored:
+    def line(question: str, name: str, variant: Variant, ranking: Ranking, *, is_base: bool = False) -> list[Line]:
+        if variant not in scored:
             return []
-        worths = base if is_base else judge(ranking, scored[way])
+        worths = base if is_base else judge(ranking, scored[variant])
         gap = None if is_base else difference(worths, base)
         return [Line(question, name, is_base, share(worths), gap)]
 
-    def alone(question: str, way: Way) -> list[Line]:
+    def alone(question: str, variant: Variant) -> list[Line]:
         # Set against the ratio of the same guidance and reduction: what is missing is the weak model and nothing else.
         found = []
-        for one in REDUCTIONS if way in scored else ():
-            worths = judge(rewards("strong", one), scored[way])
-            gap = difference(worths, judge(rewards("ratio", one), scored[way]))
-            found.append(Line(question, one, False, share(worths), gap))
+        for own in REDUCTIONS if variant in scored else ():
+            worths = judge(rewards("strong", own), scored[variant])
+            gap = difference(worths, judge(rewards("ratio", own), scored[variant]))
+            found.append(Line(question, own, False, share(worths), gap))
         return found
 
     ratio = rewards("ratio", reduction)
     lines = line("configured", "as in gdr.yaml", configured, ratio, is_base=True)
     for form, name in FORM_NAMES.items():
-        way = UNGUIDED if form == "none" else Way(form, shown.placement)
-        lines += line("guidance", name, way, ratio, is_base=way == configured)
+        variant = UNGUIDED if form == "none" else Variant(form, shown.placement)
+        lines += line("guidance", name, variant, ratio, is_base=variant == configured)
     places: dict[str, Placement] = {"both models": "both", "strong only": "strong"}
     for name, placement in places.items():
-        way = Way(shown.form, placement)
-        lines += line("guidance to", name, way, ratio, is_base=way == configured)
+        variant = Variant(shown.form, placement)
+        lines += line("guidance to", name, variant, ratio, is_base=variant == configured)
     lines += line("guidance to", "none", UNGUIDED, ratio, is_base=configured.form == "none")
     names = {"configured": "as configured", "oracle": "the data's domain", "routers": "without the data's domain"}
     for router, name in names.items():
-        way = Way(shown.form, shown.placement, router)
-        lines += line("router", name, way, ratio, is_base=way == configured)
-    for one in REDUCTIONS:
-        lines += line("reduction", one, configured, rewards("ratio", one), is_base=one == reduction)
+        variant = Variant(shown.form, shown.placement, router)
+        lines += line("router", name, variant, ratio, is_base=variant == configured)
+    for own in REDUCTIONS:
+        lines += line("reduction", own, configured, rewards("ratio", own), is_base=own == reduction)
     lines += alone("strong log-prob alone", configured)
     if configured.form != "none":
         lines += alone("its log-prob, no guidance", UNGUIDED)
@@ -188,17 +185,17 @@ def _lines(
 
 
 def _grid(
-    judge: _Judge, scored: Mapping[Way, Sequence[ItemScores]]
+    judge: _Judge, scored: Mapping[Variant, Sequence[ItemScores]]
 ) -> dict[str, dict[tuple[str, Reduction], Estimate | None]]:
     """Form x placement x reduction: costs nothing more."""
     grid: dict[str, dict[tuple[str, Reduction], Estimate | None]] = {}
-    for way, scores in scored.items():
-        if way.router != "configured":
+    for variant, scores in scored.items():
+        if variant.router != "configured":
             continue
         for reduction in REDUCTIONS:
             accuracy = share(judge(rewards("ratio", reduction), scores))
-            for placement in ("both", "strong") if way.form == "none" else (way.placement,):
-                grid.setdefault(way.form, {})[placement, reduction] = accuracy
+            for placement in ("both", "strong") if variant.form == "none" else (variant.placement,):
+                grid.setdefault(variant.form, {})[placement, reduction] = accuracy
     return grid
 
 

@@ -1,4 +1,4 @@
-"""Ablations as tables, a section of a page, JSON and a figure. Knows how they are shown, not how they come about."""
+"""Ablations as tables, a section of a page, JSON and a figure. Knows how they are shown, not how they are measured."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from gdr_plugin.arithmetic.reduction import REDUCTIONS
 from gdr_plugin.arithmetic.statistics import Estimate
 from gdr_plugin.evaluation.ablations.ablate import Ablations
 from gdr_plugin.evaluation.ablations.variants import FORM_NAMES
-from gdr_plugin.report.tables import Sheet, estimate_json, estimate_text, section
+from gdr_plugin.report.tables import Table, estimate_json, estimate_text, section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["as_figure", "as_html", "as_json", "sheets", "summary"]
+__all__ = ["as_figure", "as_html", "as_json", "summary", "tables"]
 
 
 def summary(result: Ablations) -> str:
@@ -30,7 +30,7 @@ def summary(result: Ablations) -> str:
     return " ".join(parts)
 
 
-def sheets(result: Ablations, *, repeat: bool = False) -> list[Sheet]:
+def tables(result: Ablations, *, repeat: bool = False) -> list[Table]:
     """The table of one change at a time, and the grid of guidance, placement and reduction.
 
     Args:
@@ -54,12 +54,12 @@ def sheets(result: Ablations, *, repeat: bool = False) -> list[Sheet]:
         "the weak model out changes. An interval that holds 0 says that these items do not tell the two apart."
     )
     headers = ("what", "setting", "accuracy (95 %)", "difference (95 %)")
-    return [Sheet("The configured reward with one thing changed", headers, tuple(rows), note), _grid(result)]
+    return [Table("The configured reward with one thing changed", headers, tuple(rows), note), _grid(result)]
 
 
 def as_html(result: Ablations) -> Any:
     """The tables as a section of a page (`Raw`)."""
-    return section("Ablations", summary(result), sheets(result, repeat=True))
+    return section("Ablations", summary(result), tables(result, repeat=True))
 
 
 def as_json(result: Ablations) -> dict[str, Any]:
@@ -102,18 +102,20 @@ def as_figure(result: Ablations) -> Figure:
     return estimates(points, xlabel="accuracy, 95 % interval", title="Ablations", level=result.chance)
 
 
-def _grid(result: Ablations) -> Sheet:
+def _grid(result: Ablations) -> Table:
     """Form of guidance by placement and reduction."""
     present = {key for cells in result.grid.values() for key in cells}
-    columns = [(place, one) for place in ("both", "strong") for one in REDUCTIONS if (place, one) in present]
+    columns = [
+        (place, reduction) for place in ("both", "strong") for reduction in REDUCTIONS if (place, reduction) in present
+    ]
     rows = tuple(
         (name, *(_plain(result.grid[form].get(column)) for column in columns))
         for form, name in FORM_NAMES.items()
         if form in result.grid
     )
-    return Sheet(
+    return Table(
         "Do the answers depend on each other? Accuracy by guidance, who sees it, and reduction",
-        ("guidance", *(f"{'both' if place == 'both' else 'strong'}, {one}" for place, one in columns)),
+        ("guidance", *(f"{'both' if place == 'both' else 'strong'}, {reduction}" for place, reduction in columns)),
         rows,
         "Intervals are about as wide as above; the JSON has them.",
     )

@@ -15,7 +15,7 @@ from gdr_plugin.api.guidance import Guidance
 from gdr_plugin.api.types import Reduction, Sample, Score, Side
 from gdr_plugin.arithmetic.reduction import REDUCTIONS, value
 from gdr_plugin.arithmetic.statistics import Estimate, share
-from gdr_plugin.config.schema import Config, GuidanceSection
+from gdr_plugin.config.schema import GuidanceSection
 from gdr_plugin.evaluation.controllability.prompts import ControlPrompt
 from gdr_plugin.progress import Progress
 from gdr_plugin.reward.reward import GuidedDensityRatio
@@ -27,7 +27,7 @@ NOTHING = "(nothing)"
 """What a model is told for the baseline; no guidance can have this name."""
 ALL = "(all)"
 """The row of all criteria together."""
-Table = Mapping[str, Mapping[Reduction, Estimate | None]]
+Numbers = Mapping[str, Mapping[Reduction, Estimate | None]]
 """Setting -> reduction -> number."""
 _COLUMN = "criterion"
 _WINDOW = 8
@@ -36,7 +36,7 @@ _WINDOW = 8
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A way to make one number of the four log-probs: who is told the criterion, and what is subtracted."""
+    """One number made of the four log-probs: which model is told the criterion, and what is subtracted."""
 
     label: str
     plus: tuple[Side, bool]
@@ -70,7 +70,7 @@ class Told:
     guided: Mapping[str, Score]
     """Kind of response (the criterion that it meets) -> its score with both models told `criterion`."""
     unguided: Mapping[str, Score]
-    """Likewise with neither told anything."""
+    """Kind of response -> its score with neither model told anything."""
 
     def values(self, setting: Setting, reduction: Reduction) -> dict[str, float | None]:
         """Kind of response -> its number in a setting; None where it was not scored."""
@@ -96,10 +96,11 @@ class Controllability:
     """Criterion -> how many prompts have a response that meets it."""
     not_scored: int
     """Responses (under a criterion or under none) that could not be scored."""
-    shares: Mapping[str, Table]
+    shares: Mapping[str, Numbers]
     """Criterion, then `(all)` -> setting -> reduction -> the share of comparisons won; intervals resample prompts."""
-    gains: Mapping[str, Table]
-    """Likewise, less the share of the same comparisons without guidance (`unguided`; with one model: its log-prob)."""
+    gains: Mapping[str, Numbers]
+    """The same keys -> the share, less that of the same comparisons without guidance (`unguided`; with one model: its
+    log-prob)."""
     winners: Mapping[str, Mapping[Reduction, Mapping[str, Mapping[str, float]]]]
     """Setting -> reduction -> what was told -> kind -> the share of prompts whose best response is of that kind."""
 
@@ -109,16 +110,14 @@ def score_prompts(
     prompts: Sequence[ControlPrompt],
     criteria: Mapping[str, Guidance],
     *,
-    config: Config | None = None,
     progress: Progress | None = None,
 ) -> list[Told]:
     """Score every response under each of its prompt's criteria and without guidance; each text once a model.
 
     Args:
-        ratio: Whose models (with their store) are asked. Its own guidance and routing play no part.
+        ratio: Its models, store, load order, exemplars and seed are used; its own guidance and routing play no part.
         prompts: What is scored.
         criteria: Criterion -> its guidance.
-        config: For the number of exemplars, their seed and the load order; default: the ratio's.
         progress: Told how many prompts are done.
 
     Returns:
@@ -127,27 +126,21 @@ def score_prompts(
     Raises:
         ModelError: A model cannot be loaded or fails as a whole.
     """
-    config = config or ratio.config
-    section = config.guidance if config else GuidanceSection()
-    sequential = config is not None and config.load == "sequential"
-    told = GuidedDensityRatio(
-        ratio.strong,
-        ratio.weak,
+    section = ratio.config.guidance if ratio.config else GuidanceSection()
+    told = ratio.variant(
         domains={**criteria, NOTHING: None},
         chain=RouterChain([FieldRouter(_COLUMN)], NOTHING),
         guidance=section.model_copy(update={"placement": "both", "instruction": True}),
-        reward=config.reward if config else None,
-        sequential=sequential,
     )
     # One model after the other: all in one call, so that each is loaded once.
-    size = len(prompts) if sequential else _WINDOW
+    size = len(prompts) if ratio.sequential else _WINDOW
     found: list[Told] = []
     for start in range(0, len(prompts), size):
         window = prompts[start : start + size]
         scores = iter(told.score([sample for prompt in window for sample in _samples(prompt)]))
         for prompt in window:
             kinds = list(prompt.responses)
-            by_told = {one: dict(zip(kinds, islice(scores, len(kinds)), strict=True)) for one in (NOTHING, *kinds)}
+            by_told = {name: dict(zip(kinds, islice(scores, len(kinds)), strict=True)) for name in (NOTHING, *kinds)}
             found += [Told(prompt, kind, by_told[kind], by_told[NOTHING]) for kind in kinds]
         if progress:
             progress("scoring", start + len(window), len(prompts))
@@ -170,18 +163,18 @@ def controllability(found: Sequence[Told], *, same_model: bool = False) -> Contr
     names = _SAME_MODEL if same_model else tuple(SETTINGS)
     base = "logprob_unguided" if same_model else "unguided"
     counts: dict[str, int] = {}
-    for one in found:
-        counts[one.criterion] = counts.get(one.criterion, 0) + 1
+    for told in found:
+        counts[told.criterion] = counts.get(told.criterion, 0) + 1
     worths = {
-        (name, reduction): [_worth(one.values(SETTINGS[name], reduction), one.criterion) for one in found]
+        (name, reduction): [_worth(told.values(SETTINGS[name], reduction), told.criterion) for told in found]
         for name in names
         for reduction in REDUCTIONS
     }
-    scored = [score for one in _once(found) for score in one.unguided.values()]
-    scored += [score for one in found for score in one.guided.values()]
+    scored = [score for told in _once(found) for score in told.unguided.values()]
+    scored += [score for told in found for score in told.guided.values()]
     return Controllability(
         prompts=len(_once(found)),
-        responses=sum(len(one.prompt.responses) for one in _once(found)),
+        responses=sum(len(told.prompt.responses) for told in _once(found)),
         criteria=counts,
         not_scored=sum(score.reward is None for score in scored),
         shares={
@@ -201,7 +194,7 @@ def controllability(found: Sequence[Told], *, same_model: bool = False) -> Contr
 
 
 def _samples(prompt: ControlPrompt) -> list[Sample]:
-    fields: list[dict[str, str]] = [{_COLUMN: one} for one in (NOTHING, *prompt.responses)]
+    fields: list[dict[str, str]] = [{_COLUMN: criterion} for criterion in (NOTHING, *prompt.responses)]
     return [Sample(prompt.prompt, text, fields=told) for told in fields for text in prompt.responses.values()]
 
 
@@ -215,7 +208,7 @@ def _worth(values: Mapping[str, float | None], criterion: str) -> float | None:
 
 
 def _minus(a: Sequence[float | None], b: Sequence[float | None]) -> list[float | None]:
-    return [None if one is None or other is None else one - other for one, other in zip(a, b, strict=True)]
+    return [None if first is None or other is None else first - other for first, other in zip(a, b, strict=True)]
 
 
 def _share(found: Sequence[Told], worths: Sequence[float | None], criterion: str) -> Estimate | None:
@@ -224,9 +217,9 @@ def _share(found: Sequence[Told], worths: Sequence[float | None], criterion: str
     Whole prompts are resampled, as a prompt's criteria share its responses.
     """
     grouped: dict[str, list[float]] = {}
-    for one, worth in zip(found, worths, strict=True):
-        if worth is not None and criterion in (one.criterion, ALL):
-            grouped.setdefault(one.prompt.id, []).append(worth)
+    for told, worth in zip(found, worths, strict=True):
+        if worth is not None and criterion in (told.criterion, ALL):
+            grouped.setdefault(told.prompt.id, []).append(worth)
     means = [sum(group) / len(group) for group in grouped.values()]
     if len(set(means)) == 1:  # every resample has the same mean
         return Estimate(means[0], means[0], means[0], len(means))
@@ -241,19 +234,19 @@ def _winners(
     kinds = list(criteria)
     groups = {}
     if bare.minus is None or (bare.plus != bare.minus and not same_model):  # else every response has 0
-        groups[NOTHING] = [one.values(bare, reduction) for one in _once(found)]
-    groups |= {name: [one.values(setting, reduction) for one in found if one.criterion == name] for name in kinds}
+        groups[NOTHING] = [entry.values(bare, reduction) for entry in _once(found)]
+    groups |= {name: [entry.values(setting, reduction) for entry in found if entry.criterion == name] for name in kinds}
     return {told: _best(values, kinds) for told, values in groups.items()}
 
 
 def _best(groups: Iterable[Mapping[str, float | None]], kinds: Sequence[str]) -> dict[str, float]:
     total, best = 0, dict.fromkeys(kinds, 0.0)
     for values in groups:
-        known = {kind: one for kind, one in values.items() if one is not None}
+        known = {kind: number for kind, number in values.items() if number is not None}
         if not known:
             continue
         total += 1
-        top = [kind for kind, one in known.items() if one == max(known.values())]
+        top = [kind for kind, number in known.items() if number == max(known.values())]
         for kind in top:
             best[kind] += 1 / len(top)
     return {kind: count / total for kind, count in best.items()} if total else {}
@@ -261,4 +254,4 @@ def _best(groups: Iterable[Mapping[str, float | None]], kinds: Sequence[str]) ->
 
 def _once(found: Sequence[Told]) -> list[Told]:
     """One entry a prompt."""
-    return list({one.prompt.id: one for one in found}.values())
+    return list({entry.prompt.id: entry for entry in found}.values())

@@ -18,10 +18,11 @@ from gdr_plugin.api.guidance import Guidance
 from gdr_plugin.api.types import Conversation
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.read import BadRow, check_rows
-from gdr_plugin.data.rows import id_of, parse_prompt, type_name
+from gdr_plugin.data.rows import id_of, parse_prompt
 from gdr_plugin.data.sources import Row
 from gdr_plugin.guidance import load_guidance_file
 from gdr_plugin.plugins.registry import Plugins
+from gdr_plugin.text import type_name
 
 __all__ = ["CRITERIA", "DATA", "ControlPrompt", "criteria_of", "read_control_prompts"]
 
@@ -45,7 +46,7 @@ def read_control_prompts(source: str | Path = DATA) -> list[ControlPrompt]:
     """Read a data set of the module's form.
 
     Args:
-        source: As for `preferences.read.read_rows`; default: the data set of the package.
+        source: As for `data.sources.read_rows`; default: the data set of the package.
 
     Returns:
         Its prompts, in order.

@@ -14,13 +14,13 @@ from typing import Any
 from gdr_plugin.api.guidance import Guidance
 from gdr_plugin.api.types import Placement, Reduction
 from gdr_plugin.arithmetic.reduction import REDUCTIONS, UNITS
-from gdr_plugin.config.load import load_config
+from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.evaluation.controllability.measure import (
     ALL,
     SETTINGS,
     Controllability,
-    Table,
+    Numbers,
     controllability,
     score_prompts,
 )
@@ -28,7 +28,7 @@ from gdr_plugin.evaluation.controllability.prompts import DATA, criteria_of, rea
 from gdr_plugin.files import atomic
 from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.progress import Progress
-from gdr_plugin.report.tables import Sheet, estimate_json, estimate_text, section
+from gdr_plugin.report.tables import Table, estimate_json, estimate_text, section
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.store.store import DEFAULT_STORE
 
@@ -49,9 +49,9 @@ class ControllabilityReport:
     strong: str
     weak: str
     placement: Placement
-    """Of gdr.yaml; with `none`, tables that show one placement show `both`."""
+    """gdr.yaml's placement; with `none`, tables that show one placement show `both`."""
     reduction: Reduction
-    """Of gdr.yaml; tables that show one reduction show this."""
+    """gdr.yaml's reduction; tables that show one reduction show this."""
 
     @property
     def shown(self) -> str:
@@ -61,15 +61,15 @@ class ControllabilityReport:
     @property
     def summary(self) -> str:
         """One line on what was compared."""
-        one = self.result
-        missing = f", {one.not_scored:,} scores missing" if one.not_scored else ""
+        result = self.result
+        missing = f", {result.not_scored:,} scores missing" if result.not_scored else ""
         return (
-            f"{one.prompts:,} prompts, {one.responses:,} responses, {len(one.criteria)} criteria{missing}; "
+            f"{result.prompts:,} prompts, {result.responses:,} responses, {len(result.criteria)} criteria{missing}; "
             f"strong {self.strong}, weak {self.weak}. A share says how often the response that meets the criterion "
             "beats another response to the same prompt (chance: 0.5); 95 % intervals resample prompts."
         )
 
-    def sheets(self, *, everything: bool = False) -> list[Sheet]:
+    def tables(self, *, everything: bool = False) -> list[Table]:
         """The tables: overall, by criterion, and who wins under which criterion.
 
         Args:
@@ -86,14 +86,14 @@ class ControllabilityReport:
     def html(self) -> Any:
         """All tables as a section of a page (`Raw`)."""
         return section(
-            "How often the reward prefers what its guidance asks for", self.summary, self.sheets(everything=True)
+            "How often the reward prefers what its guidance asks for", self.summary, self.tables(everything=True)
         )
 
     def json(self) -> dict[str, Any]:
         """Everything for machines: plain values, shares between 0 and 1."""
-        one = self.result
+        result = self.result
 
-        def plain(tables: Mapping[str, Table]) -> dict[str, Any]:
+        def plain(tables: Mapping[str, Numbers]) -> dict[str, Any]:
             return {
                 criterion: {name: {r: estimate_json(e) for r, e in row.items()} for name, row in table.items()}
                 for criterion, table in tables.items()
@@ -104,20 +104,20 @@ class ControllabilityReport:
             "strong": self.strong,
             "weak": self.weak,
             "configured": {"placement": self.placement, "reduction": self.reduction},
-            "prompts": one.prompts,
-            "responses": one.responses,
-            "not_scored": one.not_scored,
+            "prompts": result.prompts,
+            "responses": result.responses,
+            "not_scored": result.not_scored,
             "criteria": {
                 name: {"instruction": self.criteria[name].instruction, "prompts": count}
-                for name, count in one.criteria.items()
+                for name, count in result.criteria.items()
             },
-            "settings": {name: SETTINGS[name].label for name in one.winners},
-            "shares": plain(one.shares),
-            "gains": plain(one.gains),
-            "winners": one.winners,
+            "settings": {name: SETTINGS[name].label for name in result.winners},
+            "shares": plain(result.shares),
+            "gains": plain(result.gains),
+            "winners": result.winners,
         }
 
-    def _overall(self) -> Sheet:
+    def _overall(self) -> Table:
         rows = tuple(
             (SETTINGS[name].label, *(estimate_text(row[reduction]) for reduction in REDUCTIONS))
             for name, row in self.result.shares[ALL].items()
@@ -127,9 +127,9 @@ class ControllabilityReport:
             "pointwise mutual information of response and criterion. Where every response is asked for once, "
             "as in the package's data, all that is not told anything has 0.5 by construction."
         )
-        return Sheet("Comparisons won by the response that meets the criterion", ("who", *REDUCTIONS), rows, note)
+        return Table("Comparisons won by the response that meets the criterion", ("who", *REDUCTIONS), rows, note)
 
-    def _by_criterion(self, reduction: Reduction, everything: bool) -> Sheet:
+    def _by_criterion(self, reduction: Reduction, everything: bool) -> Table:
         wanted = (*_COLUMNS, "logprob") if everything or "pmi" not in self.result.shares[ALL] else _COLUMNS
         columns = [name for name in wanted if name in self.result.shares[ALL]]
         counts = {**self.result.criteria, ALL: self.result.prompts}
@@ -147,9 +147,9 @@ class ControllabilityReport:
         headers += tuple("gain" for _ in gains)
         label = SETTINGS[self.shown].label
         note = f"gain: {label}, less the same comparisons without guidance, with a paired interval." if gains else ""
-        return Sheet(f"The same by criterion, {reduction} ({UNITS[reduction]})", headers, rows, note)
+        return Table(f"The same by criterion, {reduction} ({UNITS[reduction]})", headers, rows, note)
 
-    def _winners(self, setting: str, reduction: Reduction) -> Sheet:
+    def _winners(self, setting: str, reduction: Reduction) -> Table:
         table = self.result.winners[setting][reduction]
         kinds = list(self.result.criteria)
         rows = tuple(
@@ -161,7 +161,7 @@ class ControllabilityReport:
             "Rows: what the model is told. Columns: the criterion that the best response meets. Not every prompt has "
             "a response for every criterion; a dot stands for never."
         )
-        return Sheet(caption, ("told", *kinds), rows, note)
+        return Table(caption, ("told", *kinds), rows, note)
 
 
 def run_controllability(
@@ -192,13 +192,13 @@ def run_controllability(
         DataError: The data are wrong, or a criterion has no guidance.
         ModelError: A model does not exist or fails.
     """
-    config = config if isinstance(config, Config) else load_config(config)
+    config, _ = named_config(config)
     plugins = plugins or Plugins()
     prompts = read_control_prompts(DATA if data is None else data)
     criteria = criteria_of(prompts, config, plugins)
     ratio = GuidedDensityRatio.from_config(config, plugins=plugins, store=store)
     try:
-        found = score_prompts(ratio, prompts, criteria, config=config, progress=progress)
+        found = score_prompts(ratio, prompts, criteria, progress=progress)
     finally:
         if ratio.store is not None:
             ratio.store.close()

@@ -18,7 +18,7 @@ from gdr_plugin.data.benchmarks import REWARDBENCH, RM_BENCH_DOMAINS, judgebench
 from gdr_plugin.evaluation.measures.item_rules import Comparison, Values, worth
 
 STYLES = ("concise", "detailed", "detailed, markdown")
-"""Of RM-Bench's three responses to each side, in order."""
+"""The styles of RM-Bench's three chosen and three rejected responses, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def rewardbench(items: Sequence[Judged]) -> list[Section]:
     parts: list[tuple[str, Resampled | None]] = []
     for number, (name, counts) in enumerate(REWARDBENCH.items()):
         subsets = [
-            (count, _accuracy([one for one in items if one.subset == subset], seed=100 * number + place))
+            (count, _accuracy([item for item in items if item.subset == subset], seed=100 * number + place))
             for place, (subset, count) in enumerate(counts.items())
         ]
         parts.append((name, average(subsets)))
@@ -60,8 +60,8 @@ def rewardbench(items: Sequence[Judged]) -> list[Section]:
 def rewardbench2(items: Sequence[Judged]) -> list[Section]:
     """Each subset's score and their mean; Ties by its own rule (`ties_score`), the others by accuracy at best of N."""
     parts: list[tuple[str, Resampled | None]] = []
-    for number, name in enumerate(dict.fromkeys(one.subset for one in items)):
-        own = [one for one in items if one.subset == name]
+    for number, name in enumerate(dict.fromkeys(item.subset for item in items)):
+        own = [item for item in items if item.subset == name]
         part = ties_score(own) if name.lower() == "ties" else _accuracy(own, seed=number)
         parts.append((name, part))
     return _sections([*parts, ("average of the subsets", average([(1.0, part) for _, part in parts]))])
@@ -83,9 +83,9 @@ def ties_score(items: Sequence[Judged]) -> Resampled | None:
         The score with its distribution; None where there are no tied or no ref items, or no question with both.
     """
     found: dict[str, dict[str, Values]] = {}
-    for one in items:
-        kind, _, question = one.id.partition(":")
-        found.setdefault(question, {})[kind] = one.values
+    for item in items:
+        kind, _, question = item.id.partition(":")
+        found.setdefault(question, {})[kind] = item.values
     numerators, denominators = np.zeros((5, len(found))), np.zeros((5, len(found)))
     for at, kinds in enumerate(found.values()):
         gaps = {kind: min(chosen) - max(rejected) for kind, (chosen, rejected) in kinds.items()}
@@ -142,8 +142,8 @@ def style_matrix(items: Sequence[Judged]) -> list[list[float]] | None:
 def _domains(items: Sequence[Judged]) -> dict[str, dict[str, list[Judged]]]:
     """The items by domain and, within it, by part; domains without items are not there."""
     found: dict[str, dict[str, list[Judged]]] = {}
-    for one in items:
-        found.setdefault(one.subset.partition("-")[0], {}).setdefault(one.subset, []).append(one)
+    for item in items:
+        found.setdefault(item.subset.partition("-")[0], {}).setdefault(item.subset, []).append(item)
     return found
 
 
@@ -151,7 +151,7 @@ def _over(parts: Mapping[str, Sequence[Judged]], cells: Sequence[tuple[int, int]
     """The mean over some cells of the matrix, of a domain's parts."""
     resampled: list[tuple[float, Resampled | None]] = []
     for name, items in parts.items():
-        worths = [sum(worth(one.values[0][i] - one.values[1][j]) for i, j in cells) / len(cells) for one in items]
+        worths = [sum(worth(item.values[0][i] - item.values[1][j]) for i, j in cells) / len(cells) for item in items]
         seed = list(RM_BENCH_DOMAINS).index(name) if name in RM_BENCH_DOMAINS else 0
         resampled.append((1.0, ratios([worths], [np.ones(len(worths))], seed=seed)))
     return average(resampled)
@@ -162,14 +162,14 @@ def judgebench(items: Sequence[Judged]) -> list[Section]:
     names = ("Knowledge", "Reasoning", "Math", "Coding")
     return _sections(
         [
-            (name, _accuracy([one for one in items if judgebench_category(one.subset) == name], seed=number))
+            (name, _accuracy([item for item in items if judgebench_category(item.subset) == name], seed=number))
             for number, name in enumerate(names)
         ]
     )
 
 
 def _accuracy(items: Sequence[Judged], *, seed: int) -> Resampled | None:
-    worths = [one.comparison.worth for one in items]
+    worths = [item.comparison.worth for item in items]
     return ratios([worths], [np.ones(len(worths))], seed=seed)
 
 

@@ -56,7 +56,7 @@ def calibration(margins: Sequence[float | None], worths: Sequence[float | None])
 
     Args:
         margins: One an item; None where it was not scored.
-        worths: 1 right, 0 wrong, 0.5 tied; likewise.
+        worths: One an item: 1 right, 0 wrong, 0.5 tied; None where it was not scored.
 
     Returns:
         The measures, or None without a scored item.
@@ -83,8 +83,8 @@ def _bins(margin: Column, worth: Column, temperature: float) -> tuple[Bin, ...]:
 
 
 def _error(bins: Sequence[Bin]) -> float:
-    total = sum(one.accuracy.n for one in bins)
-    return sum(abs(one.confidence - one.accuracy.value) * one.accuracy.n for one in bins) / total
+    total = sum(own.accuracy.n for own in bins)
+    return sum(abs(own.confidence - own.accuracy.value) * own.accuracy.n for own in bins) / total
 
 
 def _temperature(margin: Column) -> float | None:

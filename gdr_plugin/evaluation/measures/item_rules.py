@@ -63,7 +63,7 @@ def compare(values: Values, rule: Rule) -> Comparison:
         margin = min(chosen) - max(rejected)
         return Comparison(worth(margin), margin, margin == 0)
     top = max(*chosen, *rejected)
-    first = sum(one == top for one in chosen), sum(one == top for one in rejected)
+    first = sum(score == top for score in chosen), sum(score == top for score in rejected)
     margin = max(chosen) - max(rejected)
     return Comparison(first[0] / sum(first), margin, margin == 0)
 

@@ -54,7 +54,7 @@ class LengthBias:
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """What one way of ranking responses is worth."""
+    """The measures of one ranking of responses."""
 
     name: str
     """`ratio`, `strong log-prob`, `longer wins`, `shorter wins`."""
@@ -85,7 +85,10 @@ def rewards(kind: Kind, reduction: Reduction) -> Ranking:
         rejected = [
             value(s, y, kind=kind, reduction=reduction) for s, y in zip(scores.rejected, item.rejected, strict=True)
         ]
-        known = [one for one in chosen if one is not None], [one for one in rejected if one is not None]
+        known = (
+            [number for number in chosen if number is not None],
+            [number for number in rejected if number is not None],
+        )
         return known if (len(known[0]), len(known[1])) == (len(chosen), len(rejected)) else None
 
     return ranking
@@ -99,7 +102,7 @@ def lengths(sign: int) -> Ranking:
         if rewards("ratio", "sum")(scores) is None:
             return None
         chosen, rejected = (
-            [float(sign * one.strong_tokens) for one in side] for side in (scores.chosen, scores.rejected)
+            [float(sign * score.strong_tokens) for score in side] for side in (scores.chosen, scores.rejected)
         )
         return chosen, rejected
 
@@ -109,11 +112,11 @@ def lengths(sign: int) -> Ranking:
 def measure(
     name: str, reduction: str, ranking: Ranking, scored: Sequence[ItemScores], *, format: str = "plain"
 ) -> Measures:
-    """Compute everything of one way of ranking.
+    """Measure one ranking of responses.
 
     Args:
-        name: What it is called.
-        reduction: Likewise.
+        name: The ranking's name in tables.
+        reduction: The reduction's name in tables; `tokens` for lengths.
         ranking: Gives responses their numbers.
         scored: The items with their scores.
         format: The data's format: says what makes an item right, and which sections are published.
@@ -148,23 +151,23 @@ def measure(
 
 def part(comparisons: Sequence[Comparison | None]) -> Part:
     """The accuracy over items with their verdicts."""
-    ties = sum(one is not None and one.tie for one in comparisons)
+    ties = sum(comparison is not None and comparison.tie for comparison in comparisons)
     return Part(len(comparisons), ties, share(_worths(comparisons)))
 
 
 def length_bias(scored: Sequence[ItemScores], comparisons: Sequence[Comparison | None]) -> LengthBias:
     """How far verdicts follow length; see `LengthBias`."""
     longer = [
-        sum(one.strong_tokens for one in scores.chosen) / len(scores.chosen)
-        - sum(one.strong_tokens for one in scores.rejected) / len(scores.rejected)
+        sum(score.strong_tokens for score in scores.chosen) / len(scores.chosen)
+        - sum(score.strong_tokens for score in scores.rejected) / len(scores.rejected)
         for scores in scored
     ]
     sides = {
         sign: part(
             [
-                one
-                for one, by in zip(comparisons, longer, strict=True)
-                if one is not None and (by > 0) - (by < 0) == sign
+                comparison
+                for comparison, by in zip(comparisons, longer, strict=True)
+                if comparison is not None and (by > 0) - (by < 0) == sign
             ]
         )
         for sign in (-1, 0, 1)
@@ -175,14 +178,14 @@ def length_bias(scored: Sequence[ItemScores], comparisons: Sequence[Comparison |
 def _by(names: Sequence[str], comparisons: Sequence[Comparison | None]) -> dict[str, Part]:
     """The parts by name; empty where all have the same."""
     parts: dict[str, list[Comparison | None]] = {}
-    for name, one in zip(names, comparisons, strict=True):
-        parts.setdefault(name, []).append(one)
+    for name, comparison in zip(names, comparisons, strict=True):
+        parts.setdefault(name, []).append(comparison)
     return {name: part(own) for name, own in parts.items()} if len(parts) > 1 else {}
 
 
 def _margins(comparisons: Sequence[Comparison | None]) -> list[float | None]:
-    return [None if one is None else one.margin for one in comparisons]
+    return [None if comparison is None else comparison.margin for comparison in comparisons]
 
 
 def _worths(comparisons: Sequence[Comparison | None]) -> list[float | None]:
-    return [None if one is None else one.worth for one in comparisons]
+    return [None if comparison is None else comparison.worth for comparison in comparisons]

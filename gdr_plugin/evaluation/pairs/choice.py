@@ -1,7 +1,7 @@
-"""Which pair to use, and how good it is without flattering it.
+"""Which model pair to use, and how good it is without flattering it.
 
-The best of many pairs looks better than it is: it was picked for its luck as well. So the pair is chosen on one half of
-the prompts and judged on the other. Knows a `PairStudy`; nothing of how it is shown.
+The best of many model pairs looks better than it is: it was picked for its luck as well. So the pair is chosen on one
+half of the prompts and judged on the other. Knows a `ModelPairStudy`; nothing of how it is shown.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from gdr_plugin.arithmetic.statistics import Column, Estimate, difference, share
-from gdr_plugin.evaluation.pairs.matrix import PairStudy
+from gdr_plugin.evaluation.pairs.matrix import ModelPairStudy
 from gdr_plugin.report.tables import estimate_text
 
-__all__ = ["Choice", "advice", "choose"]
+__all__ = ["ModelPairChoice", "advice", "choose"]
 
 FEW = 100
 """Held-out items below which the advice warns that its intervals are wide."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """The pair that came out first on one half of the prompts, and what it did on the other."""
+class ModelPairChoice:
+    """The model pair that came out first on one half of the prompts, and what it did on the other."""
 
     strong: str
     weak: str
@@ -53,12 +53,12 @@ class Choice:
         return self.over_next.low > 0
 
 
-def choose(study: PairStudy, *, seed: int = 0) -> Choice | None:
-    """Choose a pair on the items of one half of the prompts, drawn at random, and judge it on the others.
+def choose(study: ModelPairStudy, *, seed: int = 0) -> ModelPairChoice | None:
+    """Choose a model pair on the items of one half of the prompts, drawn at random, and judge it on the others.
 
     Args:
         study: All ordered pairs.
-        seed: Of the halves and of all resampling.
+        seed: Seed of the halves and of all resampling.
 
     Returns:
         The choice, or None with fewer than two prompts: there is nothing to hold out.
@@ -77,11 +77,11 @@ def choose(study: PairStudy, *, seed: int = 0) -> Choice | None:
         key=lambda pair: (-float(study.worth[pair][here].mean()), quality[pair[1]] - quality[pair[0]], pair),
     )
     first, second = ranked[0], ranked[1]
-    best = study.pairs[0]
-    return Choice(
+    best = study.model_pairs[0]
+    return ModelPairChoice(
         strong=first[0],
         weak=first[1],
-        gap=study.pair(*first).gap,
+        gap=study.model_pair(*first).gap,
         chosen_on=_share(study.worth[first][here], seed),
         held_out=_share(study.worth[first][there], seed),
         best_of=len(ranked),
@@ -93,18 +93,18 @@ def choose(study: PairStudy, *, seed: int = 0) -> Choice | None:
     )
 
 
-def advice(study: PairStudy, choice: Choice | None) -> str:
-    """One plain paragraph: which pair to use and why, or why none."""
+def advice(study: ModelPairStudy, choice: ModelPairChoice | None) -> str:
+    """One plain paragraph: which model pair to use and why, or why none."""
     if choice is None:
-        return "One prompt is not enough to choose a pair: give at least two, better a few hundred."
+        return "One prompt is not enough to choose a model pair: give at least two, better a few hundred."
     name = f"{choice.strong} over {choice.weak}"
     held = choice.held_out
     on_both = f"{estimate_text(held)} on the {held.n} items that had no part in the choice"
     seen = f"{choice.chosen_on.value:.3f} on the {choice.chosen_on.n} that it was chosen by, best of {choice.best_of}"
     if not choice.better_than_chance:
         parts = [
-            f"Use none of these pairs on this evidence: the best, {name}, has accuracy {on_both}, which is not above "
-            f"chance, {choice.chance:.2f} ({seen}).",
+            f"Use none of these model pairs on this evidence: the best, {name}, has accuracy {on_both}, which is not "
+            f"above chance, {choice.chance:.2f} ({seen}).",
             "Try models that differ more in how they were aligned, or more items.",
         ]
     else:
@@ -126,9 +126,9 @@ def advice(study: PairStudy, choice: Choice | None) -> str:
     return " ".join(parts)
 
 
-def _gap_sentence(study: PairStudy, choice: Choice) -> str:
+def _gap_sentence(study: ModelPairStudy, choice: ModelPairChoice) -> str:
     """Where the pair's gap stands among all gaps."""
-    gaps = [one.gap for one in study.pairs]
+    gaps = [result.gap for result in study.model_pairs]
     place = 1 + sum(gap > choice.gap for gap in gaps)
     return f"Its gap in quality is {choice.gap:+.3g} ({study.gap_source}), rank {place} of {len(gaps)}."
 
@@ -139,7 +139,7 @@ def _share(worth: Column, seed: int) -> Estimate:
     return found
 
 
-def _difference(one: Column, other: Column, seed: int) -> Estimate:
-    found = difference(one, other, seed=seed)
+def _difference(first: Column, other: Column, seed: int) -> Estimate:
+    found = difference(first, other, seed=seed)
     assert found is not None
     return found

@@ -1,7 +1,7 @@
-"""How the accuracy of pairs of models goes with the gap between their models, and how sure that is.
+"""How the accuracy of model pairs goes with the gap between their models, and how sure that is.
 
-Pairs share models, so they are not independent: an interval from resampled pairs would be too narrow. What is resampled
-is the items (other prompts, the same models) and the models (other models, the same prompts). Knows arrays only.
+Pairs share models, so they are not independent: an interval from resampled pairs would be too narrow. Instead the items
+(other prompts, the same models) and the models (other models, the same prompts) are resampled. Knows arrays only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gdr_plugin.arithmetic.statistics import DRAWS, Column, correlation, ranks
 __all__ = ["Correlation", "correlate"]
 
 _LEAST_MODELS = 3
-"""Different models that a resample must have: two make one pair."""
+"""Different models that a resample must have: two make one model pair."""
 _SAME = 1e-9
 """Gaps smaller than this, relative to the largest, are rounding errors only."""
 _DIGITS = 9
@@ -30,7 +30,7 @@ Both: TypeAlias = "tuple[float | None, float | None]"
 
 @dataclass(frozen=True, slots=True)
 class Correlation:
-    """How accuracy goes with the gap, over pairs of models."""
+    """How accuracy goes with the gap, over model pairs."""
 
     value: float
     by_items: tuple[float, float] | None
@@ -39,7 +39,7 @@ class Correlation:
     """95 % interval over resamples of the models: what other models would give. None with fewer than four models: too
     few to resample."""
     pairs: int
-    """Unordered pairs of models that differ in quality, each taken once, the better model being the strong one."""
+    """Unordered model pairs that differ in quality, each taken once, the better model being the strong one."""
     ordered: float | None
     """The same over all ordered pairs: higher by construction, since a pair's two orders are mirror images."""
 
@@ -51,10 +51,10 @@ def correlate(
 
     Args:
         worth: What each item is worth by ordered pair, `(strong, weak, items)`; the diagonal is not used.
-        quality: Of each model, `(models,)`.
+        quality: The quality of each model, `(models,)`.
         own_worth: What each item is worth by each model alone, `(models, items)`, where quality is its mean: it is then
             resampled with the items. None: quality comes from elsewhere.
-        seed: Of all resampling.
+        seed: Seed of all resampling.
 
     Returns:
         Both, each None with fewer than three pairs or where gaps or accuracies do not vary.

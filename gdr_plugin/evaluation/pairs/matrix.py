@@ -19,32 +19,32 @@ from gdr_plugin.evaluation.measures.item_rules import chance, compare, rule_of
 from gdr_plugin.evaluation.pairs.correlation import Correlation, correlate
 from gdr_plugin.evaluation.pairs.scoring import LogprobTable
 
-__all__ = ["GapSource", "PairResult", "PairStudy", "study"]
+__all__ = ["GapSource", "ModelPairResult", "ModelPairStudy", "study"]
 
 GapSource = Literal["external scores", "own log-prob accuracy"]
 
 
 @dataclass(frozen=True, slots=True)
-class PairResult:
-    """One ordered pair of models as a reward."""
+class ModelPairResult:
+    """One ordered model pair as a reward."""
 
     strong: str
     weak: str
     accuracy: Estimate
-    """Share of items that `log p_strong - log p_weak` gets right, a tied pair being half; resampled by item."""
+    """Share of items that `log p_strong - log p_weak` gets right, a tie being half; resampled by item."""
     gap: float
     """The strong model's quality less the weak model's."""
 
 
 @dataclass(frozen=True)
-class PairStudy:
-    """What is known of all ordered pairs."""
+class ModelPairStudy:
+    """What is known of all ordered model pairs."""
 
     names: tuple[str, ...]
     chance: float
     """The accuracy of a coin: 0.5 where each item is a pair of responses."""
-    pairs: tuple[PairResult, ...]
-    """All ordered pairs, the most accurate first; equals in the order given."""
+    model_pairs: tuple[ModelPairResult, ...]
+    """All ordered model pairs, the most accurate first; equals in the order given."""
     worth: dict[tuple[str, str], Column]
     """`(strong, weak)` -> what each item is worth, from 0 (wrong) to 1 (right), `(items,)`."""
     prompts: tuple[int, ...]
@@ -61,9 +61,9 @@ class PairStudy:
     accuracies do not vary."""
     spearman: Correlation | None
 
-    def pair(self, strong: str, weak: str) -> PairResult:
-        """One ordered pair's result."""
-        return next(one for one in self.pairs if (one.strong, one.weak) == (strong, weak))
+    def model_pair(self, strong: str, weak: str) -> ModelPairResult:
+        """The result of one ordered model pair."""
+        return next(result for result in self.model_pairs if (result.strong, result.weak) == (strong, weak))
 
     def quality_on(self, items: npt.NDArray[np.intp]) -> dict[str, float]:
         """Name -> quality as far as some items (their places) tell it; external scores are the same for all items."""
@@ -74,14 +74,14 @@ class PairStudy:
 
 def study(
     table: LogprobTable, *, format: str = "plain", quality: Mapping[str, float] | None = None, seed: int = 0
-) -> PairStudy:
-    """Judge all ordered pairs of models on the same items, by the rules of `gdr evaluate`.
+) -> ModelPairStudy:
+    """Judge all ordered model pairs on the same items, by the rules of `gdr evaluate`.
 
     Args:
         table: Log-probs from `score_models`.
         format: The data's format: it says what makes an item right.
         quality: Name -> external score; default: the accuracy of each model's own log-prob a token on the same items.
-        seed: Of all resampling.
+        seed: Seed of all resampling.
 
     Returns:
         Accuracies with intervals, gaps, and how the two go together.
@@ -93,12 +93,12 @@ def study(
         for strong, weak in permutations(table.names, 2)
     }
     external = quality is not None
-    known = dict(quality) if quality is not None else {name: one.value for name, one in own.items()}
+    known = dict(quality) if quality is not None else {name: accuracy.value for name, accuracy in own.items()}
     results = [
-        PairResult(strong, weak, _estimate(worth, seed), known[strong] - known[weak])
+        ModelPairResult(strong, weak, _estimate(worth, seed), known[strong] - known[weak])
         for (strong, weak), worth in worths.items()
     ]
-    results.sort(key=lambda one: one.accuracy.value, reverse=True)
+    results.sort(key=lambda result: result.accuracy.value, reverse=True)
     none = np.zeros(len(table.items))
     pearson, spearman = correlate(
         np.array([[worths.get((strong, weak), none) for weak in table.names] for strong in table.names]),
@@ -106,10 +106,10 @@ def study(
         None if external else np.array([own_worth[name] for name in table.names]),
         seed=seed,
     )
-    return PairStudy(
+    return ModelPairStudy(
         names=table.names,
         chance=chance(table.items, format),
-        pairs=tuple(results),
+        model_pairs=tuple(results),
         worth=worths,
         prompts=_prompts(table.items),
         quality={name: known[name] for name in table.names},

@@ -52,16 +52,16 @@ def models_of(arguments: Sequence[str], file: Path | None = None) -> list[NamedM
     named += read_models(file) if file is not None else []
     if len(named) < 2:
         raise ConfigError(
-            f"a pair needs two models: {len(named)} given; name more as MODEL, or in --models models.yaml"
+            f"a model pair needs two models: {len(named)} given; name more as MODEL, or in --models models.yaml"
         )
     seen: dict[str, NamedModel] = {}
-    for one in named:
-        twin = next((other for other in seen.values() if other.spec == one.spec), None)
+    for model in named:
+        twin = next((other for other in seen.values() if other.spec == model.spec), None)
         if twin is not None:
-            raise ConfigError(f"{one.name} and {twin.name} are the same model: name it once")
-        if one.name in seen:
-            raise ConfigError(f"two models are called {one.name!r}: give one another name, as in NAME=MODEL")
-        seen[one.name] = one
+            raise ConfigError(f"{model.name} and {twin.name} are the same model: name it once")
+        if model.name in seen:
+            raise ConfigError(f"two models are called {model.name!r}: give one another name, as in NAME=MODEL")
+        seen[model.name] = model
     return named
 
 

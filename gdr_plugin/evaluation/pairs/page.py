@@ -1,16 +1,16 @@
-"""A comparison of model pairs as figures and as a page. Knows what to draw; how is `report.plots`' business."""
+"""A comparison of model pairs as figures and as a page. Knows what to draw; `report.plots` knows how."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gdr_plugin.api.errors import MissingDependencyError, OutputError
 from gdr_plugin.evaluation.pairs.correlation import Correlation
-from gdr_plugin.evaluation.pairs.matrix import PairStudy
-from gdr_plugin.evaluation.pairs.report import PairsReport, gap_words, spread
+from gdr_plugin.evaluation.pairs.matrix import ModelPairStudy
+from gdr_plugin.evaluation.pairs.report import ModelPairsReport, gap_words, spread
 from gdr_plugin.report.tables import section
 
 if TYPE_CHECKING:
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["figures", "save_plots", "to_html"]
 
+PACKAGE: Final = "gdr_plugin.evaluation.pairs"
+"""Where the page's template is."""
 
-def figures(report: PairsReport) -> dict[str, Figure]:
+
+def figures(report: ModelPairsReport) -> dict[str, Figure]:
     """The heat map and, with three models or more, the scatter, by file name.
 
     Raises:
@@ -28,7 +31,7 @@ def figures(report: PairsReport) -> dict[str, Figure]:
     from gdr_plugin.report.plots import heatmap, scatter
 
     study, names = report.study, report.study.names
-    value = {(one.strong, one.weak): one.accuracy.value for one in study.pairs}
+    value = {(result.strong, result.weak): result.accuracy.value for result in study.model_pairs}
     best = report.choice
     figures = {
         "accuracy": heatmap(
@@ -44,18 +47,18 @@ def figures(report: PairsReport) -> dict[str, Figure]:
     }
     if len(names) > 2:
         figures["gap"] = scatter(
-            {"pairs": [(one.gap, one.accuracy.value) for one in study.pairs if one.gap > 0]},
+            {"pairs": [(result.gap, result.accuracy.value) for result in study.model_pairs if result.gap > 0]},
             xlabel=f"gap: {gap_words(study)}, strong less weak",
             ylabel="accuracy of the pair",
             title="Gap in quality and accuracy",
-            note="\n".join(_correlation_line(name, one) for name, one in _named_correlations(study)),
+            note="\n".join(_correlation_line(name, correlation) for name, correlation in _named_correlations(study)),
             level=study.chance,
             level_label="chance",
         )
     return figures
 
 
-def save_plots(report: PairsReport, folder: Path) -> list[Path]:
+def save_plots(report: ModelPairsReport, folder: Path) -> list[Path]:
     """Write each figure as PNG and PDF.
 
     Raises:
@@ -68,43 +71,49 @@ def save_plots(report: PairsReport, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror}): choose another --plots") from error
-    files = {folder / f"{name}.{end}": one for name, one in figures(report).items() for end in ("png", "pdf")}
+    files = {folder / f"{name}.{end}": figure for name, figure in figures(report).items() for end in ("png", "pdf")}
     return [save(figure, path) for path, figure in files.items()]
 
 
-def to_html(report: PairsReport) -> str:
+def to_html(report: ModelPairsReport) -> str:
     """A page with everything; figures are in it where matplotlib is installed."""
-    from gdr_plugin.report.page import Raw, page, table
+    from gdr_plugin.report.page import page, render, table
 
-    matrix, ranking, models, correlations = report.sheets()
-    parts = [Raw("<p><strong>{}</strong></p>").format(report.advice)]
-    parts.append(table(("what", "how"), list(report.facts.items()), caption="How it was measured"))
+    matrix, ranking, models, correlations = report.tables()
+    pictures: dict[str, str] = {}
+    without_figures = ""
     try:
         pictures = {name: _picture(figure) for name, figure in figures(report).items()}
     except MissingDependencyError as error:
-        pictures = {}
-        parts.append(Raw('<p class="muted">{}</p>').format(f"Without figures: {error}"))
-    for title, sheet, picture in (
-        ("Accuracy by pair", matrix, "accuracy"),
-        ("Gap and accuracy", correlations, "gap"),
-        ("Models", models, ""),
-        ("All pairs", ranking, ""),
-    ):
-        parts.append(section(title, "", [sheet]))
-        if picture in pictures:
-            alt = f"Figure: {title.lower()}. A table of this page has its numbers."
-            source = f"data:image/svg+xml;base64,{pictures[picture]}"
-            parts.append(Raw('<figure><img alt="{}" src="{}"></figure>').format(alt, source))
-    return page(f"Model pairs on {Path(report.data).name}", Raw("\n").join(parts))
+        without_figures = str(error)
+    parts = [
+        {"title": title, "section": section(title, "", [shown]), "picture": pictures.get(picture, "")}
+        for title, shown, picture in (
+            ("Accuracy by pair", matrix, "accuracy"),
+            ("Gap and accuracy", correlations, "gap"),
+            ("Models", models, ""),
+            ("All pairs", ranking, ""),
+        )
+    ]
+    body = render(
+        "model_pairs.html",
+        package=PACKAGE,
+        advice=report.advice,
+        facts=table(("what", "how"), list(report.facts.items()), caption="How it was measured"),
+        without_figures=without_figures,
+        parts=parts,
+    )
+    return page(f"Model pairs on {Path(report.data).name}", body)
 
 
-def _named_correlations(study: PairStudy) -> Sequence[tuple[str, Correlation]]:
+def _named_correlations(study: ModelPairStudy) -> Sequence[tuple[str, Correlation]]:
     both = (("Pearson", study.pearson), ("Spearman", study.spearman))
-    return [(name, one) for name, one in both if one is not None]
+    return [(name, correlation) for name, correlation in both if correlation is not None]
 
 
-def _correlation_line(name: str, one: Correlation) -> str:
-    return f"{name} {one.value:+.2f} (95 %: {spread(one.by_models)} other models, {spread(one.by_items)} other items)"
+def _correlation_line(name: str, correlation: Correlation) -> str:
+    models, items = spread(correlation.by_models), spread(correlation.by_items)
+    return f"{name} {correlation.value:+.2f} (95 %: {models} other models, {items} other items)"
 
 
 def _picture(figure: Figure) -> str:

@@ -1,7 +1,7 @@
 """Which two of N models make the best reward? From names and a data set to a report.
 
 Knows the order of things: everything that can be wrong is found before a model loads. The study's idea is the source's:
-"Preference Data Annotation with Guided Density Ratios" (arXiv 2411.02481) compares 221 pairs of models and finds the
+"Preference Data Annotation with Guided Density Ratios" (arXiv 2411.02481) compares 221 model pairs and finds the
 reward better the larger their gap in alignment.
 """
 
@@ -12,23 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gdr_plugin.api.types import Reduction
-from gdr_plugin.config.load import load_config
+from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.items import load_items
 from gdr_plugin.evaluation.pairs.matrix import study
 from gdr_plugin.evaluation.pairs.models import models_of, read_gap_scores
-from gdr_plugin.evaluation.pairs.report import PairsReport
-from gdr_plugin.evaluation.pairs.scoring import Setting, score_models
+from gdr_plugin.evaluation.pairs.report import ModelPairsReport
+from gdr_plugin.evaluation.pairs.scoring import Conditions, score_models
 from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.progress import Progress
-from gdr_plugin.scoring.items import domain_check
+from gdr_plugin.routing import field_check
 
-__all__ = ["PairsOptions", "compare_pairs"]
+__all__ = ["ModelPairsOptions", "compare_model_pairs"]
 
 
 @dataclass(frozen=True, slots=True)
-class PairsOptions:
-    """How pairs are compared."""
+class ModelPairsOptions:
+    """How model pairs are compared."""
 
     models_file: Path | None = None
     """A models.yaml with further models."""
@@ -39,7 +39,7 @@ class PairsOptions:
     gap_scores: Path | None = None
     """CSV with external scores; default: each model's own log-prob accuracy."""
     format: str = "auto"
-    """The data's format; see `items.read_items`."""
+    """The data's format; see `data.items.read_items`."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """New name -> the input's name of columns."""
     limit: int | None = None
@@ -47,18 +47,18 @@ class PairsOptions:
     skip_bad: bool = False
     """Whether bad rows are left out rather than stop."""
     seed: int = 0
-    """Of the halves and of all resampling."""
+    """Seed of the halves and of all resampling."""
 
 
-def compare_pairs(
+def compare_model_pairs(
     models: Sequence[str],
     data: str | Path,
-    options: PairsOptions | None = None,
+    options: ModelPairsOptions | None = None,
     *,
     plugins: Plugins | None = None,
     progress: Progress | None = None,
-) -> PairsReport:
-    """Judge all ordered pairs of some models as rewards; each model scores each text once.
+) -> ModelPairsReport:
+    """Judge all ordered model pairs as rewards; each model scores each text once.
 
     Args:
         models: `[NAME=]MODEL[+ADAPTER]` each; see `models.model_of`.
@@ -76,28 +76,28 @@ def compare_pairs(
         ModelError: A model does not exist or fails.
         StoreError: The store cannot be used.
     """
-    options = options or PairsOptions()
+    options = options or ModelPairsOptions()
     plugins = plugins or Plugins()
     named = models_of(models, options.models_file)
-    setting, origin = _setting(options, plugins)
-    quality = read_gap_scores(options.gap_scores, [one.name for one in named]) if options.gap_scores else None
+    conditions, origin = _conditions(options, plugins)
+    quality = read_gap_scores(options.gap_scores, [model.name for model in named]) if options.gap_scores else None
     read = load_items(
         data,
         format=options.format,
         columns=options.columns,
         limit=options.limit,
-        check=domain_check(setting.domains, setting.routers, origin=origin),
+        check=field_check(conditions.routers, conditions.domains, origin=origin),
         skip_bad=options.skip_bad,
     )
-    table = score_models(named, read.items, setting, plugins=plugins, progress=progress)
+    table = score_models(named, read.items, conditions, plugins=plugins, progress=progress)
     found = study(table, format=read.format, quality=quality, seed=options.seed)
-    return PairsReport(str(data), tuple(named), setting, table, found, options.seed)
+    return ModelPairsReport(str(data), tuple(named), conditions, table, found, options.seed)
 
 
-def _setting(options: PairsOptions, plugins: Plugins) -> tuple[Setting, str]:
-    """The setting, and what its configuration is called in messages."""
+def _conditions(options: ModelPairsOptions, plugins: Plugins) -> tuple[Conditions, str]:
+    """The conditions, and what messages call the configuration that they come from."""
     config = options.config
     if config is None:
-        return Setting().reduced(options.reduction), "configuration"
-    loaded, origin = (config, "configuration") if isinstance(config, Config) else (load_config(config), str(config))
-    return Setting.of(loaded, plugins, origin=origin).reduced(options.reduction), origin
+        return Conditions().reduced(options.reduction), "configuration"
+    loaded, origin = named_config(config)
+    return Conditions.of(loaded, plugins, origin=origin).reduced(options.reduction), origin

@@ -1,4 +1,4 @@
-"""N passes: every model scores every response once, alone; all pairs of models are subtractions afterwards.
+"""N passes: every model scores every response once, alone; all model pairs are subtractions afterwards.
 
 Knows the order of things: open all models, decide the domains, one model after the other into the store. What the
 numbers mean is `matrix`' business.
@@ -6,7 +6,6 @@ numbers mean is `matrix`' business.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,13 +34,14 @@ from gdr_plugin.routing.field import FieldRouter
 from gdr_plugin.scoring.items import score_items
 from gdr_plugin.store.model import StoredModel
 from gdr_plugin.store.store import DEFAULT_STORE, LogprobStore
+from gdr_plugin.text import without_numbers
 
-__all__ = ["LogprobTable", "Setting", "score_models"]
+__all__ = ["Conditions", "LogprobTable", "score_models"]
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What all models are shown, and how token log-probs become one number. Default: no guidance, sums."""
+class Conditions:
+    """The conditions of a comparison: what all models are shown, and the reduction. Default: no guidance, sums."""
 
     domains: dict[str, Guidance | None] = field(default_factory=lambda: {"all": None})
     routers: tuple[Router, ...] = ()
@@ -52,8 +52,8 @@ class Setting:
     store: Path = DEFAULT_STORE
 
     @classmethod
-    def of(cls, config: Config, plugins: Plugins, *, origin: str) -> Setting:
-        """The setting that a gdr.yaml describes; its strong and weak model are not used.
+    def of(cls, config: Config, plugins: Plugins, *, origin: str) -> Conditions:
+        """Those that a gdr.yaml describes; its strong and weak model are not used.
 
         Raises:
             ConfigError: A name in it is not known.
@@ -69,7 +69,7 @@ class Setting:
             store=Path(config.store.path) if config.store else DEFAULT_STORE,
         )
 
-    def reduced(self, reduction: Reduction | None) -> Setting:
+    def reduced(self, reduction: Reduction | None) -> Conditions:
         """The same with another reduction; None changes nothing."""
         if reduction is None:
             return self
@@ -78,7 +78,7 @@ class Setting:
     @property
     def shown(self) -> str:
         """Which models see guidance: `both`, `strong` or `none`."""
-        guided = any(one is not None for one in self.domains.values())
+        guided = any(guidance is not None for guidance in self.domains.values())
         return self.guidance.placement if guided else "none"
 
     @property
@@ -94,7 +94,7 @@ class LogprobTable:
     names: tuple[str, ...]
     """The models' short names, in the order given."""
     items: tuple[Item, ...]
-    """The items of which every model scored every response: all pairs of models are judged on the same ones."""
+    """The items of which every model scored every response: all model pairs are judged on the same ones."""
     left_out: int
     """How many other items there are; `reasons` says why."""
     strong: dict[str, Column]
@@ -115,7 +115,7 @@ class LogprobTable:
 def score_models(
     models: Sequence[NamedModel],
     items: Sequence[Item],
-    setting: Setting,
+    conditions: Conditions,
     *,
     plugins: Plugins | None = None,
     progress: Progress | None = None,
@@ -129,7 +129,7 @@ def score_models(
     Args:
         models: At least one.
         items: What to score; not empty.
-        setting: Guidance, routing, reduction, limits, store.
+        conditions: Guidance, routing, reduction, limits, store.
         plugins: Where names are looked up; default: built-in and installed plugins.
         progress: Told how many items of each model are done.
 
@@ -144,17 +144,17 @@ def score_models(
     if not items:
         raise DataError("the data hold no preference pair")
     plugins = plugins or Plugins()
-    opened = {one.name: plugins.open_model(one.spec, setting.limits) for one in models}
+    opened = {model.name: plugins.open_model(model.spec, conditions.limits) for model in models}
     _warn_of_dtypes(opened)
     columns: tuple[dict[str, Column], dict[str, Column], dict[str, Column]] = ({}, {}, {})
     reasons: Counter[str] = Counter()
     asked: dict[str, int] = {}
-    store = LogprobStore(setting.store)
+    store = LogprobStore(conditions.store)
     try:
-        for name, scores, computed in _passes(models, opened, items, setting, store, progress):
+        for name, scores, computed in _passes(models, opened, items, conditions, store, progress):
             kinds: tuple[tuple[Kind, Reduction], ...] = (
-                ("strong", setting.reduction),
-                ("weak", setting.reduction),
+                ("strong", conditions.reduction),
+                ("weak", conditions.reduction),
                 ("strong", "mean"),
             )
             for column, (kind, reduction) in zip(columns, kinds, strict=True):
@@ -173,26 +173,26 @@ def _passes(
     models: Sequence[NamedModel],
     opened: Mapping[str, LogprobModel],
     items: Sequence[Item],
-    setting: Setting,
+    conditions: Conditions,
     store: LogprobStore,
     progress: Progress | None,
 ) -> Iterator[tuple[str, list[ItemScores], int]]:
     """One model after the other: its name, its scores, and how many texts it computed."""
-    chain = RouterChain(setting.routers, setting.default_domain)
+    chain = RouterChain(conditions.routers, conditions.default_domain)
     previous: NamedModel | None = None
-    for number, one in enumerate(models, start=1):
-        if previous is not None and not _share_weights(previous, one):
+    for number, model in enumerate(models, start=1):
+        if previous is not None and not _share_weights(previous, model):
             opened[previous.name].unload()
-        stored = StoredModel(opened[one.name], store)
-        ratio = _alone(stored, setting, chain)
-        stage = f"{one.name} ({number}/{len(models)})"
+        stored = StoredModel(opened[model.name], store)
+        ratio = _alone(stored, conditions, chain)
+        stage = f"{model.name} ({number}/{len(models)})"
         scores = list(score_items(ratio, items, progress=_named(progress, stage)))
         if previous is not None:  # weights that both use stay: this model holds them
             opened[previous.name].unload()
         else:
-            items, chain = _with_domains(scores), _same_again(setting)
-        previous = one
-        yield one.name, scores, stored.misses
+            items, chain = _with_domains(scores), _same_again(conditions)
+        previous = model
+        yield model.name, scores, stored.misses
 
 
 def _complete(
@@ -205,40 +205,40 @@ def _complete(
 ) -> LogprobTable:
     """The table of the items that all models scored."""
     sizes = [len(item.chosen) + len(item.rejected) for item in items]
-    known = np.isfinite([column for one in columns for column in one.values()]).all(axis=0)
+    known = np.isfinite([column for by_name in columns for column in by_name.values()]).all(axis=0)
     whole = np.array([part.all() for part in np.split(known, np.cumsum(sizes)[:-1])])
     if not whole.any():
         raise DataError(f"no item was scored by every model: {'; '.join(list(reasons)[:3])}")
     strong, weak, per_token = (
-        {name: column[np.repeat(whole, sizes)] for name, column in one.items()} for one in columns
+        {name: column[np.repeat(whole, sizes)] for name, column in by_name.items()} for by_name in columns
     )
     kept = tuple(item for item, fine in zip(items, whole, strict=True) if fine)
     counts = dict(reasons.most_common())
     return LogprobTable(names, kept, len(items) - len(kept), strong, weak, per_token, asked, facts, counts)
 
 
-def _alone(model: StoredModel, setting: Setting, chain: RouterChain) -> GuidedDensityRatio:
+def _alone(model: StoredModel, conditions: Conditions, chain: RouterChain) -> GuidedDensityRatio:
     """The ratio of a model with itself, for its two log-probs; its store knows what both sides are shown."""
     return GuidedDensityRatio(
-        model, model, domains=setting.domains, chain=chain, guidance=setting.guidance, reward=setting.reward
+        model, model, domains=conditions.domains, chain=chain, guidance=conditions.guidance, reward=conditions.reward
     )
 
 
 def _with_domains(scores: Sequence[ItemScores]) -> Sequence[Item]:
     """The items with the domains that they were routed to (empty where routing failed: then it fails again)."""
-    return tuple(replace(one.item, domain=one.chosen[0].domain or one.item.domain) for one in scores)
+    return tuple(replace(own.item, domain=own.chosen[0].domain or own.item.domain) for own in scores)
 
 
-def _same_again(setting: Setting) -> RouterChain:
+def _same_again(conditions: Conditions) -> RouterChain:
     """A chain that takes the domain that `_with_domains` noted; without routers everything has the default domain."""
-    return RouterChain([FieldRouter()] if setting.routers else [], setting.default_domain)
+    return RouterChain([FieldRouter()] if conditions.routers else [], conditions.default_domain)
 
 
 def _column(scores: Sequence[ItemScores], kind: Kind, reduction: Reduction) -> Column:
     found = [
         value(score, response, kind=kind, reduction=reduction)
-        for one in scores
-        for score, response in zip((*one.chosen, *one.rejected), (*one.item.chosen, *one.item.rejected), strict=True)
+        for own in scores
+        for score, response in zip((*own.chosen, *own.rejected), (*own.item.chosen, *own.item.rejected), strict=True)
     ]
     return np.array([np.nan if number is None else number for number in found])
 
@@ -247,18 +247,18 @@ def _count_reasons(name: str, scores: Sequence[ItemScores], reasons: Counter[str
     """Count why responses were not scored.
 
     Raises:
-        ModelError: None was: no pair with this model could be judged.
+        ModelError: None was scored: no model pair with this model could be judged.
     """
-    found = [score.reason for one in scores for score in (*one.chosen, *one.rejected)]
-    missing = [re.sub(r"\d[\d,]*", "N", reason.removeprefix("strong model: ")) for reason in found if reason]
+    found = [score.reason for own in scores for score in (*own.chosen, *own.rejected)]
+    missing = [without_numbers(reason.removeprefix("strong model: ")) for reason in found if reason]
     if len(missing) == len(found):
         raise ModelError(f"{name} could score no response: {next(reason for reason in found if reason)}")
     reasons.update(f"{name}: {reason}" for reason in missing)
 
 
-def _share_weights(one: NamedModel, other: NamedModel) -> bool:
+def _share_weights(model: NamedModel, other: NamedModel) -> bool:
     """Whether two models are adapters on one base (or the base itself): then the base need not be loaded again."""
-    return one.spec.model_copy(update={"adapter": None}) == other.spec.model_copy(update={"adapter": None})
+    return model.spec.model_copy(update={"adapter": None}) == other.spec.model_copy(update={"adapter": None})
 
 
 def _warn_of_dtypes(opened: dict[str, LogprobModel]) -> None:

@@ -1,4 +1,4 @@
-"""Models in this process, through transformers: files, weights, planner, forward and head apart."""
+"""Models that run in this process, through transformers."""
 
 from gdr_plugin.models.local.loaded import open_loaded
 from gdr_plugin.models.local.model import LocalModel, open_local

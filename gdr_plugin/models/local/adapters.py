@@ -1,6 +1,6 @@
 """PEFT adapters: checked against their base before anything is loaded.
 
-Knows adapter folders and tensor names; which adapter is switched on when is `weights`' business.
+Knows adapter folders and tensor names. `weights` loads adapters and switches them on and off.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def open_adapter(name: str, base: Source, *, trust_remote_code: bool = False) ->
     """
     folder = _find(name)
     try:
-        import peft  # noqa: F401 - loads the adapter later; said now, before minutes of loading
+        import peft  # noqa: F401 - needed later; missing, it is reported before minutes of loading
     except ImportError as error:
         raise MissingDependencyError("peft", "adapters", f"to put the adapter {name!r} on its base") from error
     try:
@@ -62,9 +62,7 @@ def open_adapter(name: str, base: Source, *, trust_remote_code: bool = False) ->
     if kind != "LORA" or config.get("alora_invocation_tokens"):
         raise ModelError(f"adapter {name!r} is of type {kind}; only LoRA can be switched on and off here: {_MERGE}")
     if config.get("bias", "none") != "none":  # peft would write them into the base, which others share
-        raise ModelError(
-            f"adapter {name!r} also trained biases of its base, which it cannot be switched off from: {_MERGE}"
-        )
+        raise ModelError(f"adapter {name!r} also changes biases of its base, so it cannot be switched off: {_MERGE}")
     _check_shapes(name, folder, base, trust_remote_code)
     return Adapter(folder, folder_digest(folder, [CONFIG, WEIGHTS]))
 
@@ -92,7 +90,7 @@ def _find(name: str) -> Path:
 
 
 def _check_shapes(name: str, folder: Path, base: Source, trust_remote_code: bool) -> None:
-    """Hold every adapter tensor against the base's module of that name, from headers and configuration alone."""
+    """Compare every adapter tensor with the base's module of that name, from headers and configuration alone."""
     from safetensors import SafetensorError, safe_open
 
     try:

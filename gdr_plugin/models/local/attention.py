@@ -3,12 +3,11 @@
 Each segment of the row attends causally to itself and fully to its ancestors; partial results are merged by their
 log-sum-exp, so no key is copied, no mask is built and nothing is padded but the segments' own causal blocks. Registered
 with transformers as the attention implementation `gdr_tree`; with no row active it behaves as `sdpa`.
-Knows sliding windows and soft-capping as transformers passes them; refuses attention sinks.
+Passes on sliding windows and soft-capping as transformers gives them; refuses attention sinks.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,13 +20,9 @@ from transformers import AttentionInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from gdr_plugin.models.local import cpu
+from gdr_plugin.models.local.kernels import Kernel
 
 IMPLEMENTATION = "gdr_tree"
-LN_2 = math.log(2.0)
-_PRODUCT_ROWS = 1024
-_SCORES_BYTES = 32 << 20
-"""Bound on one block of attention scores where they are materialised."""
 
 LayerKV = tuple[Tensor, Tensor]
 """Keys and values of one layer after rotary embedding, each `(1, kv heads, tokens, head dim)`."""
@@ -42,7 +37,7 @@ class Cross:
     key_start: int
     key_stop: int
     reach: int
-    """From the first key to the last query, in tokens."""
+    """Distance from the first key to the last query, in tokens."""
 
 
 @dataclass(frozen=True)
@@ -56,35 +51,35 @@ class CausalBatch:
 
 
 @dataclass
-class Row:
-    """How the tokens of a packed row see each other, in every entry of a batch. Positions are the sequences'."""
+class RowLayout:
+    """How the tokens of a packed row see each other; positions are those in their sequences."""
 
     positions: Tensor
     """Position of each row token, shape `(tokens,)`."""
     last: int
-    """The largest of them. Known here, since asking the device for it would make every layer wait."""
+    """The largest position, stored because asking the device for it would make every layer wait."""
     causal: list[tuple[int, int]] = field(default_factory=list)
     """Segments that attend causally to themselves, one kernel call each."""
     batches: list[CausalBatch] = field(default_factory=list)
     """Segments that attend causally to themselves, several in a kernel call."""
     crosses: list[Cross] = field(default_factory=list)
     """Which row tokens see which ancestors in the row."""
-    prefixes: Sequence[list[LayerKV]] = ()
-    """Keys and values, by layer, that every row token sees: one prefix for each entry of the batch; empty: none."""
+    prefix: Sequence[LayerKV] | None = None
+    """Keys and values, by layer, that every row token sees; None: there are none."""
 
-    def on(self, device: torch.device) -> Row:
+    def on(self, device: torch.device) -> RowLayout:
         """This row with its tensors on the device of a layer: a sharded model has several."""
         if self.positions.device == device:
             return self
-        batches = [CausalBatch(one.index.to(device), one.valid.to(device)) for one in self.batches]
+        batches = [CausalBatch(batch.index.to(device), batch.valid.to(device)) for batch in self.batches]
         return replace(self, positions=self.positions.to(device), batches=batches)
 
 
-_ROW: ContextVar[Row | None] = ContextVar("gdr_tree_row", default=None)
+_ROW: ContextVar[RowLayout | None] = ContextVar("gdr_tree_row", default=None)
 
 
 @contextmanager
-def attending(row: Row) -> Iterator[None]:
+def attending(row: RowLayout) -> Iterator[None]:
     """Make `row` the layout of every `gdr_tree` forward inside the block (this thread only)."""
     token = _ROW.set(row)
     try:
@@ -127,26 +122,25 @@ def _forward(
     if row is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     if s_aux is not None:
-        raise NotImplementedError("attention sinks are not supported on the tree path")
+        raise NotImplementedError("attention sinks are not supported by packed trees")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    kernel = _Kernel(scale, sliding_window, softcap)
+    kernel = Kernel(scale, sliding_window, softcap)
     row = row.on(query.device)
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
-    prefixes: list[LayerKV | None] = [prefix[layer] for prefix in row.prefixes] or [None] * len(query)
-    entries = zip(query, key, value, prefixes, strict=True)
-    return torch.stack([attend(row, *entry, kernel).transpose(0, 1) for entry in entries]), None
+    prefix = row.prefix[int(module.layer_idx)] if row.prefix else None  # type: ignore[arg-type]
+    out = attend(row, query.squeeze(0), key.squeeze(0), value.squeeze(0), prefix, kernel)
+    return out.transpose(0, 1)[None].contiguous(), None
 
 
-def attend(row: Row, query: Tensor, key: Tensor, value: Tensor, prefix: LayerKV | None, kernel: _Kernel) -> Tensor:
+def attend(row: RowLayout, query: Tensor, key: Tensor, value: Tensor, prefix: LayerKV | None, kernel: Kernel) -> Tensor:
     """Attention of one layer over the packed row.
 
     Args:
-        row: Who sees whom.
+        row: Which tokens see which.
         query: `(heads, tokens, head dim)`.
         key: `(kv heads, tokens, head dim)`.
-        value: Like `key`.
+        value: `(kv heads, tokens, head dim)`.
         prefix: Keys and values that every query sees too, or None.
-        kernel: Scale and what limits attention in this layer.
+        kernel: The layer's attention arithmetic.
 
     Returns:
         `(heads, tokens, head dim)`, in the query's dtype.
@@ -182,100 +176,3 @@ def _merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
     total = torch.logaddexp(lse, other_lse)
     out.mul_((lse - total).exp_().unsqueeze(-1)).addcmul_(other, (other_lse - total).exp_().unsqueeze(-1).to(out.dtype))
     lse.copy_(total)
-
-
-@dataclass(frozen=True)
-class _Kernel:
-    """One layer's attention arithmetic: a library kernel where it returns the log-sum-exp, else plain blocks."""
-
-    scale: float
-    window: int | None
-    softcap: float | None
-
-    def causal(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Causal self-attention of `(batch, heads, tokens, width)`; returns it and its `(batch, heads, tokens)` LSE."""
-        tokens = q.shape[2]
-        if self.softcap is None and (self.window is None or tokens <= self.window):
-            return _library(q, k, v, self.scale, causal=True)
-        places = torch.arange(tokens, device=q.device)
-        parts = [self._blocks(*one, places, places, causal=True) for one in zip(q, k, v, strict=True)]
-        return torch.stack([o for o, _ in parts]), torch.stack([norm for _, norm in parts])
-
-    def full(self, q: Tensor, k: Tensor, v: Tensor, q_pos: Tensor, k_pos: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-        """Attention of all `(heads, tokens, width)` queries to all keys in front of them, but for the window.
-
-        `reach` is the largest difference of their positions.
-        """
-        if self.softcap is None and (self.window is None or reach < self.window):
-            heads, tokens, width = q.shape
-            folded = q.reshape(k.shape[0], -1, width)
-            if cpu.prefers_products(q):
-                o, norm = _products(folded, k, v, self.scale)
-            else:
-                o, norm = (x[0] for x in _library(folded[None], k[None], v[None], self.scale, causal=False))
-            return o.reshape(heads, tokens, width), norm.reshape(heads, tokens)
-        return self._blocks(q, k, v, q_pos, k_pos, causal=False)
-
-    def _blocks(
-        self, q: Tensor, k: Tensor, v: Tensor, q_pos: Tensor, k_pos: Tensor, *, causal: bool
-    ) -> tuple[Tensor, Tensor]:
-        heads, tokens, width = q.shape
-        q = q.reshape(k.shape[0], -1, tokens, width)
-        out = torch.empty_like(q)
-        lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
-        step = max(1, _SCORES_BYTES // (4 * heads * k.shape[1]))
-        for start in range(0, tokens, step):
-            cut = slice(start, min(start + step, tokens))
-            scores = (q[:, :, cut] @ k.unsqueeze(1).transpose(-1, -2)).float() * self.scale
-            if self.softcap is not None:
-                scores = (scores / self.softcap).tanh_() * self.softcap
-            distance = q_pos[cut, None] - k_pos[None]
-            hidden = (
-                distance >= self.window if self.window is not None else torch.zeros_like(distance, dtype=torch.bool)
-            )
-            if causal:
-                hidden = hidden | (distance < 0)
-            norm = scores.masked_fill_(hidden, -torch.inf).logsumexp(-1)
-            # A query whose window starts behind every key sees nothing here: weight zero, not NaN.
-            weights = (scores - norm.masked_fill(norm.isinf(), 0.0).unsqueeze(-1)).exp_()
-            out[:, :, cut] = weights.to(v.dtype) @ v.unsqueeze(1)
-            lse[:, :, cut] = norm
-        return out.reshape(heads, tokens, width), lse.reshape(heads, tokens)
-
-
-def _products(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Unmasked attention by plain products, where those are faster than the fused kernel; scores always in float32.
-
-    Exponentials are taken to base two, see `cpu.LOG2_E`.
-    """
-    heads, tokens, _ = q.shape
-    out = torch.empty_like(q)
-    lse = torch.empty(heads, tokens, dtype=torch.float32)
-    # Dense, since oneDNN falls back to a reference loop, a hundred times slower, for weights with gaps between rows.
-    keys, values = (k.float() * (scale * cpu.LOG2_E)).contiguous(), v.transpose(1, 2).contiguous()
-    for head in range(heads):
-        for start in range(0, tokens, _PRODUCT_ROWS):
-            rows = slice(start, start + _PRODUCT_ROWS)
-            scores = cpu.product(q[head, rows].float(), keys[head])
-            peak = scores.amax(-1, keepdim=True)
-            total = scores.sub_(peak).exp2_().sum(-1, keepdim=True)
-            out[head, rows] = cpu.product(scores.to(v.dtype), values[head]) / total
-            lse[head, rows] = total.log2_().add_(peak).squeeze(-1).mul_(LN_2)
-    return out, lse
-
-
-def _library(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
-    """The device's fused kernel: attention `(batch, heads, tokens, width)` and its LSE `(batch, heads, tokens)`."""
-    aten = torch.ops.aten
-    if q.device.type == "cpu":
-        o, norm = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=None, scale=scale)
-        return o, norm
-    group = q.shape[1] // k.shape[1]
-    if group > 1:
-        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    if q.dtype == torch.float32:
-        result = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal, scale=scale)
-    else:
-        result = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
-    # The kernels round the log-sum-exp's length up to a multiple of their block.
-    return result[0], result[1][..., : q.shape[2]].float()

@@ -1,4 +1,4 @@
-"""Matrix products on the CPU by the library that is faster here: torch's default (MKL) or oneDNN.
+"""Matrix products on the CPU by the faster library: torch's default (MKL) or oneDNN.
 
 MKL takes its fast paths on Intel's own processors: on an AMD one it reaches less than half of oneDNN's float32 speed
 (103 against 228 GFLOP/s a core where it was measured). Which one is used follows from the processor's maker alone, so
@@ -63,17 +63,17 @@ def fast_linear() -> Linear:
 
 
 def maker() -> str:
-    """Who made this machine's processor, as far as the choice of library depends on it: `AMD` or `other`."""
+    """The maker of this machine's processor: `AMD`, or `other`, since the choice of library depends on nothing more."""
     cpuinfo = Path("/proc/cpuinfo")
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")[:4096]
-    except OSError:  # no Linux: Windows says it in this string, macOS has no AMD processors
+    except OSError:  # not Linux: Windows names the maker in this string, macOS has no AMD processors
         text = platform.processor()
     return "AMD" if "AuthenticAMD" in text else "other"
 
 
 def use_fast_linears(model: nn.Module) -> bool:
-    """Let every plain float32 linear layer on the CPU compute through the faster library.
+    """Make every plain float32 linear layer on the CPU compute through the faster library.
 
     Only for models that this package loaded itself: the layers can no longer be trained.
 

@@ -1,6 +1,7 @@
-"""Scores spans on a loaded network: plans, runs, checks itself, and steps down where a faster way is not right.
+"""Scores spans on a loaded network: plans, runs, checks itself, and goes on by a slower strategy where one is wrong.
 
-The ways are in `rungs`, what runs together in `planner`. Knows nothing of files, adapters or templates.
+`strategies` lists how a network can be run, `planner` decides what runs together. Knows nothing of files, adapters or
+templates.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import torch
 
 from gdr_plugin.api.errors import EngineWarning, ModelError
 from gdr_plugin.api.types import Logprobs, TokenSpan
-from gdr_plugin.models.local.forward import Network, run_cached, run_padded, run_plain, run_tree
+from gdr_plugin.models.local.forward import run_cached, run_padded, run_plain, run_tree
 from gdr_plugin.models.local.identity import computed_in
 from gdr_plugin.models.local.kvcache import PrefixCache
-from gdr_plugin.models.local.lora import LaneError
-from gdr_plugin.models.local.planner import Budget, Job, Pack, distinct, plan_cached, plan_padded, plan_tree
+from gdr_plugin.models.local.network import Network
+from gdr_plugin.models.local.planner import Budget, DistinctSpan, Pack, distinct, plan_cached, plan_padded, plan_tree
 from gdr_plugin.models.local.prefixes import Ids
-from gdr_plugin.models.local.strategies import Rung, first_rung
+from gdr_plugin.models.local.strategies import Strategy, first_strategy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
 TOKEN_BUDGET = {"cpu": 2048}
 TOKEN_BUDGET_ACCELERATOR = 16384
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1.5e-1, "float32 by tf32": 2e-2, "float32 by bf16": 1.5e-1}
-"""Mean difference from the plain way, in nats a token, that is still rounding: three times what SmolLM2 shows on text
-(1e-5, 6e-3 and 5e-2; single tokens up to 3e-5, 5e-2 and 0.3). A wrong way is off by whole nats."""
+"""Mean difference from one sequence at a time, in nats a token, that is still rounding: three times what SmolLM2 shows
+on text (1e-5, 6e-3 and 5e-2; single tokens up to 3e-5, 5e-2 and 0.3). A wrong strategy is off by whole nats."""
 _LOGITS_BYTES = 256 << 20
+"""Bound on a batch's logits where the whole model makes them."""
 _SEEN = 16
+"""How many contexts of earlier calls are remembered."""
 
 
 class Engine:
@@ -42,53 +45,31 @@ class Engine:
 
     Args:
         network: Loaded, in evaluation mode.
-        tokens: Token budget of a forward; None: by device.
+        tokens: Token budget of a forward; None: the device's default.
         kept_bytes: Bytes of keys and values of prefixes that are kept between calls.
-        caches: Where each of the network's policies keeps them already; default: one cache of `kept_bytes`.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        *,
-        tokens: int | None = None,
-        kept_bytes: int = 0,
-        caches: Sequence[PrefixCache] | None = None,
-    ) -> None:
+    def __init__(self, network: Network, *, tokens: int | None = None, kept_bytes: int = 0) -> None:
         self._net = network
         device = network.device.type
         self.tokens = tokens or TOKEN_BUDGET.get(device, TOKEN_BUDGET_ACCELERATOR)
-        """Token budget of a forward; smaller once memory ran out."""
+        """Token budget of a forward; halved when memory runs out."""
         self.merge = device != "cpu" and network.takes_positions
-        self.caches = tuple(caches or (PrefixCache(kept_bytes),))
-        """Prefixes that are kept, for each policy."""
+        self.kept = PrefixCache(kept_bytes)
+        """Prefixes that are kept between calls."""
         self._seen: deque[Ids] = deque(maxlen=_SEEN)
-        self.rung, self.window, self.why = first_rung(network)
-        self._checked: set[tuple[Rung, bool]] = set()
+        self.strategy, self.window, self.why = first_strategy(network)
+        self._checked: set[tuple[Strategy, bool]] = set()
         self._probed = False
 
     @property
     def model(self) -> PreTrainedModel:
-        """What it runs."""
+        """The model that is run."""
         return self._net.model
 
-    @property
-    def device(self) -> torch.device:
-        """Where its inputs go."""
-        return self._net.device
-
-    @property
-    def kept(self) -> PrefixCache:
-        """Prefixes that are kept for the first policy, mostly the only one."""
-        return self.caches[0]
-
     def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
-        """Log-probs of every span's response tokens; see `LogprobModel.score`.
-
-        Those of several policies come together, `(policies, response tokens)`.
-        """
-        policies = self._net.policies
-        results = [np.empty((policies, 0) if policies > 1 else 0, dtype=np.float32) for _ in spans]
+        """Log-probs of every span's response tokens; see `LogprobModel.score`."""
+        results = [np.empty(0, dtype=np.float32) for _ in spans]
         todo = distinct(spans)
         self._refuse_foreign_ids(todo)
         if todo and not self._probed:
@@ -96,60 +77,46 @@ class Engine:
         try:
             while todo:
                 done: set[int] = set()
-                for rung, pack in self._plan_jobs(todo):
-                    rows = self._run_checked(rung, pack)
-                    if rows is None:  # the budget or the rung has changed: plan the rest anew
+                for strategy, pack in self._plan(todo):
+                    rows = self._run_checked(strategy, pack)
+                    if rows is None:  # the budget or the strategy has changed: plan the rest anew
                         break
                     for row, logprobs in zip(pack.rows, rows, strict=True):
-                        done.add(row.spans[0])
-                        usable = np.isfinite(logprobs).all(axis=-1, keepdims=True)
-                        for place in row.spans:
+                        done.add(row.places[0])
+                        usable = np.isfinite(logprobs).all()
+                        for place in row.places:
                             results[place] = np.where(usable, logprobs, np.float32(np.nan))
-                todo = [job for job in todo if job.spans[0] not in done]
+                todo = [span for span in todo if span.places[0] not in done]
         finally:
-            for cache in self.caches:
-                cache.trim()
+            self.kept.trim()
         return results
 
-    def tokens_of(self, spans: Sequence[TokenSpan]) -> int:
-        """About how many tokens packed trees would compute: contexts behind their kept prefix, and responses."""
-        known = self._known()
-        jobs = distinct(spans)
-        contexts = {job.context for job in jobs}
-        kept = sum(max((len(ids) for ids in known if context[: len(ids)] == ids), default=0) for context in contexts)
-        return sum(map(len, contexts)) - kept + sum(len(job.response) - 1 for job in jobs)
-
-    def plan(self, spans: Sequence[TokenSpan]) -> list[tuple[Rung, Pack]]:
+    def plan(self, spans: Sequence[TokenSpan]) -> list[tuple[Strategy, Pack]]:
         """What `score` would run, and how, as things stand."""
-        return self._plan_jobs(distinct(spans))
+        return self._plan(distinct(spans))
 
-    def _plan_jobs(self, jobs: Sequence[Job]) -> list[tuple[Rung, Pack]]:
-        if self.rung is Rung.TREE:
-            packs = plan_tree(jobs, self.tokens, self._known(), tuple(self._seen))
+    def _plan(self, spans: Sequence[DistinctSpan]) -> list[tuple[Strategy, Pack]]:
+        if self.strategy is Strategy.TREE:
+            packs = plan_tree(spans, self.tokens, self.kept.known, tuple(self._seen))
             self._remember(packs)
-            return [(Rung.TREE, pack) for pack in packs]
-        if self._net.policies > 1:
-            raise LaneError(self.why)
+            return [(Strategy.TREE, pack) for pack in packs]
         budget = Budget(self.tokens, self.merge)
-        limit = (self.window or sys.maxsize) if self.rung is Rung.CACHED else 0
-        cached = [job for job in jobs if job.length <= limit]
-        whole = [job for job in jobs if job.length > limit]
-        plan = [(Rung.CACHED, pack) for pack in plan_cached(cached, budget, self._known(), tuple(self._seen))]
+        limit = (self.window or sys.maxsize) if self.strategy is Strategy.CACHED else 0
+        cached = [span for span in spans if span.length <= limit]
+        whole = [span for span in spans if span.length > limit]
+        plan = [(Strategy.CACHED, pack) for pack in plan_cached(cached, budget, self.kept.known, tuple(self._seen))]
         self._remember([pack for _, pack in plan])
         if self._net.head is None:  # the model's own head makes logits of all of a batch's response rows at once
             most = _LOGITS_BYTES // (4 * int(self._net.config.vocab_size))
             budget = Budget(max(1, min(budget.tokens, most)))
-        rung = Rung.PLAIN if self.rung is Rung.PLAIN else Rung.PADDED
-        return plan + [(rung, pack) for pack in plan_padded(whole, budget)]
-
-    def _known(self) -> list[Ids]:
-        """Prefixes that are kept for every policy."""
-        return [ids for ids in self.kept.known if all(ids in cache.known for cache in self.caches[1:])]
+        strategy = Strategy.PLAIN if self.strategy is Strategy.PLAIN else Strategy.PADDED
+        return plan + [(strategy, pack) for pack in plan_padded(whole, budget)]
 
     def _remember(self, packs: Sequence[Pack]) -> None:
-        """Keep contexts of each prefix: a later call that shares one alone is then worth keeping a prefix for.
+        """Remember some contexts of each prefix: a prefix shared with a later context is then worth keeping.
 
-        One of those that share most of their ids; several of the others: each may begin with guidance of its own.
+        One context is enough where they share most of their ids; otherwise several, since each may begin with guidance
+        of its own.
         """
         by_prefix: dict[Ids, list[Ids]] = {}
         for pack in packs:
@@ -159,43 +126,45 @@ class Engine:
                 if prefix + tail not in self._seen:
                     self._seen.append(prefix + tail)
 
-    def _run_checked(self, rung: Rung, pack: Pack) -> list[Logprobs] | None:
-        """Run a pack, the first of its kind against the plain way too. None: changed something, plan anew."""
-        rows = self._run(rung, pack)
-        kind = (rung, len(pack.tails) > 1)
-        if rows is None or rung is Rung.PLAIN or kind in self._checked:
+    def _run_checked(self, strategy: Strategy, pack: Pack) -> list[Logprobs] | None:
+        """Run a pack; the first of its kind is also run one sequence at a time, and compared.
+
+        Returns None when the budget or the strategy has changed: plan the rest anew.
+        """
+        rows = self._run(strategy, pack)
+        kind = (strategy, len(pack.tails) > 1)
+        if rows is None or strategy is Strategy.PLAIN or kind in self._checked:
             return rows
         places = _witnesses(pack)
-        few = Pack(pack.prefix, pack.tails, tuple(pack.rows[place] for place in places), ())
-        expected = self._run(Rung.PLAIN, few)
+        witnesses = Pack(pack.prefix, pack.tails, tuple(pack.rows[place] for place in places), ())
+        expected = self._run(Strategy.PLAIN, witnesses)
         if expected is None:
             return None
         off = deviation([rows[place] for place in places], expected)
-        if off > TOLERANCE.get(computed_in(self._net.dtype, self.device), 1e-1):
-            self._step_down(rung, f"the self-check found {off:.2g} nats a token against one sequence at a time")
+        if off > TOLERANCE.get(computed_in(self._net.dtype, self._net.device), 1e-1):
+            self._step_down(strategy, f"the self-check found {off:.2g} nats a token against one sequence at a time")
             return None
         self._checked.add(kind)
         return rows
 
-    def _step_down(self, rung: Rung, why: str) -> None:
-        self.rung, self.why = Rung(rung + 1), why
+    def _step_down(self, strategy: Strategy, why: str) -> None:
+        self.strategy, self.why = Strategy(strategy + 1), why
         self.forget()
-        words = self.rung.words if self._net.policies == 1 else "one model after the other"
         warnings.warn(
-            f"{type(self._net.model).__name__}: {why}; scoring goes on by a slower way: {words}",
+            f"{type(self._net.model).__name__}: {why}; scoring goes on by a slower way: {self.strategy.words}",
             EngineWarning,
             stacklevel=2,
         )
 
-    def _run(self, rung: Rung, pack: Pack) -> list[Logprobs] | None:
-        """Run a pack. None: out of memory, and the budget is smaller now."""
+    def _run(self, strategy: Strategy, pack: Pack) -> list[Logprobs] | None:
+        """Run a pack; None when memory ran out, and the budget is smaller now."""
         try:
-            return self._forward(rung, pack)
+            return self._forward(strategy, pack)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             message = str(error).splitlines()[0] if str(error) else "out of memory"
-        # Outside of the except block: the traceback held the failed forward's tensors.
+        # Outside of the except block, since the traceback holds the failed forward's tensors.
         self.forget()
         gc.collect()
         if self._net.device.type == "cuda":
@@ -210,49 +179,47 @@ class Engine:
         )
         return None
 
-    def _forward(self, rung: Rung, pack: Pack) -> list[Logprobs]:
-        if rung is Rung.TREE:
-            return run_tree(self._net, pack, self.caches)
-        if rung is Rung.CACHED:
+    def _forward(self, strategy: Strategy, pack: Pack) -> list[Logprobs]:
+        if strategy is Strategy.TREE:
+            return run_tree(self._net, pack, self.kept)
+        if strategy is Strategy.CACHED:
             return run_cached(self._net, pack, self.kept)
-        return run_padded(self._net, pack) if rung is Rung.PADDED else run_plain(self._net, pack)
+        return run_padded(self._net, pack) if strategy is Strategy.PADDED else run_plain(self._net, pack)
 
     def forget(self) -> None:
-        """Give back what is kept of earlier calls."""
+        """Drop what is kept of earlier calls."""
         self._seen.clear()
-        for cache in self.caches:
-            cache.clear()
+        self.kept.clear()
 
     def _probe(self, context: Ids) -> None:
         self._net.find_head(context)
         self._probed = True
-        if self._net.head is None and self.rung < Rung.PADDED:
-            self.rung, self.why = Rung.PADDED, "the architecture's head cannot be taken apart from its body"
+        if self._net.head is None and self.strategy < Strategy.PADDED:
+            self.strategy, self.why = Strategy.PADDED, "the architecture's head cannot be taken apart from its body"
 
-    def _refuse_foreign_ids(self, jobs: Sequence[Job]) -> None:
+    def _refuse_foreign_ids(self, spans: Sequence[DistinctSpan]) -> None:
         size = int(self._net.config.vocab_size)
-        for job in jobs:
-            if not job.context:
+        for span in spans:
+            if not span.context:
                 raise ModelError("a span without context cannot be scored: give at least one context token")
-            if max(max(job.context), max(job.response)) >= size or min(min(job.context), min(job.response)) < 0:
+            if max(max(span.context), max(span.response)) >= size or min(min(span.context), min(span.response)) < 0:
                 raise ModelError(f"token ids beyond the model's vocabulary of {size}: the tokenizer is another model's")
 
 
 def deviation(got: Sequence[Logprobs], expected: Sequence[Logprobs]) -> float:
-    """How far two results are apart: the largest mean difference of a row, in nats a token.
+    """How far two results differ: the largest mean difference of a row, in nats a token.
 
     The mean of few tokens may be large by chance: it is divided by `1 + 4 / sqrt(tokens)`.
 
     Args:
-        got: One array a row; of several policies `(policies, tokens)`.
-        expected: Likewise.
+        got: One array a row.
+        expected: As `got`, from the trusted strategy.
 
     Returns:
-        That of the row where it is largest. Rows that overflowed both ways do not count.
+        The largest row's difference, infinite where only `got` overflowed. Rows where `expected` did are left out.
     """
     worst = 0.0
-    pairs = zip(got, expected, strict=True)
-    for a, b in (one for pair in pairs for one in zip(*map(np.atleast_2d, pair), strict=True)):
+    for a, b in zip(got, expected, strict=True):
         if np.isfinite(b).all():
             mean = float(np.abs(a.astype(np.float64) - b).mean()) / (1 + 4 / len(b) ** 0.5)
             worst = max(worst, mean if np.isfinite(mean) else np.inf)
@@ -268,12 +235,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _witnesses(pack: Pack) -> list[int]:
-    """Two rows that a wrong way would show in: the longest, and the most padded one of the same batch."""
+    """Two rows in which a wrong strategy shows: the longest, and the most padded one of the same batch."""
     batch = pack.batches[0] if pack.batches else tuple(range(len(pack.rows)))
     return sorted({batch[0], batch[-1]})
 
 
 def _largest(pack: Pack) -> int:
-    """Tokens of the pack's largest forward, near enough to know where halving begins to matter."""
+    """Tokens of the pack's largest forward, near enough to know where halving begins to help."""
     whole = len(pack.tails) * max(map(len, pack.tails))
     return max([whole, *(len(batch) * len(pack.rows[batch[0]].response) for batch in pack.batches)])

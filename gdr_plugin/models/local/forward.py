@@ -1,157 +1,72 @@
 """Runs packs on a loaded model: as packed trees, with kept prefixes, as padded batches, or one sequence at a time.
 
-Four ways to the same numbers. What runs together was decided in `planner`; what a state becomes, in `head`.
+The four strategies give the same numbers. `planner` decides what runs together; `head` makes log-probs of states.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gdr_plugin.models.local import attention, tree
-from gdr_plugin.models.local.head import Head, select
-from gdr_plugin.models.local.kvcache import Path, PrefixCache, Segment, Step
-from gdr_plugin.models.local.planner import Pack, Row
+from gdr_plugin.models.local.head import select
+from gdr_plugin.models.local.kvcache import BatchSegment, Front, PrefixCache, Segment
+from gdr_plugin.models.local.network import Network
+from gdr_plugin.models.local.planner import Pack, ResponseRow
 from gdr_plugin.models.local.prefixes import Ids
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
-
     from gdr_plugin.api.types import Logprobs
 
 
-class Network:
-    """A causal language model as the engine sees it: token ids to states, states to log-probs.
-
-    Args:
-        model: In evaluation mode, with its weights where they will stay.
-        policies: How many policies it is: entries of a batch that go through different adapters.
-    """
-
-    def __init__(self, model: PreTrainedModel, policies: int = 1) -> None:
-        self.model = model
-        self.policies = policies
-        self.config = model.config.get_text_config(decoder=True)
-        self.decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
-        self.decoder_config: PreTrainedConfig = getattr(self.decoder, "config", self.config)
-        self.device: torch.device = next(model.get_input_embeddings().parameters()).device
-        self.dtype: torch.dtype = model.dtype
-        self.layers: int = self.config.num_hidden_layers
-        self.takes_positions = "position_ids" in inspect.signature(self.decoder.forward).parameters
-        self.takes_attention: bool = self.takes_positions and model._supports_attention_backend
-        """Whether attention goes through transformers' attention interface, so that packed rows can be run."""
-        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self.head: Head | None = None
-
-    def find_head(self, ids: Ids) -> None:
-        """Find out whether states and projection can be taken apart; `head` stays None where they cannot."""
-        self.head = Head.of(self.model, self.decoder, self.tensor([ids[:8]] * self.policies))
-
-    def tensor(self, rows: Sequence[Ids]) -> Tensor:
-        """Right-padded ids on the input device, `(rows, longest)`; padding never reaches a real token's state."""
-        filled = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-        for row, ids in zip(filled, rows, strict=True):
-            row[: len(ids)] = ids
-        return torch.from_numpy(filled).to(self.device, non_blocking=True)
-
-    def states(
-        self, ids: Tensor, *, path: Path | None = None, positions: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """Final states of a batch.
-
-        Args:
-            ids: `(batch, tokens)`.
-            path: What stands in front of the tokens.
-            positions: Position of each token, `(batch or 1, tokens)`; default: counted on from the path.
-            mask: Which keys of path and tokens are real, `(batch, keys)`; default: all.
-
-        Returns:
-            `(batch, tokens, width)`.
-        """
-        options = {"position_ids": positions} if positions is not None and self.takes_positions else {}
-        out = self.decoder(
-            input_ids=ids, attention_mask=mask, past_key_values=path, use_cache=path is not None, **options
-        )
-        states: Tensor = out.last_hidden_state
-        return states
-
-    def logits(self, ids: Tensor, keep: int) -> Tensor:
-        """The model's own logits of the last `keep` tokens, `(batch, keep, vocabulary)`."""
-        options = {"logits_to_keep": keep} if self._keeps_logits else {}
-        logits: Tensor = self.model(input_ids=ids, use_cache=False, **options).logits
-        return logits[:, -keep:]
+ComputeSegment = Callable[[Network, Ids, Tensor, "Segment | None"], Segment]
+"""Computes the keys and values of ids at some positions behind a segment."""
 
 
-def run_tree(net: Network, pack: Pack, kept: Sequence[PrefixCache]) -> list[Logprobs]:
-    """Prefix once per model, then all contexts and responses as one packed row: no padding, no copied keys.
+def run_tree(net: Network, pack: Pack, kept: PrefixCache) -> list[Logprobs]:
+    """Compute the prefix once per model, then all contexts and responses as one packed row without padding.
 
     Args:
         net: A network with a head, whose attention goes through transformers' attention interface.
         pack: From `plan_tree`: rows in the order of their contexts.
-        kept: Where prefixes are found and left, for each of the network's policies.
+        kept: Prefixes of earlier packs; the pack's own is added.
 
     Returns:
-        Log-probs of each of the pack's rows; of several policies `(policies, response tokens)`.
+        Log-probs of each of the pack's rows.
     """
     assert net.head is not None
-    prefixes = [segment.layers for segment in _tree_prefixes(net, pack.prefix, kept)] if pack.prefix else []
+    prefix = _prefix(net, pack.prefix, kept, _packed_segment).layers if pack.prefix else None
     responses: list[list[Ids]] = [[] for _ in pack.tails]
     for row in pack.rows:
         responses[row.tail].append(row.response)
-    branches = [tree.Branch(*one) for one in zip(pack.tails, responses, strict=True)]
-    packed = tree.lay_out(branches, prefixes, net.device)
+    branches = [tree.Branch(tail, own) for tail, own in zip(pack.tails, responses, strict=True)]
+    packed = tree.lay_out(branches, prefix, net.device)
     with attention.using(net.decoder_config):
-        states = tree.states(net.decoder, packed, net.policies)
-    starts = torch.arange(net.policies, device=net.device)[:, None] * states.shape[1]
-    which, targets = (packed.which + starts).flatten(), packed.targets.repeat(net.policies)
-    found = net.head.logprobs(states.flatten(0, 1), which, targets)
-    return _cut(found.view(net.policies, -1).squeeze(0), pack.rows)
-
-
-def _tree_prefixes(net: Network, ids: Ids, kept: Sequence[PrefixCache]) -> list[Segment]:
-    """As `_prefix`, by the packed row's attention, which knows windows whatever the length, and for each policy."""
-    found = [cache.longest(ids) for cache in kept]
-    # Where policies keep different parts, they go on from none: they run in step.
-    length = found[0][0] if len({length for length, _ in found}) == 1 else 0
-    segments = [segment for _, segment in found if segment is not None and length]
-    if length < len(ids):
-        new = Segment()
-        positions = torch.arange(length, len(ids), device=net.device)
-        row = attention.Row(
-            positions, len(ids) - 1, [(0, len(ids) - length)], prefixes=[one.layers for one in segments]
-        )
-        with attention.using(net.decoder_config), attention.attending(row):
-            rows = net.tensor([ids[length:]] * net.policies)
-            net.states(rows, path=Path([], net.layers, new), positions=positions[None])
-        behind = new.sequences()
-        segments = [a.followed_by(b) for a, b in zip(segments, behind, strict=True)] if segments else behind
-        for cache, segment in zip(kept, segments, strict=True):
-            cache.put(ids, segment)
-    return segments
+        states = tree.states(net.decoder, packed)
+    return _cut(net.head.logprobs(states, packed.which, packed.targets), pack.rows)
 
 
 def run_cached(net: Network, pack: Pack, kept: PrefixCache) -> list[Logprobs]:
-    """Prefix once per model, each context once, responses on top of them.
+    """Compute the prefix once per model, each context once, and the responses on top of them.
 
     Args:
         net: A network with a head.
         pack: From `plan_cached`.
-        kept: Where prefixes are found and left.
+        kept: Prefixes of earlier packs; the pack's own is added.
 
     Returns:
         Log-probs of each of the pack's rows.
     """
     start = len(pack.prefix)
-    front = [Step(_prefix(net, pack.prefix, kept))] if start else []
+    before = [BatchSegment(_prefix(net, pack.prefix, kept, _plain_segment))] if start else []
     tails = [len(tail) for tail in pack.tails]
     own = Segment() if pack.batches else None
     positions = torch.arange(start, start + max(tails), device=net.device)[None]
-    states = net.states(net.tensor(pack.tails), path=Path(front, net.layers, own), positions=positions)
+    states = net.states(net.tensor(pack.tails), front=Front(before, net.layers, own), positions=positions)
     last = torch.tensor(tails, device=states.device) - 1
     found = [states[torch.arange(len(tails), device=states.device), last]]
     places: list[list[int]] = [[row.tail] for row in pack.rows]
@@ -159,7 +74,7 @@ def run_cached(net: Network, pack: Pack, kept: PrefixCache) -> list[Logprobs]:
     del states
     for batch in pack.batches:
         rows = [pack.rows[place] for place in batch]
-        states = _responses(net, rows, front, own, start, tails)
+        states = _responses(net, rows, before, own, start, tails)
         lengths = [len(row.response) - 1 for row in rows]
         found.append(_valid(states, lengths))
         for place, length in zip(batch, lengths, strict=True):
@@ -168,27 +83,48 @@ def run_cached(net: Network, pack: Pack, kept: PrefixCache) -> list[Logprobs]:
     return _finish(net, torch.cat(found), places, pack.rows)
 
 
-def _prefix(net: Network, ids: Ids, kept: PrefixCache) -> Segment:
-    """The kept segment of exactly `ids`; what is missing of it is computed on top of what is there."""
+def _prefix(net: Network, ids: Ids, kept: PrefixCache, compute: ComputeSegment) -> Segment:
+    """The kept segment of exactly `ids`; its missing end is computed and kept."""
     length, segment = kept.longest(ids)
     if segment is None or length < len(ids):
-        new = Segment()
-        front = [Step(segment)] if segment is not None else []
-        positions = torch.arange(length, len(ids), device=net.device)[None]
-        net.states(net.tensor([ids[length:]]), path=Path(front, net.layers, new), positions=positions)
+        positions = torch.arange(length, len(ids), device=net.device)
+        new = compute(net, ids[length:], positions, segment)
         segment = segment.followed_by(new) if segment is not None else new
         kept.put(ids, segment)
     return segment
 
 
+def _plain_segment(net: Network, ids: Ids, positions: Tensor, before: Segment | None) -> Segment:
+    """Compute keys and values of ids behind a segment by the model's own attention."""
+    new = Segment()
+    segments = [BatchSegment(before)] if before is not None else []
+    net.states(net.tensor([ids]), front=Front(segments, net.layers, new), positions=positions[None])
+    return new
+
+
+def _packed_segment(net: Network, ids: Ids, positions: Tensor, before: Segment | None) -> Segment:
+    """As `_plain_segment`, by the attention of packed rows, which applies windows at any length."""
+    new = Segment()
+    last = len(ids) - 1 + (before.length if before is not None else 0)
+    row = attention.RowLayout(positions, last, [(0, len(ids))], prefix=before.layers if before is not None else None)
+    with attention.using(net.decoder_config), attention.attending(row):
+        net.states(net.tensor([ids]), front=Front([], net.layers, new), positions=positions[None])
+    return new
+
+
 def _responses(
-    net: Network, rows: Sequence[Row], front: list[Step], own: Segment | None, start: int, tails: list[int]
+    net: Network,
+    rows: Sequence[ResponseRow],
+    before: list[BatchSegment],
+    own: Segment | None,
+    start: int,
+    tails: list[int],
 ) -> Tensor:
     """States of responses (all but their last tokens) behind their contexts."""
     assert own is not None
     single = len(tails) == 1
     of = [row.tail for row in rows]
-    steps = [*front, Step(own, None if single else torch.tensor(of, device=net.device))]
+    segments = [*before, BatchSegment(own, None if single else torch.tensor(of, device=net.device))]
     ids = net.tensor([row.response[:-1] for row in rows])
     lengths = torch.tensor([tails[tail] for tail in of], device=net.device)[:, None]
     width = ids.shape[1]
@@ -197,14 +133,14 @@ def _responses(
     if any(tails[tail] != max(tails) for tail in of):  # padding between a context and its responses must not be seen
         place = torch.arange(start + max(tails) + width, device=net.device)[None]
         mask = ((place < start + lengths) | (place >= start + max(tails))).long()
-    return net.states(ids, path=Path(steps, net.layers), positions=positions, mask=mask)
+    return net.states(ids, front=Front(segments, net.layers), positions=positions, mask=mask)
 
 
 def run_padded(net: Network, pack: Pack) -> list[Logprobs]:
-    """Whole sequences, right-padded, head on response tokens only. Exact for every causal architecture.
+    """Run whole sequences, right-padded, with the head on response tokens only: exact for every causal architecture.
 
     Args:
-        net: Any network; without a head the model's own makes the logits.
+        net: Any network; where its head cannot be taken apart, the whole model makes the logits.
         pack: From `plan_padded`.
 
     Returns:
@@ -227,7 +163,7 @@ def run_padded(net: Network, pack: Pack) -> list[Logprobs]:
 
 
 def run_plain(net: Network, pack: Pack) -> list[Logprobs]:
-    """One sequence at a time through the model's own forward and head: slow, and what the other ways are held to.
+    """Run one sequence at a time through the model's own forward and head: slow, and the reference for the others.
 
     Args:
         net: Any network.
@@ -239,15 +175,15 @@ def run_plain(net: Network, pack: Pack) -> list[Logprobs]:
     results: list[Logprobs] = []
     for row in pack.rows:
         count = len(row.response)
-        logits = net.logits(net.tensor([pack.context(row) + row.response[:-1]] * net.policies), count).float()
+        logits = net.logits(net.tensor([pack.context(row) + row.response[:-1]]), count)[0].float()
         targets = torch.tensor(row.response, device=logits.device)
         places = torch.arange(count, device=logits.device)
-        results += _cut(torch.stack([select(one, places, targets) for one in logits]).squeeze(0), [row])
+        results += _cut(select(logits, places, targets), [row])
     return results
 
 
 def _valid(states: Tensor, lengths: Sequence[int], starts: Sequence[int] | None = None) -> Tensor:
-    """The rows' real entries one after the other, `(sum of lengths, width)`, from `(rows, tokens, width)`."""
+    """Drop the padding of `(rows, tokens, width)`: the rows' real entries as `(sum of lengths, width)`."""
     width = states.shape[1]
     offsets = starts if starts is not None else [0] * len(lengths)
     flat = np.concatenate(
@@ -256,7 +192,10 @@ def _valid(states: Tensor, lengths: Sequence[int], starts: Sequence[int] | None 
     return states.flatten(0, 1)[torch.from_numpy(flat).to(states.device, non_blocking=True)]
 
 
-def _finish(net: Network, states: Tensor, places: Sequence[Sequence[int]], rows: Sequence[Row]) -> list[Logprobs]:
+def _finish(
+    net: Network, states: Tensor, places: Sequence[Sequence[int]], rows: Sequence[ResponseRow]
+) -> list[Logprobs]:
+    """Log-probs of rows whose response tokens are predicted by the states at `places`."""
     assert net.head is not None
     which = np.fromiter((place for found in places for place in found), dtype=np.int64)
     targets = np.fromiter((token for row in rows for token in row.response), dtype=np.int64)
@@ -264,7 +203,7 @@ def _finish(net: Network, states: Tensor, places: Sequence[Sequence[int]], rows:
     return _cut(result, rows)
 
 
-def _cut(logprobs: Tensor, rows: Sequence[Row]) -> list[Logprobs]:
-    """One array a row, cut along the last dimension; the only transfer from the device in a pack."""
+def _cut(logprobs: Tensor, rows: Sequence[ResponseRow]) -> list[Logprobs]:
+    """One array a row; this is the only transfer from the device in a pack."""
     ends = np.cumsum([len(row.response) for row in rows])[:-1]
-    return [np.ascontiguousarray(part) for part in np.split(logprobs.cpu().numpy(), ends, axis=-1)]
+    return [np.ascontiguousarray(part) for part in np.split(logprobs.cpu().numpy(), ends)]

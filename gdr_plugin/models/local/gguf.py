@@ -1,7 +1,7 @@
 """GGUF files: converted once into a safetensors folder that loads in a second instead of twenty.
 
-Knows where a GGUF's tokenizer comes out of transformers differently from the model's own, and sets it right. Scoring
-never reads a GGUF: it sees the converted folder only.
+Also corrects the tokenizer where transformers reads it from the file differently from the model's own. Scoring never
+reads a GGUF: it sees the converted folder only.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from filelock import FileLock
 
 from gdr_plugin.api.errors import EngineWarning, MissingDependencyError, ModelError
 from gdr_plugin.models.local.identity import cache_folder, file_digest
+from gdr_plugin.text import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FORMAT = 1
-"""Raised when a conversion would come out differently; older folders are then left aside."""
+"""Raise it when conversion changes: folders of older formats are then ignored."""
 
 _GPT2 = frozenset({"gpt-2", "phi-2", "olmo", "mpt", "roberta-bpe"})
-"""`tokenizer.ggml.pre` values that mean GPT-2's own splitting, which is what transformers falls back to."""
+"""`tokenizer.ggml.pre` values that split as GPT-2 does, which is also what transformers falls back to."""
 _DIGITS = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell"})
-"""`tokenizer.ggml.pre` values that mean: digits one by one, then GPT-2's splitting."""
+"""`tokenizer.ggml.pre` values that split digits one by one, then as GPT-2 does."""
 
 
 def converted(path: Path, dtype: str) -> Path:
-    """The folder with a GGUF's weights (safetensors), configuration, tokenizer and chat template; made when missing.
+    """The folder with a GGUF's weights (safetensors), configuration, tokenizer and chat template; created if missing.
 
     Several processes may ask at once: one converts, the others wait. The folder appears complete or not at all.
 
@@ -84,7 +85,7 @@ def _convert(path: Path, dtype: str, folder: Path) -> None:
 
 
 def read_gguf(path: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a GGUF through transformers, unpacked, with its tokenizer set right. Slow: use `converted`.
+    """Load a GGUF through transformers, unpacked, with its tokenizer corrected. Slow: use `converted`.
 
     Args:
         path: A `.gguf` file.
@@ -109,14 +110,14 @@ def read_gguf(path: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokeni
             (Path(alone) / path.name).symlink_to(path.resolve())
             model = AutoModelForCausalLM.from_pretrained(alone, **options)
             tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file=path.name)
-    except Exception as error:  # transformers and gguf raise what their parsers happen to raise
+    except Exception as error:  # the parsers of transformers and gguf raise errors of all kinds
         raise ModelError(f"{path} cannot be read as a GGUF language model: {first_line(error)}") from error
     set_pre_tokenizer(tokenizer, path)
     return model, tokenizer
 
 
 def plain_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """The same tensors in a model that does not remember having been quantised (which could not be saved).
+    """The same tensors in a model without quantisation settings, which could not be saved.
 
     Args:
         model: As loaded from a GGUF.
@@ -139,7 +140,7 @@ def plain_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def set_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Give a byte-level tokenizer the text splitting that the file names and transformers does not apply.
+    """Give a byte-level tokenizer the pre-tokenizer that the file names but transformers does not apply.
 
     Args:
         tokenizer: As transformers reads it from the file; changed in place.
@@ -182,15 +183,9 @@ def _handled_by_transformers() -> frozenset[str]:
     return frozenset(GGUF_PRE_TOKENIZER_SPLITS)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its class where there is none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 @contextmanager
 def bars_only_on_terminals() -> Iterator[None]:
-    """Keep transformers' progress bars out of logs and pipes; its setting is put back."""
+    """Keep transformers' progress bars out of logs and pipes; its setting is restored afterwards."""
     from transformers.utils import logging
 
     hide = logging.is_progress_bar_enabled() and not sys.stderr.isatty()

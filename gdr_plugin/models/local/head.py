@@ -1,7 +1,7 @@
-"""From final states to log-probs: the target's logit minus the log-sum-exp over the vocabulary, in float32.
+"""Log-probs from final states: the target's logit minus the log-sum-exp over the vocabulary, in float32.
 
-The vocabulary is gone through in blocks, so logits of all rows never exist at once. Half-precision weights are used
-as they are, but each row's logits are computed relative to its target's: what is rounded is then the difference.
+The vocabulary is processed in blocks, so that the logits of all rows never exist at once. Half-precision weights are
+used as they are, but each row's logits are computed relative to its target's, so that only the difference is rounded.
 Knows nothing of where the states come from.
 """
 
@@ -32,7 +32,7 @@ class Transform:
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Transform:
-        """Read it from the names that transformers' configurations use; an unknown name is found out by `Head.of`."""
+        """Read it from a configuration by the names that transformers uses; `Head.of` notices unknown ones."""
 
         def read(*names: str) -> float | None:
             return next((float(v) for name in names if (v := getattr(config, name, None))), None)
@@ -59,7 +59,7 @@ class Head:
 
     Args:
         module: The module that makes logits of states.
-        transform: What follows.
+        transform: What is applied to the logits.
     """
 
     def __init__(self, module: nn.Module, transform: Transform) -> None:
@@ -67,19 +67,19 @@ class Head:
         self._transform = transform
         self._matrix: nn.Linear | None = None
         if type(module) is nn.Linear and not module.weight.is_meta:
-            self._matrix = module  # a plain matrix that is really there, not adapted or offloaded: it may be read
+            self._matrix = module  # a plain matrix in memory, neither adapted nor offloaded: it may be read
 
     @classmethod
     def of(cls, model: PreTrainedModel, decoder: nn.Module, probe: Tensor) -> Head | None:
-        """The model's head, when states, projection and transform together give the model's own logits.
+        """The model's head, if states, projection and transform together give the model's own logits.
 
         Args:
             model: A causal language model.
-            decoder: The part that gives its final states.
+            decoder: The part of the model that computes its final states.
             probe: A few token ids, `(1, tokens)`, on the input device.
 
         Returns:
-            The head; None where the architecture does something else between states and logits.
+            The head; None if the architecture does something else between states and logits.
         """
         module: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         if module is None or decoder is model:
@@ -99,7 +99,7 @@ class Head:
 
         Args:
             states: Final states, `(states, width)`.
-            rows: Which state scores each target, `(targets,)`; every state scores one at least.
+            rows: Which state scores each target, `(targets,)`; every state scores at least one.
             targets: Token ids, `(targets,)`.
 
         Returns:
@@ -146,7 +146,7 @@ class Head:
         return top + total.log_()
 
     def _through_module(self, states: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
-        """For heads that are more than a matrix (adapted, quantised, offloaded): full logits, few rows at a time."""
+        """For heads that are more than a matrix (adapted, quantised, offloaded): full logits of few rows at once."""
         order = torch.argsort(rows, stable=True)
         result = torch.empty(len(targets), dtype=torch.float32, device=states.device)
         counts = torch.bincount(rows, minlength=len(states)).tolist()
@@ -188,7 +188,7 @@ _SPLIT = 8  # three are needed; a multiple of eight keeps matrix rows aligned
 
 
 def _split(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Columns of a half-precision type that add up to float32 values: `(values, 8)`."""
+    """Split float32 values into columns of a half-precision type that add up to them: `(values, 8)`."""
     columns = []
     for _ in range(3):
         column = values.to(dtype)
@@ -199,6 +199,6 @@ def _split(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _device(module: nn.Module, states: Tensor) -> torch.device:
-    """Where a module wants its input: its weight's device, when it has one."""
+    """The device of a module's input: that of its weight, if it has one."""
     weight = getattr(module, "weight", None)
     return weight.device if isinstance(weight, Tensor) and not weight.is_meta else states.device

@@ -1,7 +1,7 @@
-"""What makes two results comparable: digests of weights, adapter, dtype and template, known without loading weights.
+"""Digests of what makes two results comparable: weights, adapter, dtype and template, without loading weights.
 
 Files are hashed once: digests are remembered by path, size and modification time, in memory and in the cache folder.
-This module does not know how weights are loaded or what a model computes.
+Knows nothing of how weights are loaded or what a model computes.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from torch import nn
 
 NUMERICS = 1
-"""Raised when the engine's results change by more than rounding, so that stored log-probs are not mixed."""
+"""Raise it when the engine's results change by more than rounding, so that stored log-probs are not mixed."""
 
 _CHUNK = 1 << 22
 _known: dict[str, str] = {}
 
 
 def cache_folder() -> Path:
-    """Where converted models and file digests are kept: `$GDR_CACHE`, or `~/.cache/gdr-plugin`."""
+    """The folder of converted models and file digests: `$GDR_CACHE`, or `~/.cache/gdr-plugin`."""
     given = os.environ.get("GDR_CACHE")
     return Path(given).expanduser() if given else Path.home() / ".cache" / "gdr-plugin"
 
 
 def combine(*parts: object) -> str:
-    """One hex digest of several values, each set off from the next.
+    """One hex digest of several values, which are kept apart from each other.
 
     Args:
-        parts: Values whose `str` says all that matters.
+        parts: Values whose `str` holds all that matters.
 
     Returns:
         32 hexadecimal digits.
@@ -49,7 +49,7 @@ def combine(*parts: object) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Digest of a file's content; a file that did not change since is not read again.
+    """Digest of a file's content; a file that has not changed is not read again.
 
     Args:
         path: An existing file.
@@ -70,11 +70,11 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digest(folder: Path, files: Iterable[str]) -> str:
-    """Digest of some files of a folder: their names and contents, wherever the folder is.
+    """Digest of some files of a folder by name and content, wherever the folder is.
 
     Args:
-        folder: Where they are.
-        files: Names relative to it; those that do not exist are left out.
+        folder: Any folder.
+        files: Names relative to the folder; those that do not exist are left out.
 
     Returns:
         32 hexadecimal digits.
@@ -84,17 +84,17 @@ def folder_digest(folder: Path, files: Iterable[str]) -> str:
 
 
 def computed_in(dtype: torch.dtype, device: torch.device) -> str:
-    """What products are computed in: the dtype, and for float32 what the program that we run in lets it be cut to.
+    """The precision of products: the dtype, and for float32 also what the running program lets torch reduce it to.
 
-    TF32 (CUDA) and bfloat16 (oneDNN) are process-wide settings of torch. They are not ours to change: other threads
-    compute by them too. So results are told apart by them instead.
+    TF32 (CUDA) and bfloat16 (oneDNN) are process-wide settings of torch. Other threads use them too, so they are not
+    changed here; they become part of the identity instead.
 
     Args:
         dtype: The weights' type.
-        device: Where they are.
+        device: The weights' device.
 
     Returns:
-        As `float32` or `float32 by tf32`.
+        A name such as `float32` or `float32 by tf32`.
     """
     import torch
 
@@ -144,7 +144,7 @@ def _read_remembered() -> dict[str, str]:
 
 
 def _remember(digests: dict[str, str]) -> None:
-    """Best effort: a cache folder that cannot be written costs only time."""
+    """Write digests down if possible: a cache folder that cannot be written costs only time."""
     folder = cache_folder()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Keys and values of token runs: kept, found again, and shown to transformers as one cache.
 
-A `Segment` holds what a model computed for a run of tokens. A `Path` strings segments together (guidance, then
-prompts) and hands each layer the concatenation, so nothing is expanded in memory for more than one layer at a time.
+A `Segment` holds what a model computed for a run of tokens. A `Front` strings segments together (guidance, then
+prompts) and hands each layer the concatenation, so that one layer at a time is expanded in memory.
 Knows nothing of what the tokens mean.
 """
 
@@ -31,15 +31,13 @@ class Segment:
         """Memory held, in bytes."""
         return sum(tensor.nbytes for layer in self.layers for tensor in layer)
 
-    def sequences(self) -> list[Segment]:
-        """One segment for each sequence, with memory of its own where there are several."""
-        count = len(self.layers[0][0])
-        if count == 1:
-            return [self]
-        return [Segment([(k[i : i + 1].clone(), v[i : i + 1].clone()) for k, v in self.layers]) for i in range(count)]
+    @property
+    def length(self) -> int:
+        """How many tokens the run has."""
+        return self.layers[0][0].shape[2]
 
     def followed_by(self, other: Segment) -> Segment:
-        """One segment of this run and the next; both hold a single sequence."""
+        """This run and the next as one segment; both hold a single sequence."""
         return Segment(
             [
                 (torch.cat([k, more_k], dim=2), torch.cat([v, more_v], dim=2))
@@ -49,12 +47,13 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Step:
-    """A segment as part of a path."""
+class BatchSegment:
+    """A segment as the rows of a batch see it."""
 
     segment: Segment
     rows: Tensor | None = None
-    """Which of the segment's sequences each row of the batch follows, shape `(batch,)`; None: all its only one."""
+    """Which of the segment's sequences each row of the batch follows, shape `(batch,)`; None: it holds one
+    sequence, which all follow."""
 
     def layer(self, index: int, batch: int) -> tuple[Tensor, Tensor]:
         """One layer's keys and values for the whole batch, as views where possible."""
@@ -65,19 +64,19 @@ class Step:
         return keys.index_select(0, rows), values.index_select(0, rows)
 
 
-class _PathLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """One layer of a path: gives back path plus new tokens, and stores the new ones only on request."""
+class _FrontLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """One layer of a front: returns keys and values of its segments plus the new ones; stores the new ones if asked."""
 
-    def __init__(self, index: int, steps: Sequence[Step], length: int, kept: Segment | None) -> None:
+    def __init__(self, index: int, segments: Sequence[BatchSegment], length: int, kept: Segment | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._index, self._steps, self._length, self._kept = index, steps, length, kept
+        self._index, self._segments, self._length, self._kept = index, segments, length, kept
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if self._kept is not None:  # a copy: the states may be views of a larger tensor
             self._kept.layers.append((key_states.clone(), value_states.clone()))
-        if not self._steps:
+        if not self._segments:
             return key_states, value_states
-        past = [step.layer(self._index, key_states.shape[0]) for step in self._steps]
+        past = [part.layer(self._index, key_states.shape[0]) for part in self._segments]
         return (
             torch.cat([*(keys for keys, _ in past), key_states], dim=2),
             torch.cat([*(values for _, values in past), value_states], dim=2),
@@ -92,22 +91,22 @@ class _PathLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self._length + new, 0
 
 
-class Path(Cache):
+class Front(Cache):
     """The cache of one forward: segments in front of the tokens that are about to be computed.
 
     Args:
-        steps: Segments from the first token on.
+        segments: In the order of their tokens, from the first token on.
         layers: How many layers the model has.
-        kept: Filled with the new tokens' keys and values when given.
+        kept: Filled with the new tokens' keys and values, when given.
     """
 
-    def __init__(self, steps: Sequence[Step], layers: int, kept: Segment | None = None) -> None:
-        length = sum(step.segment.layers[0][0].shape[2] for step in steps)
-        super().__init__(layers=[_PathLayer(index, steps, length, kept) for index in range(layers)])
+    def __init__(self, segments: Sequence[BatchSegment], layers: int, kept: Segment | None = None) -> None:
+        length = sum(part.segment.length for part in segments)
+        super().__init__(layers=[_FrontLayer(index, segments, length, kept) for index in range(layers)])
 
 
 class PrefixCache:
-    """Segments of guidance prefixes, least recently used out first, under a byte budget.
+    """Keeps segments of guidance prefixes under a byte budget; the least recently used leave first.
 
     Args:
         budget: Bytes of keys and values; 0 keeps nothing.
@@ -137,13 +136,13 @@ class PrefixCache:
         return len(best), self.get(best) if best else None
 
     def put(self, ids: Ids, segment: Segment) -> None:
-        """Keep a segment; the least recently used ones go until the budget is met, the new one only at `trim`."""
+        """Keep a segment; the least recently used ones leave until the budget is met, this one not before `trim`."""
         self._kept[ids] = segment
         self.nbytes = sum(held.nbytes for held in self._kept.values())
         self._shrink(1)
 
     def trim(self) -> None:
-        """Meet the budget whatever goes: called when no pack needs the newest segment any more."""
+        """Meet the budget, even if the newest segment leaves: called when no pack needs it any more."""
         self._shrink(0)
 
     def _shrink(self, least: int) -> None:

@@ -1,4 +1,4 @@
-"""A model that somebody else loaded, and may change between calls, as in a notebook or a trainer."""
+"""A model that the caller has loaded and may change between calls, as in a notebook or a trainer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LoadedModel(LocalModel):
-    """A `LocalModel` around objects that somebody else made and may change."""
+    """A `LocalModel` around a model and a tokenizer that the caller owns and may change."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class LoadedModel(LocalModel):
 
     @property
     def identity(self) -> str:
-        """Hex digest of the parameters as they are now (read again only when one has changed)."""
+        """Hex digest of the parameters as they are now, which are read again only when one has changed."""
         model = self._model
         state = self._versions()
         if state != self._state or not self._digest:
@@ -53,9 +53,9 @@ class LoadedModel(LocalModel):
         return combine(NUMERICS, "loaded", kind, dtype, self._digest, model.config, self.chat.fingerprint)
 
     def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
-        """As `LocalModel.score`; nothing is kept between calls, since the weights may change."""
+        """As `LocalModel.score`; no prefix is kept between calls, since the weights may change."""
         weights, _ = self._loaded()
-        with weights.lock:  # another thread's forward must not lose its prefixes
+        with weights.lock:  # so that no other thread loses its prefixes during a forward
             try:
                 return super().score(spans)
             finally:
@@ -66,10 +66,10 @@ class LoadedModel(LocalModel):
         """Facts for a person."""
         model = self._model
         facts = {"model": self.name, "device": str(model.device), "dtype": computed_in(model.dtype, model.device)}
-        return facts | {"length": f"{self.chat.max_length} tokens"} | self.chat.describe() | self._path()
+        return facts | {"length": f"{self.chat.max_length} tokens"} | self.chat.describe() | self._strategy()
 
     def unload(self) -> None:
-        """Drop what the engine keeps; the model itself is its maker's."""
+        """Drop what the engine keeps; the model itself belongs to the caller."""
         weights, _ = self._loaded()
         with weights.lock:
             self._forget()
@@ -83,7 +83,7 @@ class LoadedModel(LocalModel):
         return self._weights.model
 
     def _versions(self) -> tuple[object, ...]:
-        """Something that changes when a parameter is written to in place, as optimizers do, or replaced."""
+        """A value that changes when a parameter is replaced, or written to in place as optimizers do."""
         parameters = self._model.parameters()
         return tuple((p.data_ptr(), -1 if p.is_inference() else p._version) for p in parameters)
 
@@ -96,13 +96,13 @@ def open_loaded(
     name: str | None = None,
     chat_template: str | None = None,
 ) -> LoadedModel:
-    """Score with a model that is loaded already, as in a notebook. Its weights may change between calls.
+    """Wrap a model that is loaded already, as in a notebook. Its weights may change between calls.
 
     Args:
         model: A causal language model, PEFT-wrapped or not; used as it stands, never changed.
         tokenizer: Its tokenizer.
-        limits: What fits, and what happens to what does not.
-        name: For messages; default: the class and the configuration's name.
+        limits: Lengths, and what happens to what is longer.
+        name: For messages; default: the configuration's name, or the class.
         chat_template: As in `ModelSpec`.
 
     Returns:

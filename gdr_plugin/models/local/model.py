@@ -1,4 +1,4 @@
-"""A model in this process: opened cheaply, loaded at the first use, gone at `unload`."""
+"""A model that runs in this process: opened cheaply, loaded at its first use, freed by `unload`."""
 
 from __future__ import annotations
 
@@ -7,47 +7,43 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local.adapters import Adapter, open_adapter
-from gdr_plugin.models.local.beside import Beside, Both
 from gdr_plugin.models.local.engine import Engine
-from gdr_plugin.models.local.forward import Network
 from gdr_plugin.models.local.identity import NUMERICS, combine, computed_in
+from gdr_plugin.models.local.network import Network
 from gdr_plugin.models.local.source import Source, load_tokenizer, locate, skeleton
-from gdr_plugin.models.local.strategies import Rung, first_rung
+from gdr_plugin.models.local.strategies import Strategy, first_strategy
 from gdr_plugin.models.local.weights import Weights, open_weights, release
 from gdr_plugin.models.text.chat import Chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-_UNKNOWN_PATH = {"path": "chosen when the weights are loaded"}
+_UNKNOWN_STRATEGY = {"strategy": "chosen when the weights are loaded"}
 
 
 class LocalModel:
-    """A language model computed here with transformers: a `LogprobModel`.
+    """A language model that runs in this process through transformers: a `LogprobModel`.
 
     Make one with `open_local` or `open_loaded`. Safe to use from several threads, one forward at a time.
 
     Args:
-        spec: What the user asked for.
-        limits: What fits, and what happens to what does not.
+        spec: The model as the user asked for it.
+        limits: Lengths, and what happens to what is longer.
         source: The located base model.
-        adapter: What is put on it.
-        tokenizer: Its tokenizer.
-        chat: Template and tokenizer.
+        adapter: The adapter on the base, if any.
+        tokenizer: The model's tokenizer.
+        chat: Its template and tokenizer.
     """
 
     name: str
-    """How the user named it."""
+    """The model's name, as the user wrote it."""
     tokenizer: PreTrainedTokenizerBase
-    """What makes ids of text and text of ids."""
     chat: Chat
-    """Template and tokenizer."""
     source: Source
-    """Where the base model is; not for models that were given as objects."""
+    """Where the base model is; models that were given as objects have none."""
 
     def __init__(
         self,
@@ -73,14 +69,13 @@ class LocalModel:
         self._attached: str | None = None
         self._expected: dict[str, str] | None = None
         self._engine: Engine | None = None
-        self._beside: Beside | None = None
-        self._known_path = dict(_UNKNOWN_PATH)
+        self._known_strategy = dict(_UNKNOWN_STRATEGY)
 
     @property
     def identity(self) -> str:
-        """Hex digest of weights, adapter, dtype, tokenizer and template, and the engine's numerics.
+        """Hex digest of weights, adapter, dtype, tokenizer, template and the engine's numerics.
 
-        Another one where the program lets float32 products be cut short, see `computed_in`.
+        It differs where the running program lets torch reduce float32 products, see `computed_in`.
         """
         adapter = self._adapter.digest if self._adapter else None
         dtype = f"torch.{computed_in(self.source.dtype, self.source.device)}"
@@ -90,44 +85,17 @@ class LocalModel:
         """Log-probs of every span's response tokens; see `LogprobModel.score`.
 
         Raises:
-            ModelError: The weights cannot be loaded, a span is empty or foreign, or memory runs out for a single one.
+            ModelError: The weights cannot be loaded, a span has no context or ids beyond the vocabulary, or memory
+                runs out for a single span.
         """
         if not spans:
             return []
         with self.running() as model:
             return self._scoring(model).score(spans)
 
-    def score_beside(self, other: LogprobModel, spans: Sequence[TokenSpan]) -> Both | None:
-        """Log-probs under this model and another, in one pass over the tokens, where that is possible and faster.
-
-        Args:
-            other: A model that would be asked the same.
-            spans: As for `score`.
-
-        Returns:
-            This model's log-probs and the other's, each as `score` would give them; None: ask one after the other.
-
-        Raises:
-            ModelError: As `score`.
-        """
-        if not isinstance(other, LocalModel) or not spans:
-            return None
-        (weights, mine), (same, theirs) = self._loaded(), other._loaded()
-        if weights is not same or mine == theirs:
-            return None
-        with weights.lock:
-            unloaded = self._weights is not weights or other._weights is not weights  # by another thread, just now
-            if unloaded or not weights.takes_lanes(mine, theirs):
-                return None
-            with weights.running(mine, theirs) as model:
-                engines = self._scoring(model), other._scoring(model)
-                if self._beside is None or self._beside.engines != engines:
-                    self._beside = Beside(model, engines)
-                return self._beside.score(spans)
-
     @contextmanager
     def running(self) -> Iterator[PreTrainedModel]:
-        """The transformers model with its adapter on, for this thread alone, without autograd; loads it if need be.
+        """The transformers model with its adapter on, for this thread alone, without autograd; loads it if needed.
 
         Yields:
             The model. Do not keep it beyond the block: `unload` could not give its memory back.
@@ -135,14 +103,14 @@ class LocalModel:
         while True:
             weights, attached = self._loaded()
             with weights.lock:
-                if self._weights is not weights:  # another thread has unloaded them just now
+                if self._weights is not weights:  # another thread has just unloaded them
                     continue
                 with weights.running(attached) as model:
                     yield model
                 return
 
     def describe(self) -> dict[str, str]:
-        """Facts for a person: device, dtype, and how it is computed and why once it is loaded."""
+        """Facts for a person: device, dtype and, once the model is loaded, its strategy and why."""
         facts = {
             "model": self._spec.model,
             "adapter": self._spec.adapter or "none",
@@ -150,25 +118,25 @@ class LocalModel:
             "dtype": computed_in(self.source.dtype, self.source.device),
             "length": f"{self.chat.max_length} tokens",
         }
-        return facts | self.chat.describe() | self._path()
+        return facts | self.chat.describe() | self._strategy()
 
-    def expected_path(self) -> dict[str, str]:
-        """How it is computed and why, as `describe` says it; before the first pass, what configuration and code tell.
+    def expected_strategy(self) -> dict[str, str]:
+        """The strategy and why, as `describe` says; before the first pass, what configuration and code allow.
 
-        Takes a moment the first time: the network's modules are built, without weights.
+        The first call takes a moment, since the network's modules are built, without weights.
         """
-        if self._path() != _UNKNOWN_PATH:
-            return self._path()
+        if self._strategy() != _UNKNOWN_STRATEGY:
+            return self._strategy()
         with self._lock:
             if self._expected is None:
-                rung, _, why = first_rung(Network(self._modules()))
-                self._expected = _words(rung, f"{why} (expected; checked on the first pack when loaded)")
+                strategy, _, why = first_strategy(Network(self._modules()))
+                self._expected = _words(strategy, f"{why} (expected; checked on the first pack when loaded)")
             return self._expected
 
     def unload(self) -> None:
-        """Give the weights' memory back, unless another model shares them. Scoring again loads them again."""
+        """Free the weights' memory, unless another model shares them. Scoring again loads them again."""
         with self._lock:
-            self._path()  # what it was computed by is still known afterwards
+            self._strategy()  # so that `describe` still knows it afterwards
             weights, self._weights = self._weights, None
             attached, self._attached = self._attached, None
         if weights is not None:
@@ -183,7 +151,7 @@ class LocalModel:
         return skeleton(self.source, trust_remote_code=self._spec.trust_remote_code)
 
     def _loaded(self) -> tuple[Weights, str | None]:
-        """The weights, and the name of the adapter on them."""
+        """The weights, loaded if need be, and the name of the adapter on them."""
         with self._lock:
             if self._weights is None:
                 self._load()
@@ -204,19 +172,17 @@ class LocalModel:
         return engine
 
     def _forget(self) -> None:
-        if self._engine is not None:
-            self._engine.forget()  # another model's `Beside` may still hold it
-        self._engine = self._beside = None
+        self._engine = None
 
-    def _path(self) -> dict[str, str]:
+    def _strategy(self) -> dict[str, str]:
         engine = self._engine
         if engine is not None:
-            self._known_path = _words(engine.rung, engine.why)
-        return self._known_path
+            self._known_strategy = _words(engine.strategy, engine.why)
+        return self._known_strategy
 
 
-def _words(rung: Rung, why: str) -> dict[str, str]:
-    return {"path": f"rung {int(rung)}: {rung.words}", "why": why}
+def _words(strategy: Strategy, why: str) -> dict[str, str]:
+    return {"strategy": strategy.words, "why": why}
 
 
 def open_local(spec: ModelSpec, limits: Limits | None = None) -> LocalModel:
@@ -225,8 +191,8 @@ def open_local(spec: ModelSpec, limits: Limits | None = None) -> LocalModel:
     Reads configuration, tokenizer and digests; a GGUF is converted the first time. Weights load at the first `score`.
 
     Args:
-        spec: What the user asked for.
-        limits: What fits, and what happens to what does not.
+        spec: The model as the user asked for it.
+        limits: Lengths, and what happens to what is longer.
 
     Returns:
         The model.
@@ -249,7 +215,7 @@ def open_local(spec: ModelSpec, limits: Limits | None = None) -> LocalModel:
 def open_chat(
     tokenizer: PreTrainedTokenizerBase, template: str | None, config: PreTrainedConfig, limits: Limits
 ) -> Chat:
-    """The chat format of a model under limits; a limit beyond what the model was built for is lowered to that."""
+    """The chat format of a model under limits; a length beyond what the model was built for is lowered to that."""
     longest = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     lengths = [length for length in (limits.max_length, longest) if isinstance(length, int) and length > 0]
     return Chat(

@@ -1,7 +1,7 @@
-"""What is computed together, decided from token ids alone: no tensor, no model.
+"""Decides from token ids alone what is computed together: no tensor, no model.
 
-Equal work is found once: identical (context, response) pairs, responses of one context, and the prefix that contexts
-share (a domain's guidance). The result is data: packs, each of which can be run, split or repeated on its own.
+Equal work is found once: identical spans, responses to one context, and the prefix that contexts share (a domain's
+guidance). The result is data: packs, each of which can be run, split or repeated on its own.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _KEYS_PER_TOKEN = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ResponseRow:
     """One response to one of a pack's contexts."""
 
     tail: int
     """Which of the pack's contexts, by its place in `Pack.tails`."""
     response: Ids
     """The ids to score; at least one."""
-    spans: tuple[int, ...]
-    """Places of the asked spans that this row answers."""
+    places: tuple[int, ...]
+    """Which of the spans given to `distinct` this row answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +36,28 @@ class Pack:
     """Ids that all contexts share and whose keys and values are kept; may be empty."""
     tails: tuple[Ids, ...]
     """The rest of each context; at least one id each, since its last state scores the first response token."""
-    rows: tuple[Row, ...]
+    rows: tuple[ResponseRow, ...]
     """All responses."""
     batches: tuple[tuple[int, ...], ...]
     """Which rows run together, longest first. Together they hold every row that needs its own forward."""
 
-    def context(self, row: Row) -> Ids:
+    def context(self, row: ResponseRow) -> Ids:
         """The whole context of one of the rows."""
         return self.prefix + self.tails[row.tail]
 
-    @property
-    def jobs(self) -> list[Job]:
-        """The pack's work in the form that it was planned from."""
-        return [Job(self.context(row), row.response, row.spans) for row in self.rows]
-
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A distinct (context, response) pair."""
+class DistinctSpan:
+    """A context with a response, however often it was asked."""
 
     context: Ids
     response: Ids
-    spans: tuple[int, ...]
+    places: tuple[int, ...]
+    """Where it stands among the spans given to `distinct`."""
 
     @property
     def length(self) -> int:
-        """Tokens that a forward of the whole sequence takes: the last response token is scored, never read."""
+        """Tokens that a forward of the whole sequence reads: the last response token is only predicted."""
         return len(self.context) + len(self.response) - 1
 
 
@@ -72,7 +68,7 @@ class Budget:
     tokens: int
     """Tokens in one forward, padding included. A single sequence that is longer runs alone."""
     merge: bool = False
-    """Whether several contexts share a forward. Worth it where small forwards are slow (CUDA)."""
+    """Whether several contexts share a forward, which pays where small forwards are slow (CUDA)."""
 
     @property
     def slack(self) -> int:
@@ -80,125 +76,132 @@ class Budget:
         return max(1, self.tokens // 32)
 
 
-def distinct(spans: Sequence[TokenSpan]) -> list[Job]:
-    """Unite spans that ask the same; those with an empty response ask nothing and are left out.
+def distinct(spans: Sequence[TokenSpan]) -> list[DistinctSpan]:
+    """Merge equal spans; those with an empty response need no work and are left out.
 
     Args:
-        spans: What was asked.
+        spans: What is to be scored.
 
     Returns:
-        Distinct pairs, in the order of their first appearance.
+        Distinct spans, in the order of their first appearance.
     """
     places: dict[tuple[Ids, Ids], list[int]] = {}
     for place, span in enumerate(spans):
         if span.response:
             places.setdefault((span.context, span.response), []).append(place)
-    return [Job(context, response, tuple(found)) for (context, response), found in places.items()]
+    return [DistinctSpan(context, response, tuple(found)) for (context, response), found in places.items()]
 
 
-def plan_cached(jobs: Sequence[Job], budget: Budget, known: Sequence[Ids] = (), seen: Sequence[Ids] = ()) -> list[Pack]:
+def plan_cached(
+    spans: Sequence[DistinctSpan], budget: Budget, known: Sequence[Ids] = (), seen: Sequence[Ids] = ()
+) -> list[Pack]:
     """Plan forwards that compute each shared prefix once and each context once.
 
     Args:
-        jobs: Distinct pairs.
+        spans: From `distinct`.
         budget: How much runs at once.
         known: Prefixes whose keys and values are kept already; they are used where they fit.
         seen: Contexts of earlier calls: a prefix shared with one of them is worth keeping too.
 
     Returns:
-        Packs that together score every job once; those with one prefix follow each other.
+        Packs that together score every span once; those with one prefix follow each other.
     """
-    groups = _by_context(jobs)
+    groups = _by_context(spans)
     return [
         pack for prefix, contexts in families(groups, known, seen) for pack in _packs(prefix, contexts, groups, budget)
     ]
 
 
-def plan_tree(jobs: Sequence[Job], tokens: int, known: Sequence[Ids] = (), seen: Sequence[Ids] = ()) -> list[Pack]:
+def plan_tree(
+    spans: Sequence[DistinctSpan], tokens: int, known: Sequence[Ids] = (), seen: Sequence[Ids] = ()
+) -> list[Pack]:
     """Plan packed rows: a shared prefix, then contexts each followed by its responses, without padding.
 
     A context whose responses need more than one row becomes a prefix itself, so that it is computed once all the same.
 
     Args:
-        jobs: Distinct pairs.
+        spans: From `distinct`.
         tokens: Tokens in one row; a single sequence that is longer runs alone.
         known: Prefixes whose keys and values are kept already; they are used where they fit.
         seen: Contexts of earlier calls: a prefix shared with one of them is worth keeping too.
 
     Returns:
-        Packs that together score every job once; those with one prefix follow each other.
+        Packs that together score every span once; those with one prefix follow each other.
     """
-    groups = _by_context(jobs)
+    groups = _by_context(spans)
     packs: list[Pack] = []
     for prefix, contexts in families(groups, known, seen):
         members: list[Ids] = []
         filled = 0
         for context in contexts:
             mine = groups[context]
-            size = len(context) - len(prefix) + sum(len(job.response) - 1 for job in mine)
+            size = len(context) - len(prefix) + sum(len(span.response) - 1 for span in mine)
             if size > tokens and len(mine) > 1:
                 packs.extend(_tree_pack(context[:-1], [context], part) for part in _split(mine, tokens))
                 continue
             if members and filled + size > tokens:
-                packs.append(_tree_pack(prefix, members, [job for one in members for job in groups[one]]))
+                packs.append(_tree_pack(prefix, members, [span for member in members for span in groups[member]]))
                 members, filled = [], 0
             members.append(context)
             filled += size
         if members:
-            packs.append(_tree_pack(prefix, members, [job for one in members for job in groups[one]]))
+            packs.append(_tree_pack(prefix, members, [span for member in members for span in groups[member]]))
     return packs
 
 
-def plan_padded(jobs: Sequence[Job], budget: Budget) -> list[Pack]:
+def plan_padded(spans: Sequence[DistinctSpan], budget: Budget) -> list[Pack]:
     """Plan forwards of whole sequences, right-padded to similar lengths; nothing is shared but the batch.
 
     Args:
-        jobs: Distinct pairs.
+        spans: From `distinct`.
         budget: How much runs at once.
 
     Returns:
         Packs of one batch each, without prefix.
     """
-    order = sorted(jobs, key=lambda job: -job.length)
+    order = sorted(spans, key=lambda span: -span.length)
     packs = []
-    for batch in _fill([job.length for job in order], budget, keys=0):
+    for batch in _fill([span.length for span in order], budget, keys=0):
         tails: dict[Ids, int] = {}
         rows = tuple(
-            Row(tails.setdefault(order[i].context, len(tails)), order[i].response, order[i].spans) for i in batch
+            ResponseRow(tails.setdefault(order[i].context, len(tails)), order[i].response, order[i].places)
+            for i in batch
         )
         packs.append(Pack((), tuple(tails), rows, (tuple(range(len(rows))),)))
     return packs
 
 
-def _by_context(jobs: Sequence[Job]) -> dict[Ids, list[Job]]:
-    groups: dict[Ids, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(job.context, []).append(job)
+def _by_context(spans: Sequence[DistinctSpan]) -> dict[Ids, list[DistinctSpan]]:
+    groups: dict[Ids, list[DistinctSpan]] = {}
+    for span in spans:
+        groups.setdefault(span.context, []).append(span)
     return groups
 
 
-def _split(jobs: Sequence[Job], tokens: int) -> Iterator[list[Job]]:
-    """Cut one context's jobs into parts of about equal size that fit into a row."""
-    parts = -(-sum(len(job.response) for job in jobs) // max(1, tokens - 1))
-    share = sum(len(job.response) for job in jobs) / parts
-    part: list[Job] = []
+def _split(spans: Sequence[DistinctSpan], tokens: int) -> Iterator[list[DistinctSpan]]:
+    """Cut one context's spans into parts of about equal size that fit into a row."""
+    parts = -(-sum(len(span.response) for span in spans) // max(1, tokens - 1))
+    share = sum(len(span.response) for span in spans) / parts
+    part: list[DistinctSpan] = []
     filled = 0
-    for job in jobs:
-        if part and (filled + len(job.response) > tokens - 1 or filled >= share):
+    for span in spans:
+        if part and (filled + len(span.response) > tokens - 1 or filled >= share):
             yield part
             part, filled = [], 0
-        part.append(job)
-        filled += len(job.response)
+        part.append(span)
+        filled += len(span.response)
     yield part
 
 
-def _tree_pack(prefix: Ids, contexts: Sequence[Ids], jobs: Sequence[Job]) -> Pack:
+def _tree_pack(prefix: Ids, contexts: Sequence[Ids], spans: Sequence[DistinctSpan]) -> Pack:
     place = {context: tail for tail, context in enumerate(contexts)}
-    rows = tuple(Row(place[job.context], job.response, job.spans) for job in jobs)
+    rows = tuple(ResponseRow(place[span.context], span.response, span.places) for span in spans)
     return Pack(prefix, tuple(context[len(prefix) :] for context in contexts), rows, ())
 
 
-def _packs(prefix: Ids, contexts: Sequence[Ids], groups: dict[Ids, list[Job]], budget: Budget) -> Iterator[Pack]:
+def _packs(
+    prefix: Ids, contexts: Sequence[Ids], groups: dict[Ids, list[DistinctSpan]], budget: Budget
+) -> Iterator[Pack]:
     """Packs of one prefix: one context each, or several of similar length where the budget merges them."""
     start = len(prefix)
     order = sorted(contexts, key=lambda context: -len(context)) if budget.merge else list(contexts)
@@ -210,7 +213,7 @@ def _packs(prefix: Ids, contexts: Sequence[Ids], groups: dict[Ids, list[Job]], b
         members: list[Ids] = []
         tokens = 0
         for i in batch:  # many responses to one context fill a pack alone: states of a whole pack are held at once
-            mine = sum(len(job.response) for job in groups[order[i]])
+            mine = sum(len(span.response) for span in groups[order[i]])
             if members and tokens + mine > budget.tokens:
                 yield _pack(prefix, members, groups, budget)
                 members, tokens = [], 0
@@ -219,8 +222,12 @@ def _packs(prefix: Ids, contexts: Sequence[Ids], groups: dict[Ids, list[Job]], b
         yield _pack(prefix, members, groups, budget)
 
 
-def _pack(prefix: Ids, contexts: Sequence[Ids], groups: dict[Ids, list[Job]], budget: Budget) -> Pack:
-    rows = [Row(tail, job.response, job.spans) for tail, context in enumerate(contexts) for job in groups[context]]
+def _pack(prefix: Ids, contexts: Sequence[Ids], groups: dict[Ids, list[DistinctSpan]], budget: Budget) -> Pack:
+    rows = [
+        ResponseRow(tail, span.response, span.places)
+        for tail, context in enumerate(contexts)
+        for span in groups[context]
+    ]
     rows.sort(key=lambda row: -len(row.response))
     # The first response token is scored by the context's last state: a one-token response needs no forward.
     inputs = [len(row.response) - 1 for row in rows if len(row.response) > 1]

@@ -1,6 +1,6 @@
-"""Which contexts share a prefix that is worth computing once and keeping, decided from their ids alone.
+"""Decides from token ids alone which contexts share a prefix that is worth computing once and keeping.
 
-Knows token ids; nothing of responses, budgets, or how a prefix is kept.
+Knows nothing of responses, budgets, or how a prefix is kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SHORTEST_PREFIX = 16
 def families(
     wanted: Collection[Ids], known: Sequence[Ids] = (), seen: Sequence[Ids] = ()
 ) -> Iterator[tuple[Ids, list[Ids]]]:
-    """Contexts that share a prefix worth keeping, with that prefix.
+    """Group contexts by a shared prefix that is worth keeping.
 
     Args:
         wanted: Distinct contexts that are to be computed; membership is looked up often.
@@ -75,7 +75,7 @@ def _clusters(order: Sequence[Ids]) -> list[tuple[list[int], int]]:
 
 @dataclass
 class _Node:
-    """A common prefix whose last context is not reached yet, and the groups among those that have it."""
+    """A common prefix whose last context is not reached yet, and the groups of contexts that begin with it."""
 
     depth: int
     groups: list[tuple[list[int], int]] = field(default_factory=list)

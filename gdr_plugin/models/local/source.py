@@ -1,7 +1,7 @@
-"""Where a model's files are, and what can be known of it before its weights are loaded.
+"""Finds a model's files, and what can be known of it before its weights are loaded.
 
-Resolves hub ids, folders and GGUF files to something that transformers loads, refuses what is not safetensors, and
-settles device and dtype. Loads configurations and tokenizers, never weights.
+Resolves hub ids, folders and GGUF files to something that transformers loads, and refuses what is not safetensors.
+Loads configurations and tokenizers, never weights.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.errors import ModelError
-from gdr_plugin.models.local.gguf import converted, first_line
+from gdr_plugin.models.local.device import dtype_name, resolve_device
+from gdr_plugin.models.local.gguf import converted
 from gdr_plugin.models.local.identity import combine, file_digest, folder_digest
+from gdr_plugin.text import first_line, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -36,16 +38,16 @@ class Source:
     digest: str
     """Hex digest of the weights' content or, on the hub, of id and commit."""
     device: torch.device
-    """Where inputs go; with `device_map`, where the first layer is expected."""
+    """The inputs' device; with `device_map`, where the first layer is expected."""
     dtype: torch.dtype
-    """What the weights are loaded as."""
+    """The dtype that the weights are loaded in."""
 
 
 def locate(spec: ModelSpec) -> Source:
     """Find a model's files and read its configuration.
 
     Args:
-        spec: What the user asked for.
+        spec: The model as the user asked for it.
 
     Returns:
         The model, ready to be loaded.
@@ -54,6 +56,7 @@ def locate(spec: ModelSpec) -> Source:
         ModelError: It does not exist, is not a causal language model in safetensors or GGUF, or wants to run its own
             code. One line that says what to change.
     """
+    import torch
     from transformers import AutoConfig
 
     device = resolve_device(spec)
@@ -83,14 +86,14 @@ def locate(spec: ModelSpec) -> Source:
         digest = folder_digest(folder, ["config.json", *(file.name for file in folder.glob("*.safetensors"))])
     else:
         digest = combine("hub", path, commit)
-    return Source(path, commit, config, digest, device, getattr_dtype(dtype_name(spec, device, config)))
+    return Source(path, commit, config, digest, device, getattr(torch, dtype_name(spec, device, config)))
 
 
 def load_tokenizer(spec: ModelSpec, source: Source) -> PreTrainedTokenizerBase:
     """The model's tokenizer, or the one that the spec names.
 
     Args:
-        spec: What the user asked for.
+        spec: The model as the user asked for it.
         source: The located model.
 
     Returns:
@@ -104,16 +107,14 @@ def load_tokenizer(spec: ModelSpec, source: Source) -> PreTrainedTokenizerBase:
     path, revision = (spec.tokenizer, None) if spec.tokenizer else (source.path, source.revision)
     try:
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=spec.trust_remote_code)
-    except (
-        Exception
-    ) as error:  # a missing file, an optional package, a parser's complaint: transformers raises all kinds
+    except Exception as error:  # transformers raises errors of all kinds
         raise ModelError(
             f"no tokenizer could be opened in {path!r} ({first_line(error)}): set `tokenizer:` to a folder or hub id"
         ) from error
 
 
 def skeleton(source: Source, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model's modules with the shapes of their weights and no memory behind them, from its configuration alone.
+    """Build the model's modules from its configuration alone, with the shapes of the weights and no memory for them.
 
     Args:
         source: The located model.
@@ -131,56 +132,8 @@ def skeleton(source: Source, *, trust_remote_code: bool = False) -> PreTrainedMo
     return model
 
 
-def resolve_device(spec: ModelSpec) -> torch.device:
-    """The device that a spec means.
-
-    Args:
-        spec: What the user asked for.
-
-    Returns:
-        CUDA for `auto` where there is one, else the CPU; what is named otherwise.
-
-    Raises:
-        ModelError: The named device does not exist here.
-    """
-    import torch
-
-    if spec.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(spec.device)
-    except RuntimeError as error:
-        raise ModelError(f"device {spec.device!r} is not one: use auto, cpu, cuda or cuda:N") from error
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ModelError(
-            f"device {spec.device!r} is not here ({count} CUDA devices): set `device: auto` or `device: cpu`"
-        )
-    return device
-
-
-def dtype_name(spec: ModelSpec, device: torch.device, config: PreTrainedConfig | None) -> str:
-    """The name of the dtype that weights are loaded as; without a configuration (GGUF), CUDA means bfloat16."""
-    if spec.dtype != "auto":
-        return spec.dtype
-    if device.type == "cpu":
-        return "float32"
-    if config is None:
-        return "bfloat16"
-    return str(config.get_text_config(decoder=True).dtype or config.dtype or "float32").removeprefix("torch.")
-
-
-def getattr_dtype(name: str) -> torch.dtype:
-    """The torch dtype of that name."""
-    import torch
-
-    dtype: Any = getattr(torch, name)
-    assert isinstance(dtype, torch.dtype)
-    return dtype
-
-
 def _gguf(spec: ModelSpec, target: Path) -> Path | None:
-    """The GGUF file that a spec names, local or as `org/name/file.gguf` on the hub; None when it names none."""
+    """The GGUF file that a spec names, local or on the hub as `org/name/file.gguf`; None if it names none."""
     if target.suffix != ".gguf":
         return None
     if target.is_file():
@@ -198,7 +151,7 @@ def _gguf(spec: ModelSpec, target: Path) -> Path | None:
 
 
 def _commit(spec: ModelSpec) -> str:
-    """The commit that a hub model's revision stands for now: the name of its snapshot in the hub's cache."""
+    """The commit that a hub model's revision now means: the name of its snapshot in the hub's cache."""
     from transformers.utils.hub import cached_file
 
     try:
@@ -238,7 +191,7 @@ def _unreadable(spec: ModelSpec, local: bool, error: Exception) -> ModelError:
 
 
 def open_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Open a tokenizer by its name alone, as that of a policy whose weights are elsewhere.
+    """Open a tokenizer by its name alone, such as that of a policy whose weights are elsewhere.
 
     Args:
         name: Hub id or folder of the tokenizer, or a `.gguf` file.
@@ -255,7 +208,7 @@ def open_tokenizer(name: str) -> PreTrainedTokenizerBase:
         return load_tokenizer(spec, locate(spec))
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # transformers raises all kinds
-        line = " ".join(str(error).split())[:200]
+    except Exception as error:  # transformers raises errors of all kinds
+        line = one_line(error, limit=200)
         raise ModelError(f"the policy tokenizer {name!r} cannot be opened ({line}): give its folder") from error
     return tokenizer

@@ -1,6 +1,6 @@
 """Lays out prompts and their responses as one packed row, and runs a transformer's body over it.
 
-Knows token ids and the row's geometry; attention itself is in `attention.py`, the vocabulary in `head.py`.
+Knows token ids and the row's layout; `attention` computes attention, `head` the log-probs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gdr_plugin.models.local.attention import CausalBatch, Cross, LayerKV, Row, attending
+from gdr_plugin.models.local.attention import CausalBatch, Cross, LayerKV, RowLayout, attending
 
 _LENGTH_RATIO = 1.15
 """Segments share a kernel call while the longest is at most this times the shortest."""
@@ -29,33 +29,33 @@ class Branch:
 
 @dataclass(frozen=True)
 class PackedRow:
-    """A row ready to run, and where its predictions are."""
+    """A row that is ready to run, and where its predictions are."""
 
     ids: Tensor
     """Token ids, shape `(tokens,)`."""
-    row: Row
+    row: RowLayout
     predictors: Tensor
-    """Row places whose states predict something, each once, shape `(predictors,)`."""
+    """RowLayout places whose states predict something, each once, shape `(predictors,)`."""
     which: Tensor
     """Which predictor each response token has, shape `(response tokens,)`."""
     targets: Tensor
     """The response tokens, branch by branch, response by response, shape `(response tokens,)`."""
 
 
-def lay_out(branches: Sequence[Branch], prefixes: Sequence[list[LayerKV]], device: torch.device) -> PackedRow:
+def lay_out(branches: Sequence[Branch], prefix: Sequence[LayerKV] | None, device: torch.device) -> PackedRow:
     """Lay out branches behind a shared prefix.
 
-    A response's last token predicts nothing that is asked for, so it is not in the row.
+    A response's last token predicts nothing that is needed, so it is not in the row.
 
     Args:
         branches: Prompts with their responses.
-        prefixes: Keys and values of what stands before every branch, one for each policy; empty: nothing does.
+        prefix: Keys and values, by layer, of the shared prefix; None: there is none.
         device: Where the tensors go.
 
     Returns:
         The packed row.
     """
-    offset = prefixes[0][0][0].shape[2] if prefixes else 0
+    offset = prefix[0][0].shape[2] if prefix else 0
     ids: list[int] = []
     positions: list[int] = []
     prompts: list[tuple[int, int]] = []
@@ -84,32 +84,30 @@ def lay_out(branches: Sequence[Branch], prefixes: Sequence[list[LayerKV]], devic
         if len(ids) > stop:
             crosses.append(Cross(stop, len(ids), start, stop, max(positions[stop:]) - positions[start]))
     single, batches = _group(prompts + answers, device)
-    row = Row(_tensor(positions, device), max(positions), single, batches, crosses, prefixes)
+    row = RowLayout(_tensor(positions, device), max(positions), single, batches, crosses, prefix)
     return PackedRow(
         _tensor(ids, device), row, _tensor(predictors, device), _tensor(which, device), _tensor(targets, device)
     )
 
 
-def states(body: nn.Module, packed: PackedRow, policies: int = 1) -> Tensor:
+def states(body: nn.Module, packed: PackedRow) -> Tensor:
     """Run a transformer's body over a packed row.
 
     Args:
         body: The transformer without its head; `gdr_tree` must be its attention implementation, see `attention.using`.
         packed: The row.
-        policies: How many entries of a batch it is to be.
 
     Returns:
-        Final hidden states of the row's predictors, `(policies, predictors, hidden)`.
+        Final hidden states of the row's predictors, `(predictors, hidden)`.
     """
     with attending(packed.row):
-        ids = packed.ids.expand(policies, -1)
-        out = body(input_ids=ids, position_ids=packed.row.positions[None], use_cache=False)
+        out = body(input_ids=packed.ids[None], position_ids=packed.row.positions[None], use_cache=False)
     hidden: Tensor = out.last_hidden_state
-    return hidden[:, packed.predictors.to(hidden.device)]
+    return hidden[0, packed.predictors.to(hidden.device)]
 
 
 def _group(segments: list[tuple[int, int]], device: torch.device) -> tuple[list[tuple[int, int]], list[CausalBatch]]:
-    """Put segments of similar length into one kernel call; those without company go alone."""
+    """Put segments of similar length into one kernel call; the others run alone."""
     single: list[tuple[int, int]] = []
     batches: list[CausalBatch] = []
     ordered = sorted(segments, key=lambda s: s[1] - s[0])

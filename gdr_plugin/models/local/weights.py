@@ -1,6 +1,6 @@
-"""Weights in memory: one set for all models that share a base, with adapters that are switched on and off around use.
+"""Weights in memory: one set for all models that share a base, with adapters that are switched on during use.
 
-Knows transformers' and peft's loading; nothing of tokens or log-probs. Torch's global state is left alone.
+Knows how transformers and peft load; nothing of tokens or log-probs. Torch's global state is not changed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import torch
 
 from gdr_plugin.api.errors import ModelError
 from gdr_plugin.models.local.cpu import use_fast_linears
-from gdr_plugin.models.local.gguf import bars_only_on_terminals, first_line
-from gdr_plugin.models.local.lora import Lanes, run_in_place
+from gdr_plugin.models.local.gguf import bars_only_on_terminals
+from gdr_plugin.models.local.lora import Active, run_in_place
 from gdr_plugin.models.local.source import Source
+from gdr_plugin.text import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,7 +37,7 @@ class Weights:
 
     Args:
         model: In evaluation mode.
-        owned: Whether nobody else uses the model: only then may forwards run in inference mode.
+        owned: Whether nothing else uses the model: only then may forwards run in inference mode.
     """
 
     def __init__(self, model: PreTrainedModel, *, owned: bool = True) -> None:
@@ -46,17 +47,19 @@ class Weights:
         """Held while a forward runs and while adapters come and go."""
         self._peft: Any = None
         self._users: dict[str, int] = {}
-        self._lanes = Lanes()
-        self._plain: set[str] = set()
-        self._active: str | None = None
-        self._on: tuple[str | None, ...] | None = None
+        self._active = Active()
+        self._in_place: set[str] = set()
+        """Adapters that `self._active` alone switches on and off; peft has to switch the others."""
+        self._on_by_peft: str | None = None
+        self._running: list[str | None] = []
+        """The adapters of the `running` blocks that are open, the innermost last."""
 
     def attach(self, folder: Path, digest: str) -> str:
-        """Load an adapter beside those that are there; each is loaded once.
+        """Load an adapter in addition to those that are there; each is loaded once.
 
         Args:
             folder: A checked adapter.
-            digest: Of its content.
+            digest: The digest of its content.
 
         Returns:
             Its name, for `running` and `detach`.
@@ -70,7 +73,7 @@ class Weights:
                 try:
                     self._add(folder, name)
                 except BaseException:
-                    self._remove(name)  # what peft had put in by then would be on in the base
+                    self._remove(name)  # what peft has added by then would stay on in the base
                     raise
             self._users[name] = self._users.get(name, 0) + 1
         return name
@@ -95,70 +98,64 @@ class Weights:
         if any(parameter.is_meta and name in key for key, parameter in self.model.named_parameters()):
             raise ModelError(f"adapter {str(folder)!r} is not complete: it lacks weights that it names")
         self.model.train(False)
-        if run_in_place(self.model, name, self._lanes):
-            self._plain.add(name)
+        if run_in_place(self.model, name, self._active):
+            self._in_place.add(name)
         use_fast_linears(self.model)
         self._switch(None)
 
     def _remove(self, name: str) -> None:
-        """Take an adapter that nobody uses off the base, as far as it is on it."""
-        self._plain.discard(name)
+        """Take an adapter that has no user left off the base, as far as it was added."""
+        self._in_place.discard(name)
         if self._peft is None or name not in self._peft.peft_config:
             return
-        if self._users:  # peft loses track when the active adapter goes: make another active first
+        if self._users:  # peft loses track if the active adapter is deleted: activate another first
             self._peft.set_adapter(next(iter(self._users)))
             self._peft.delete_adapter(name)
             self._switch(None)
         else:
             self._peft.base_model.unload()
-            self._peft, self._active = None, None
+            self._peft, self._on_by_peft = None, None
 
     def detach(self, name: str) -> None:
-        """Let go of an adapter; its memory is given back with its last user."""
+        """Release an adapter; its memory is freed with its last user."""
         with self.lock:
             self._users[name] -= 1
             if not self._users[name]:
                 del self._users[name]
                 self._remove(name)
 
-    def takes_lanes(self, *adapters: str | None) -> bool:
-        """Whether these adapters can each be on for one entry of a batch only."""
-        return all(name is None or name in self._plain for name in adapters)
-
     @contextmanager
-    def running(self, *adapters: str | None) -> Iterator[PreTrainedModel]:
+    def running(self, adapter: str | None) -> Iterator[PreTrainedModel]:
         """The model, to this thread alone, ready for a forward.
 
         Args:
-            adapters: A name from `attach`, or None for the base as it is, for the whole batch. Several: one for each
-                entry of the batch, of those that `takes_lanes`.
+            adapter: A name from `attach`, or None for the base as it is.
 
         Yields:
             The causal language model, in evaluation mode, without autograd.
         """
         device = next(self.model.parameters()).device.type
-        # Inference tensors must not get into buffers of a model that somebody trains.
+        # Inference tensors must not get into buffers of a model that is being trained.
         gradless = torch.inference_mode() if self._owned else torch.no_grad()
         with self.lock, gradless, torch.autocast(device, enabled=False):
-            outer, self._on = self._on, adapters
+            self._running.append(adapter)
             training = [] if self._owned else [module for module in self.model.modules() if module.training]
             try:
-                self._go_by(adapters)
+                self._turn_on(adapter)
                 for module in training:
                     module.training = False
                 yield self.model
             finally:
                 for module in training:
                     module.training = True
-                self._on = outer
-                if outer is not None:  # this thread goes on in a block around this one
-                    self._go_by(outer)
+                self._running.pop()
+                if self._running:  # this thread goes on in a block around this one
+                    self._turn_on(self._running[-1])
 
-    def _go_by(self, adapters: tuple[str | None, ...]) -> None:
-        self._lanes.names = adapters
-        # What runs in place goes by its lane; peft has to walk through all modules to switch the others.
-        wanted = None if self.takes_lanes(*adapters) else adapters[0]
-        if wanted != self._active:
+    def _turn_on(self, adapter: str | None) -> None:
+        self._active.adapter = adapter
+        wanted = None if adapter in self._in_place else adapter
+        if wanted != self._on_by_peft:
             self._switch(wanted)
 
     def _switch(self, adapter: str | None) -> None:
@@ -168,18 +165,18 @@ class Weights:
         else:
             tuner.enable_adapter_layers()
             self._peft.set_adapter(adapter)
-        self._active = adapter
+        self._on_by_peft = adapter
 
 
 def open_weights(spec: ModelSpec, source: Source) -> Weights:
-    """Load a base model, or hand out the set that is in memory already.
+    """Load a base model, or return the weights that are in memory already.
 
     Args:
-        spec: How it is loaded.
-        source: Where it is.
+        spec: How to load it.
+        source: Where its files are.
 
     Returns:
-        Weights that live as long as somebody holds them.
+        Weights that live as long as they are referenced.
 
     Raises:
         ModelError: They cannot be loaded.
@@ -222,7 +219,7 @@ def _load(spec: ModelSpec, source: Source) -> PreTrainedModel:
 
 
 def release() -> None:
-    """Give back memory of weights that nobody holds any more: adapters and hooks leave reference cycles behind."""
+    """Free the memory of weights without users, which adapters and hooks keep alive by reference cycles."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -247,10 +247,10 @@ def test_what_cannot_be_scored_is_refused(
         assert message in answer[1]["error"]["message"]
 
 
-def test_half_a_surrogate_pair_is_refused(server: Any) -> None:
+def test_an_unpaired_surrogate_is_refused(server: Any) -> None:
     code, answer = post(server.rewards, b'{"query": ["\\ud83d"], "prompts": ["\\ud83d"], "labels": [""]}')
     assert code == 422
-    assert "half a surrogate pair" in answer["error"]["message"]
+    assert "holds an unpaired surrogate" in answer["error"]["message"]
 
 
 def test_the_client_gives_up_loudly(client: Client, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

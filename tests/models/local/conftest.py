@@ -12,7 +12,7 @@ import torch
 
 from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local import weights
-from gdr_plugin.models.local.forward import Network
+from gdr_plugin.models.local.network import Network
 
 Adapter = Callable[..., Path]
 Spans = Callable[..., list[TokenSpan]]

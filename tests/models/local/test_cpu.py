@@ -12,7 +12,7 @@ from torch import nn
 
 from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.api.types import TokenSpan
-from gdr_plugin.models.local import attention, cpu, open_loaded, open_local
+from gdr_plugin.models.local import cpu, kernels, open_loaded, open_local
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="a torch build without oneDNN")
 
@@ -102,7 +102,7 @@ def test_attention_by_products_equals_the_definition(dtype: torch.dtype, close: 
     k = v = row[:, 20:70]
     scores = q.double() @ k.double().transpose(1, 2) * 0.25
 
-    out, lse = attention._products(q, k, v, 0.25)
+    out, lse = kernels.products(q, k, v, 0.25)
 
     assert out.dtype is dtype
     assert (out.double() - scores.softmax(-1) @ v.double()).abs().max() < close

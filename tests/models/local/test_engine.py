@@ -13,9 +13,9 @@ import torch
 from gdr_plugin.api.errors import EngineWarning, ModelError
 from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local.engine import Engine, deviation, is_out_of_memory
-from gdr_plugin.models.local.forward import Network
+from gdr_plugin.models.local.network import Network
 from gdr_plugin.models.local.planner import Pack
-from gdr_plugin.models.local.strategies import Rung
+from gdr_plugin.models.local.strategies import Strategy
 
 Loader = Callable[..., Network]
 Truth = Callable[[Network, Sequence[TokenSpan]], list[Logprobs]]
@@ -25,15 +25,15 @@ class Faulty(Engine):
     """An engine some of whose forwards go wrong, as a kernel or an allocator would make them."""
 
     def __init__(
-        self, net: Network, fault: Callable[[Rung, Pack, list[Logprobs]], list[Logprobs]], **options: Any
+        self, net: Network, fault: Callable[[Strategy, Pack, list[Logprobs]], list[Logprobs]], **options: Any
     ) -> None:
         super().__init__(net, **options)
         self.fault = fault
-        self.ran: list[tuple[Rung, int]] = []
+        self.ran: list[tuple[Strategy, int]] = []
 
-    def _forward(self, rung: Rung, pack: Pack) -> list[Logprobs]:
-        self.ran.append((rung, len(pack.rows)))
-        return self.fault(rung, pack, super()._forward(rung, pack))
+    def _forward(self, strategy: Strategy, pack: Pack) -> list[Logprobs]:
+        self.ran.append((strategy, len(pack.rows)))
+        return self.fault(strategy, pack, super()._forward(strategy, pack))
 
 
 @pytest.fixture
@@ -50,59 +50,59 @@ def test_a_wrong_way_is_left_with_a_warning_and_results_are_right(
     net: Network, hard_spans: Callable[..., list[TokenSpan]], one_by_one: Truth
 ) -> None:
     spans = hard_spans()
-    wrong = {min(Rung): 3.0, Rung.CACHED: 0.05}
+    wrong = {min(Strategy): 3.0, Strategy.CACHED: 0.05}
 
-    engine = Faulty(net, lambda rung, pack, rows: [row + np.float32(wrong.get(rung, 0.0)) for row in rows])
+    engine = Faulty(net, lambda strategy, pack, rows: [row + np.float32(wrong.get(strategy, 0.0)) for row in rows])
     with pytest.warns(EngineWarning, match="self-check found") as caught:
         got = engine.score(spans)
     assert apart(got, one_by_one(net, spans)) <= 1e-4
-    assert engine.rung is Rung.PADDED
+    assert engine.strategy is Strategy.PADDED
     assert len(caught) == len(wrong)
     assert "self-check" in engine.why
-    assert not any(rung in wrong for rung, _ in engine.ran[-3:])
+    assert not any(strategy in wrong for strategy, _ in engine.ran[-3:])
 
 
 @torch.inference_mode()
 def test_the_self_check_costs_two_rows_and_runs_once(net: Network, hard_spans: Callable[..., list[TokenSpan]]) -> None:
-    engine = Faulty(net, lambda rung, pack, rows: rows)
+    engine = Faulty(net, lambda strategy, pack, rows: rows)
     engine.merge = False
-    engine.rung = Rung.CACHED
+    engine.strategy = Strategy.CACHED
     engine.score(hard_spans())
     engine.score(hard_spans(seed=1))
-    plain = [rows for rung, rows in engine.ran if rung is Rung.PLAIN]
+    plain = [rows for strategy, rows in engine.ran if strategy is Strategy.PLAIN]
     assert len(plain) == 1
     assert plain[0] <= 2
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("rung", list(Rung))
+@pytest.mark.parametrize("strategy", list(Strategy))
 def test_out_of_memory_halves_the_budget_and_goes_on(
-    rung: Rung, net: Network, hard_spans: Callable[..., list[TokenSpan]], one_by_one: Truth
+    strategy: Strategy, net: Network, hard_spans: Callable[..., list[TokenSpan]], one_by_one: Truth
 ) -> None:
     """Forwards of more than a few rows run out of memory."""
 
-    def fault(at: Rung, pack: Pack, rows: list[Logprobs]) -> list[Logprobs]:
-        if at is not Rung.PLAIN and sum(len(row.response) for row in pack.rows) > 24:
+    def fault(at: Strategy, pack: Pack, rows: list[Logprobs]) -> list[Logprobs]:
+        if at is not Strategy.PLAIN and sum(len(row.response) for row in pack.rows) > 24:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return rows
 
     spans = [span for span in hard_spans() if len(span.response) < 20]
     engine = Faulty(net, fault, tokens=512)
-    engine.merge, engine.rung = True, rung
-    if rung is Rung.PLAIN:
+    engine.merge, engine.strategy = True, strategy
+    if strategy is Strategy.PLAIN:
         got = engine.score(spans)
     else:
         with pytest.warns(EngineWarning, match=r"out of memory: going on with \d+ tokens"):
             got = engine.score(spans)
         engine.ran.clear()
         assert apart(engine.score(spans), got) <= 1e-5  # remembered: a second warning would be an error
-    assert engine.rung is rung
+    assert engine.strategy is strategy
     assert apart(got, one_by_one(net, spans)) <= 1e-4
 
 
 @torch.inference_mode()
 def test_no_memory_for_a_single_sequence_is_an_error(net: Network) -> None:
-    def fault(at: Rung, pack: Pack, rows: list[Logprobs]) -> list[Logprobs]:
+    def fault(at: Strategy, pack: Pack, rows: list[Logprobs]) -> list[Logprobs]:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     with pytest.warns(EngineWarning), pytest.raises(ModelError, match=r"not enough memory .* limits\.max_length"):
@@ -111,7 +111,7 @@ def test_no_memory_for_a_single_sequence_is_an_error(net: Network) -> None:
 
 @torch.inference_mode()
 def test_other_errors_are_not_taken_for_memory(net: Network) -> None:
-    def fault(at: Rung, pack: Pack, rows: list[Logprobs]) -> list[Logprobs]:
+    def fault(at: Strategy, pack: Pack, rows: list[Logprobs]) -> list[Logprobs]:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
@@ -193,7 +193,7 @@ def test_architectures_without_keys_and_values_run_whole(
 ) -> None:
     net = network(tiny_model("mamba", state_size=4))
     engine = Engine(net)
-    assert engine.rung >= Rung.PADDED
+    assert engine.strategy >= Strategy.PADDED
     spans = hard_spans()[::3]
     # The recurrence of random weights magnifies rounding; it is still 1e-5 of the log-probs' size.
     assert apart(engine.score(spans), one_by_one(net, spans)) <= 2e-3
@@ -212,7 +212,7 @@ def test_an_unknown_head_is_used_as_it_is(
     engine = Engine(net)
     spans = hard_spans()
     assert apart(engine.score(spans), one_by_one(net, spans)) <= 1e-4
-    assert engine.rung is Rung.PADDED
+    assert engine.strategy is Strategy.PADDED
     assert "head" in engine.why
 
 

@@ -12,8 +12,8 @@ import torch
 
 from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local.engine import Engine
-from gdr_plugin.models.local.forward import Network
-from gdr_plugin.models.local.strategies import Rung
+from gdr_plugin.models.local.network import Network
+from gdr_plugin.models.local.strategies import Strategy
 
 ARCHITECTURES: list[Any] = [
     pytest.param("llama", {}, id="llama-gqa"),
@@ -33,18 +33,26 @@ ARCHITECTURES: list[Any] = [
     pytest.param("bloom", {"n_head": 4, "n_layer": 2}, id="bloom-alibi"),
     pytest.param("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}, id="moe"),
 ]
-WAYS = [(min(Rung), False), (Rung.CACHED, False), (Rung.CACHED, True), (Rung.PADDED, False), (Rung.PLAIN, False)]
+WAYS = [
+    (min(Strategy), False),
+    (Strategy.CACHED, False),
+    (Strategy.CACHED, True),
+    (Strategy.PADDED, False),
+    (Strategy.PLAIN, False),
+]
 
 
 def off_by(got: Sequence[Logprobs], expected: Sequence[Logprobs]) -> float:
     return max((float(np.abs(a - b).max()) for a, b in zip(got, expected, strict=True) if len(b)), default=0.0)
 
 
-def run(net: Network, spans: list[TokenSpan], rung: Rung, *, merge: bool = False, tokens: int = 96) -> list[Logprobs]:
+def run(
+    net: Network, spans: list[TokenSpan], strategy: Strategy, *, merge: bool = False, tokens: int = 96
+) -> list[Logprobs]:
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("error")  # the self-check must pass, too
         engine = Engine(net, tokens=tokens, kept_bytes=1 << 20)
-        engine.rung = max(engine.rung, rung)
+        engine.strategy = max(engine.strategy, strategy)
         engine.merge = merge and net.takes_positions
         return engine.score(spans)
 
@@ -62,10 +70,10 @@ def test_all_ways_agree(
     spans = hard_spans()
     expected = one_by_one(net, spans)
     assert len({round(float(x.sum()), 3) for x in expected if len(x) > 5}) > 10, "the test would see no mistake"
-    for rung, merge in WAYS:
-        got = run(net, spans, rung, merge=merge)
+    for strategy, merge in WAYS:
+        got = run(net, spans, strategy, merge=merge)
         assert [(x.shape, x.dtype) for x in got] == [((len(s.response),), np.float32) for s in spans]
-        assert off_by(got, expected) <= 1e-4, (rung, merge)
+        assert off_by(got, expected) <= 1e-4, (strategy, merge)
 
 
 @pytest.mark.parametrize("tokens", [1, 17, 4096])
@@ -80,8 +88,8 @@ def test_the_budget_changes_nothing_but_speed(
     spans = hard_spans(seed=3)
     expected = one_by_one(net, spans)
     for merge in (False, True):
-        assert off_by(run(net, spans, Rung.CACHED, merge=merge, tokens=tokens), expected) <= 1e-4
-    assert off_by(run(net, spans, Rung.PADDED, tokens=tokens), expected) <= 1e-4
+        assert off_by(run(net, spans, Strategy.CACHED, merge=merge, tokens=tokens), expected) <= 1e-4
+    assert off_by(run(net, spans, Strategy.PADDED, tokens=tokens), expected) <= 1e-4
 
 
 def test_kept_prefixes_change_nothing_but_speed(
@@ -107,17 +115,20 @@ def test_windowed_models_share_prefixes_while_the_window_holds(
     tiny_model: Callable[..., Any], network: Callable[..., Network], hard_spans: Callable[..., list[TokenSpan]]
 ) -> None:
     engine = Engine(network(tiny_model("mistral", sliding_window=40)))
-    engine.rung = Rung.CACHED
+    engine.strategy = Strategy.CACHED
     assert engine.window == 40
     with torch.inference_mode():
         plan = engine.plan(hard_spans(guidance=20))
     lengths = {
-        rung: [
-            len(pack.context(row)) + len(row.response) - 1 for found, pack in plan if found is rung for row in pack.rows
+        strategy: [
+            len(pack.context(row)) + len(row.response) - 1
+            for found, pack in plan
+            if found is strategy
+            for row in pack.rows
         ]
-        for rung in (Rung.CACHED, Rung.PADDED)
+        for strategy in (Strategy.CACHED, Strategy.PADDED)
     }
-    assert max(lengths[Rung.CACHED]) <= 40 < min(lengths[Rung.PADDED])
+    assert max(lengths[Strategy.CACHED]) <= 40 < min(lengths[Strategy.PADDED])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -131,7 +142,7 @@ def test_half_precision_stays_near(
     folder = tiny_model("llama")
     spans = hard_spans()
     expected = one_by_one(network(folder), spans)
-    got = run(network(folder, dtype=dtype), spans, Rung.CACHED)
+    got = run(network(folder, dtype=dtype), spans, Strategy.CACHED)
     mean = float(np.mean(np.abs(np.concatenate(got) - np.concatenate(expected))))
     assert mean < (5e-3 if dtype == torch.float16 else 4e-2)
 
@@ -146,5 +157,5 @@ def test_the_real_model_agrees(
     net = network(smol_dir)
     spans = hard_spans(vocabulary=49152, guidance=60, prompts=1)[::5]
     expected = one_by_one(net, spans)
-    for rung, merge in [(Rung.CACHED, False), (Rung.CACHED, True), (Rung.PADDED, False)]:
-        assert off_by(run(net, spans, rung, merge=merge, tokens=2048), expected) <= 1e-4
+    for strategy, merge in [(Strategy.CACHED, False), (Strategy.CACHED, True), (Strategy.PADDED, False)]:
+        assert off_by(run(net, spans, strategy, merge=merge, tokens=2048), expected) <= 1e-4

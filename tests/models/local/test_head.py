@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gdr_plugin.models.local import head as module
-from gdr_plugin.models.local.forward import Network
 from gdr_plugin.models.local.head import Head, Transform
+from gdr_plugin.models.local.network import Network
 
 WIDTH, VOCABULARY = 24, 1000
 

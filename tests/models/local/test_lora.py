@@ -17,8 +17,8 @@ from gdr_plugin.api.errors import ModelError
 from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local import LocalModel, open_local, weights
-from gdr_plugin.models.local.forward import Network
-from gdr_plugin.models.local.lora import InPlace, LaneError, Lanes, _plain
+from gdr_plugin.models.local.lora import Active, InPlace, _plain
+from gdr_plugin.models.local.network import Network
 
 TinyModel = Callable[..., Path]
 TinyAdapter = Callable[..., Path]
@@ -105,7 +105,7 @@ def test_a_share_is_rounded_with_the_sum_alone() -> None:
         torch.manual_seed(0)
         layer = Linear(nn.Linear(64, 96, bias=False).bfloat16(), "a", config=LoraConfig(init_lora_weights=False), r=8)
         assert _plain(layer, "a")
-        forward = InPlace(layer, Lanes(("a",)))
+        forward = InPlace(layer, Active("a"))
         forward.names.add("a")
         x = torch.randn(1, 3000, 64).bfloat16()
         base = layer.base_layer(x).double()
@@ -128,21 +128,6 @@ def test_adapters_leave_without_a_trace(tiny_model: TinyModel, tiny_adapter: Tin
         assert [name for name, _ in network.named_modules()] == names
     assert mean_off(base.score(spans), before) <= 1e-6
     base.unload()
-
-
-def test_states_without_lanes_are_refused() -> None:
-    from peft import LoraConfig
-    from peft.tuners.lora import Linear
-
-    layer = Linear(nn.Linear(4, 4), "a", config=LoraConfig(), r=2)
-    lanes = Lanes(("a", None))
-    forward = InPlace(layer, lanes)
-    forward.names.add("a")
-    with torch.inference_mode():
-        assert forward(torch.zeros(2, 3, 4)).shape == (2, 3, 4)
-        for shape in ((6, 4), (3, 2, 4)):
-            with pytest.raises(LaneError, match="2 lanes"):
-                forward(torch.zeros(shape))
 
 
 def test_adapters_that_train_the_bases_biases_are_refused(tiny_model: TinyModel, tiny_adapter: TinyAdapter) -> None:

@@ -20,8 +20,8 @@ from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Logprobs, Message, TokenSpan
 from gdr_plugin.models.local import LocalModel, open_loaded, open_local, weights
-from gdr_plugin.models.local.forward import Network
 from gdr_plugin.models.local.identity import computed_in
+from gdr_plugin.models.local.network import Network
 from gdr_plugin.store.model import StoredModel
 from gdr_plugin.store.store import LogprobStore
 
@@ -53,7 +53,7 @@ def test_it_is_a_logprob_model(tiny_model: TinyModel) -> None:
 def test_opening_loads_no_weights_and_unloading_gives_them_back(tiny_model: TinyModel, hard_spans: Spans) -> None:
     model = local(tiny_model(seed=11))
     assert not weights._shared
-    assert "loaded" in model.describe()["path"]
+    assert "loaded" in model.describe()["strategy"]
     first = model.score(hard_spans())
     (shared,) = weights._shared.values()
     gone = [weakref.ref(parameter) for parameter in shared.model.parameters()]
@@ -72,7 +72,7 @@ def test_what_is_described(tiny_model: TinyModel, hard_spans: Spans) -> None:
     facts = model.describe()
     assert facts["device"] == "cpu"
     assert facts["dtype"] == "float32"
-    assert facts["path"].startswith("rung ")
+    assert facts["strategy"].startswith("packed trees: ")
     assert facts["why"]
     assert all(isinstance(value, str) for value in facts.values())
 
@@ -89,21 +89,21 @@ def test_what_is_described(tiny_model: TinyModel, hard_spans: Spans) -> None:
         ("mamba", {"state_size": 4}),
     ],
 )
-def test_the_path_is_known_before_weights_are_loaded(
+def test_the_strategy_is_known_before_weights_are_loaded(
     arch: str, config: dict[str, Any], tiny_model: TinyModel, hard_spans: Spans
 ) -> None:
     model = local(tiny_model(arch, **config))
-    expected = model.expected_path()
+    expected = model.expected_strategy()
     assert not weights._shared
     assert "expected" in expected["why"]
-    assert "loaded" in model.describe()["path"]
+    assert "loaded" in model.describe()["strategy"]
     model.score(hard_spans()[:6])
     facts = model.describe()
-    assert expected["path"] == facts["path"]
+    assert expected["strategy"] == facts["strategy"]
     assert expected["why"].startswith(facts["why"])
-    assert model.expected_path() == {"path": facts["path"], "why": facts["why"]}
+    assert model.expected_strategy() == {"strategy": facts["strategy"], "why": facts["why"]}
     model.unload()
-    assert model.expected_path()["why"] == facts["why"]
+    assert model.expected_strategy()["why"] == facts["why"]
 
 
 def test_length_is_the_models_own_or_less(tiny_model: TinyModel) -> None:
@@ -118,25 +118,25 @@ def test_strong_and_weak_share_weights_and_keep_their_results_apart(
     from peft import PeftModel
 
     folder = tiny_model(tie_word_embeddings=False)
-    one, two = tiny_adapter(folder, 1), tiny_adapter(folder, 2, target_modules="all-linear", r=2)
+    first, second = tiny_adapter(folder, 1), tiny_adapter(folder, 2, target_modules="all-linear", r=2)
     spans = hard_spans()
     expected = {}
-    for adapter in (None, one, two):
+    for adapter in (None, first, second):
         plain = AutoModelForCausalLM.from_pretrained(folder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected[adapter] = one_by_one(
                 Network(PeftModel.from_pretrained(plain, adapter) if adapter else plain), spans
             )
-    assert apart(expected[one], expected[None]) > 0.1
-    models = {adapter: local(folder, adapter=str(adapter) if adapter else None) for adapter in (None, one, two)}
-    for adapter in (one, None, two, None, one, two):  # in every order, so that nothing of the last one sticks
+    assert apart(expected[first], expected[None]) > 0.1
+    models = {adapter: local(folder, adapter=str(adapter) if adapter else None) for adapter in (None, first, second)}
+    for adapter in (first, None, second, None, first, second):  # in every order, so that nothing of the last sticks
         assert apart(models[adapter].score(spans), expected[adapter]) <= 1e-4
     assert len(weights._shared) == 1
-    models[one].unload()
+    models[first].unload()
     assert apart(models[None].score(spans), expected[None]) <= 1e-4
-    assert apart(models[two].score(spans), expected[two]) <= 1e-4
-    assert apart(models[one].score(spans), expected[one]) <= 1e-4
+    assert apart(models[second].score(spans), expected[second]) <= 1e-4
+    assert apart(models[first].score(spans), expected[first]) <= 1e-4
     for model in models.values():
         model.unload()
     assert not weights._shared
@@ -216,7 +216,7 @@ def test_weights_that_another_thread_unloads_are_loaded_again(
 ) -> None:
     folder, spans = tiny_model(), hard_spans()[:20]
     strong, weak = local(folder, adapter=str(tiny_adapter(folder, 1))), local(folder)
-    asked, other = (strong, weak) if adapted else (weak, strong)
+    asked = strong if adapted else weak
     expected = asked.score(spans)
     inner, calls = asked._loaded, iter([True])
 
@@ -227,9 +227,6 @@ def test_weights_that_another_thread_unloads_are_loaded_again(
         return found
 
     monkeypatch.setattr(asked, "_loaded", unloaded_meanwhile)
-    assert apart(asked.score(spans), expected) <= 1e-6
-    calls = iter([True])
-    assert asked.score_beside(other, spans) is None
     assert apart(asked.score(spans), expected) <= 1e-6
     stop = threading.Event()
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdr_plugin.api.types import TokenSpan
-from gdr_plugin.models.local.planner import Budget, Job, Pack, distinct, plan_cached, plan_padded
+from gdr_plugin.models.local.planner import Budget, DistinctSpan, Pack, distinct, plan_cached, plan_padded
 from gdr_plugin.models.local.prefixes import SHORTEST_PREFIX, Ids, _clusters
 
 # Few distinct ids and fixed stems make shared prefixes, duplicates and contexts that begin one another likely.
@@ -22,7 +22,7 @@ budgets = st.builds(Budget, st.sampled_from([1, 7, 32, 100, 4096]), st.booleans(
 
 def scored(packs: list[Pack]) -> list[tuple[int, Ids, Ids]]:
     return sorted(
-        (place, pack.context(row), row.response) for pack in packs for row in pack.rows for place in row.spans
+        (place, pack.context(row), row.response) for pack in packs for row in pack.rows for place in row.places
     )
 
 
@@ -100,50 +100,50 @@ def test_clusters_save_about_as_much_as_any_cut_of_the_sorted_contexts(found: li
 GUIDANCE = tuple(range(100, 160))
 
 
-def job(*tail: int, response: Ids = (1, 2, 3)) -> Job:
-    return Job((*GUIDANCE, *tail), response, (0,))
+def span(*tail: int, response: Ids = (1, 2, 3)) -> DistinctSpan:
+    return DistinctSpan((*GUIDANCE, *tail), response, (0,))
 
 
 def test_guidance_is_the_prefix_of_its_prompts() -> None:
-    packs = plan_cached([job(1, 2), job(3), job(4, 5, 6)], Budget(2048))
+    packs = plan_cached([span(1, 2), span(3), span(4, 5, 6)], Budget(2048))
     assert {pack.prefix for pack in packs} == {GUIDANCE}
     assert sorted(pack.tails for pack in packs) == [((1, 2),), ((3,),), ((4, 5, 6),)]
 
 
 def test_a_kept_prefix_is_used_when_prompts_happen_to_begin_alike() -> None:
-    packs = plan_cached([job(9, 1), job(9, 2)], Budget(2048), known=[GUIDANCE])
+    packs = plan_cached([span(9, 1), span(9, 2)], Budget(2048), known=[GUIDANCE])
     assert {pack.prefix for pack in packs} == {GUIDANCE}
 
 
 def test_a_kept_prefix_gives_way_to_a_much_longer_one() -> None:
     more = tuple(range(200, 240))
-    packs = plan_cached([job(*more, 1), job(*more, 2)], Budget(2048), known=[GUIDANCE])
+    packs = plan_cached([span(*more, 1), span(*more, 2)], Budget(2048), known=[GUIDANCE])
     assert {pack.prefix for pack in packs} == {GUIDANCE + more}
 
 
 def test_a_lone_prompt_shares_with_what_was_seen_before() -> None:
-    assert plan_cached([job(1)], Budget(2048))[0].prefix == ()
-    assert plan_cached([job(1)], Budget(2048), seen=[(*GUIDANCE, 5, 6)])[0].prefix == GUIDANCE
-    assert plan_cached([job(1)], Budget(2048), known=[GUIDANCE])[0].prefix == GUIDANCE
+    assert plan_cached([span(1)], Budget(2048))[0].prefix == ()
+    assert plan_cached([span(1)], Budget(2048), seen=[(*GUIDANCE, 5, 6)])[0].prefix == GUIDANCE
+    assert plan_cached([span(1)], Budget(2048), known=[GUIDANCE])[0].prefix == GUIDANCE
 
 
 def test_a_context_that_begins_another_keeps_a_token_of_its_own() -> None:
-    packs = plan_cached([job(), job(1)], Budget(2048))
+    packs = plan_cached([span(), span(1)], Budget(2048))
     assert {pack.prefix for pack in packs} == {GUIDANCE[:-1]}
 
 
 def test_responses_of_one_prompt_share_its_forward_and_are_padded_little() -> None:
     lengths = [180, 163, 146, 129, 112, 95, 78, 61]
-    jobs = [job(1, response=(1,) * length) for length in lengths]
-    (pack,) = plan_cached(jobs, Budget(2048))
+    spans = [span(1, response=(1,) * length) for length in lengths]
+    (pack,) = plan_cached(spans, Budget(2048))
     inputs = [[len(pack.rows[place].response) - 1 for place in batch] for batch in pack.batches]
     padded = sum(max(batch) * len(batch) for batch in inputs)
     assert padded <= 1.2 * sum(map(sum, inputs))
 
 
 def test_merged_contexts_have_similar_lengths() -> None:
-    jobs = [job(length, *range(length - 1)) for length in (1, 2, 3, 400, 401)]
-    packs = plan_cached(jobs, Budget(2048, merge=True))
+    spans = [span(length, *range(length - 1)) for length in (1, 2, 3, 400, 401)]
+    packs = plan_cached(spans, Budget(2048, merge=True))
     assert sorted(sorted(map(len, pack.tails)) for pack in packs) == [[1, 2, 3], [400, 401]]
 
 

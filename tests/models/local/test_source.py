@@ -18,7 +18,8 @@ from gdr_plugin.api.errors import GDRError, MissingDependencyError, ModelError
 from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.api.types import TokenSpan
 from gdr_plugin.models.local import open_local, weights
-from gdr_plugin.models.local.source import dtype_name, locate, resolve_device
+from gdr_plugin.models.local.device import dtype_name, resolve_device
+from gdr_plugin.models.local.source import locate
 
 TinyModel = Callable[..., Path]
 
@@ -163,7 +164,7 @@ def test_an_adapter_that_lacks_weights_is_not_filled_up(
     tensors.pop(sorted(tensors)[0])
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_bytes((good / "adapter_config.json").read_bytes())
-    lacking, weak = (open_local(ModelSpec(model=str(base), adapter=one)) for one in (str(tmp_path), None))
+    lacking, weak = (open_local(ModelSpec(model=str(base), adapter=adapter)) for adapter in (str(tmp_path), None))
     strong = open_local(ModelSpec(model=str(base), adapter=str(good)))
     spans = [TokenSpan((1, 2), (3, 4))]
     expected = weak.score(spans)[0], strong.score(spans)[0]
@@ -188,9 +189,9 @@ def test_an_adapter_that_does_not_exist(tiny_model: TinyModel) -> None:
 
 HUB = """
 import sys
-from gdr_plugin.config import ModelSpec
+from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.models.local import open_local
-from gdr_plugin.types import TokenSpan
+from gdr_plugin.api.types import TokenSpan
 model = open_local(ModelSpec(model="hf:org/tiny", revision=sys.argv[1] or None, adapter="org/adapter"))
 print(model.identity, model.source.revision, float(model.score([TokenSpan((1, 2), (3, 4))])[0].sum()))
 """

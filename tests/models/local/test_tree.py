@@ -13,9 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from gdr_plugin.api.types import TokenSpan
 from gdr_plugin.models.local.attention import using
-from gdr_plugin.models.local.forward import Network, run_tree
+from gdr_plugin.models.local.forward import run_tree
 from gdr_plugin.models.local.kvcache import PrefixCache
-from gdr_plugin.models.local.planner import Job, Pack, Row, distinct, plan_tree
+from gdr_plugin.models.local.network import Network
+from gdr_plugin.models.local.planner import DistinctSpan, Pack, ResponseRow, distinct, plan_tree
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -83,16 +84,18 @@ def test_tree_equals_one_at_a_time(flavour: str) -> None:
     guidance = tuple(ids(23))
     tails = (tuple(ids(7)), tuple(ids(1)), tuple(ids(15)))
     sizes = [(0, 12), (0, 13), (0, 1), (0, 30), (1, 5), (2, 2), (2, 11)]
-    rows = tuple(Row(tail, tuple(ids(size)), (place,)) for place, (tail, size) in enumerate(sizes))
+    rows = tuple(ResponseRow(tail, tuple(ids(size)), (place,)) for place, (tail, size) in enumerate(sizes))
     expected = [plain(model, [*guidance, *tails[row.tail]], list(row.response)) for row in rows]
-    kept = [PrefixCache(1 << 30)]
+    kept = PrefixCache(1 << 30)
     net = network(model)
 
-    run_tree(net, Pack(guidance[:9], (guidance[9:],), (Row(0, (5, 6), (0,)),), ()), kept)  # half of the prefix is known
+    run_tree(
+        net, Pack(guidance[:9], (guidance[9:],), (ResponseRow(0, (5, 6), (0,)),), ()), kept
+    )  # half of the prefix is known
     got = run_tree(net, Pack(guidance, tails, rows, ()), kept)
 
-    for one, want in zip(got, expected, strict=True):
-        assert np.abs(one - want.numpy()).max() < 1e-4
+    for logprobs, want in zip(got, expected, strict=True):
+        assert np.abs(logprobs - want.numpy()).max() < 1e-4
 
 
 @torch.inference_mode()
@@ -113,7 +116,7 @@ def test_siblings_do_not_see_each_other() -> None:
     net = network(build("llama"))
 
     def first(second: tuple[int, ...]) -> Any:
-        rows = (Row(0, (6, 7, 8), (0,)), Row(0, second, (1,)), Row(1, (10, 11), (2,)))
+        rows = (ResponseRow(0, (6, 7, 8), (0,)), ResponseRow(0, second, (1,)), ResponseRow(1, (10, 11), (2,)))
         scored = run_tree(net, Pack((), ((4, 5), (9,)), rows, ()), [PrefixCache(0)])
         return np.concatenate([scored[0], scored[2]])
 
@@ -122,12 +125,12 @@ def test_siblings_do_not_see_each_other() -> None:
 
 def test_a_context_with_more_responses_than_a_row_holds_becomes_a_prefix() -> None:
     context = tuple(range(3, 43))
-    jobs = [Job(context, (n, n + 1, n + 2, n + 3, n + 4), (n,)) for n in range(30)]
-    other = Job((*context[:20], 90), (1, 2), (30,))
+    spans = [DistinctSpan(context, (n, n + 1, n + 2, n + 3, n + 4), (n,)) for n in range(30)]
+    other = DistinctSpan((*context[:20], 90), (1, 2), (30,))
 
-    packs = plan_tree([*jobs, other], 64)
+    packs = plan_tree([*spans, other], 64)
 
-    assert sorted(row.spans[0] for pack in packs for row in pack.rows) == list(range(31))
+    assert sorted(row.places[0] for pack in packs for row in pack.rows) == list(range(31))
     split = [pack for pack in packs if pack.prefix == context[:-1]]
     assert len(split) == 3
     assert {pack.tails for pack in split} == {(context[-1:],)}
@@ -142,12 +145,12 @@ contexts = st.lists(st.integers(0, 2), min_size=1, max_size=24).map(tuple)
     st.integers(1, 80),
 )
 def test_every_job_is_planned_once_whatever_the_budget(pairs: list[Any], tokens: int) -> None:
-    jobs = distinct([TokenSpan(context, response) for context, response in pairs])
+    spans = distinct([TokenSpan(context, response) for context, response in pairs])
 
-    packs = plan_tree(jobs, tokens)
+    packs = plan_tree(spans, tokens)
 
-    planned = [(pack.context(row), row.response, row.spans) for pack in packs for row in pack.rows]
-    assert sorted(planned) == sorted((job.context, job.response, job.spans) for job in jobs)
+    planned = [(pack.context(row), row.response, row.places) for pack in packs for row in pack.rows]
+    assert sorted(planned) == sorted((span.context, span.response, span.places) for span in spans)
     for pack in packs:
         assert all(pack.tails)
         assert [row.tail for row in pack.rows] == sorted(row.tail for row in pack.rows)

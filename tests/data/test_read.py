@@ -6,7 +6,7 @@ import io
 import json
 import sys
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from gdr_plugin.api.errors import DataError, DomainError
 from gdr_plugin.api.types import Message
-from gdr_plugin.data.read import BadRow, SeenIds, check_rows, scan
+from gdr_plugin.data.read import BadRow, SeenIds, bad_rows_error, check_rows
 from gdr_plugin.data.rows import PromptRow, Response, ScoreRow, parse_prompt, parse_prompt_row, parse_score_row
 from gdr_plugin.data.sources import Row, parse_columns, read_rows
 
@@ -284,7 +284,7 @@ class TestPrompt:
             ([{"role": "user", "content": "x"}, {"role": "system", "content": "y"}], "system turns come first"),
             ([{"role": "user", "content": [{"type": "image", "url": "u"}]}], "block of type 'image': only text"),
             ([{"role": "user", "content": [{"type": "text", "text": 7}]}], "a text block of message 1"),
-            ("\ud800", "half a surrogate pair at character 1"),
+            ("\ud800", "`prompt` holds an unpaired surrogate at character 1"),
         ],
     )
     def test_what_is_refused(self, value: object, message: str) -> None:
@@ -300,14 +300,14 @@ class TestRows:
         assert (parsed.sample.response, parsed.sample.finished) == ("r", False)
         assert parsed.sample.fields == {"domain": "chat", "n": None}
         bare = parse_score_row(row(prompt="p", response="", finished=None, id=None))
-        assert bare == ScoreRow("row-000003", bare.sample)
+        assert bare == ScoreRow("row-000003", bare.sample, "in.jsonl line 3")
         assert bare.sample.finished is True
 
     def test_prompt_row(self) -> None:
         given = ["a", {"response": "b", "finished": False}, {"text": "c"}, {"content": "d", "finished": True}]
         parsed = parse_prompt_row(row(id="x", prompt="p", responses=given, topic="t"))
         responses = (Response("a"), Response("b", False), Response("c"), Response("d"))
-        assert parsed == PromptRow("x", (Message("user", "p"),), responses, {"topic": "t"})
+        assert parsed == PromptRow(3, "in.jsonl line 3", "x", (Message("user", "p"),), responses, {"topic": "t"})
         assert parse_prompt_row(row(prompt="p")).responses is None
         assert parse_prompt_row(row(prompt="p", responses=[])).responses == ()
 
@@ -354,13 +354,12 @@ class TestRows:
             parse_score_row(broken)
 
 
-class TestScan:
-    def test_a_good_input(self, tmp_path: Path) -> None:
-        path = lines(tmp_path / "in.jsonl", [{"prompt": f"p{n}", "response": "r", "domain": None} for n in range(50)])
-        report = scan(path, parse_score_row, domains=["chat"])
-        assert (report.rows, report.bad, report.errors) == (50, 0, ())
-        report.raise_first()
+def check_domain(columns: Mapping[str, Any]) -> None:
+    if columns.get("domain") not in (None, "chat"):
+        raise DomainError(f"unknown domain {columns['domain']!r}")
 
+
+class TestCheckedRows:
     def test_everything_that_is_wrong(self, tmp_path: Path) -> None:
         good = {"prompt": "p", "response": "r"}
         path = lines(
@@ -378,30 +377,26 @@ class TestScan:
         )
         with path.open("a") as file:
             file.write('{"prompt": \n')
-        report = scan(path, parse_score_row, domains=["chat", "safety"], keep=3)
-        assert (report.rows, report.bad) == (9, 6)
-        assert [(bad.number, bad.id) for bad in report.errors] == [(2, "a"), (3, "row-000003"), (4, "row-000004")]
-        assert report.errors[0].reason == f"{path} line 2: duplicate id 'a', first used in line 1"
-        assert "did you mean 'safety'" in report.errors[2].reason
-        with pytest.raises(DataError, match=r"duplicate id 'a', first used in line 1 \(and 5 more bad rows\)$"):
-            report.raise_first()
+        checked = [result for _, result in check_rows(path, parse_score_row, check=check_domain)]
+        bad = [result for result in checked if isinstance(result, BadRow)]
+        assert [(row.number, row.id) for row in bad] == [
+            (2, "a"),
+            *((number, f"row-{number:06d}") for number in (3, 4, 5, 7, 9)),
+        ]
+        assert bad[0].reason == f"{path} line 2: duplicate id 'a', first used in line 1"
+        assert bad[2].reason == f"{path} line 4: unknown domain 'saftey'"
+        assert bad[5].reason.startswith(f"{path} line 9: malformed JSON")
         kinds = [isinstance(result, BadRow) for _, result in check_rows(path, parse_score_row)]
         assert kinds == [False, True, True, False, False, False, True, False, True]
 
-    def test_the_domains_column(self, tmp_path: Path) -> None:
-        path = lines(tmp_path / "in.jsonl", [{"prompt": "p", "response": "r", "topic": "x", "domain": "y"}])
-        [(_, bad)] = check_rows(path, parse_score_row, domains=["y"], domain_columns=["topic", "domain"])
-        assert isinstance(bad, BadRow)
-        assert scan(path, parse_score_row, domains=["y"]).bad == 0
-        assert issubclass(DomainError, DataError)
-
-    def test_fingerprint(self, tmp_path: Path) -> None:
-        rows = [{"prompt": "p", "response": str(n)} for n in range(3)]
-        one = scan(lines(tmp_path / "a.jsonl", rows), parse_score_row).fingerprint
-        pq.write_table(pa.Table.from_pylist([{**row, "domain": None} for row in rows]), tmp_path / "a.parquet")
-        assert scan(tmp_path / "a.parquet", parse_score_row).fingerprint == one
-        assert scan(lines(tmp_path / "b.jsonl", rows[::-1]), parse_score_row).fingerprint != one
-        assert scan(lines(tmp_path / "c.jsonl", rows[:2]), parse_score_row).fingerprint != one
+    def test_the_error_names_the_first_and_counts_the_others(self) -> None:
+        first = BadRow(2, "in.jsonl line 2", "a", "in.jsonl line 2: wrong")
+        messages = [str(bad_rows_error(first, bad, "; go on")) for bad in (1, 2, 1235)]
+        assert messages == [
+            "in.jsonl line 2: wrong; go on",
+            "in.jsonl line 2: wrong (and 1 more bad row); go on",
+            "in.jsonl line 2: wrong (and 1,234 more bad rows); go on",
+        ]
 
 
 class TestSeenIds:

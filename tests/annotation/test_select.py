@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdr_plugin.annotation.filters import IDENTICAL, NO_MARGIN, SMALL_MARGIN, UNBALANCED, Choice, Filters, choose
+from gdr_plugin.annotation.filters import IDENTICAL, NO_MARGIN, SMALL_MARGIN, UNBALANCED, Filters, Picked, choose
 from gdr_plugin.annotation.selectors import MaxMin, MaxRandom, TopK, builtin_selectors, find_selector
 from gdr_plugin.api.errors import ConfigError, PluginError
 from gdr_plugin.api.selectors import Candidate, Selector
@@ -93,7 +93,7 @@ def test_reasons_for_no_pair() -> None:
 
 def test_copies_of_a_text_count_once_and_indices_refer_to_the_input() -> None:
     candidates = [Candidate("x", 5.0, 1), Candidate("x ", 9.0, 1), Candidate("y", 1.0, 1), Candidate("z", 0.0, 1)]
-    assert choose(candidates, TopK(k=2), Filters(), random.Random(0)) == Choice(((0, 3),), None)
+    assert choose(candidates, TopK(k=2), Filters(), random.Random(0)) == Picked(((0, 3),), None)
 
 
 def test_a_selector_that_returns_nonsense_is_named() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gdr_plugin.annotation.run_folder import RunFolder
+from gdr_plugin.annotation.run_folder import LOCK_FILE, RunFolder
 from gdr_plugin.api.errors import OutputError
 from gdr_plugin.files import atomic
 
@@ -18,7 +21,8 @@ def test_shards_come_back_as_they_were(tmp_path: Path) -> None:
         assert not folder.has("candidates", 3)
         folder.write("candidates", 3, {"seconds": 1.5}, records)
         assert folder.has("candidates", 3)
-        assert folder.read("candidates", 3) == ({"seconds": 1.5, "records": 2}, records)
+        with folder.reading("candidates", 3) as found:
+            assert found == ({"seconds": 1.5, "records": 2}, records)
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
@@ -28,8 +32,9 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
         shard = folder.work / "candidates-000000.jsonl"
         lines = shard.read_text().splitlines(keepends=True)
         shard.write_text("".join(lines[:-1]))
-        with pytest.raises(OutputError, match=r"candidates-000000\.jsonl.*delete that file"):
-            folder.read("candidates", 0)
+        message = r"candidates-000000\.jsonl.*its end is missing.*delete that file"
+        with pytest.raises(OutputError, match=message), folder.reading("candidates", 0):
+            pass
 
 
 def test_another_run_is_refused_and_told_what_differs(tmp_path: Path) -> None:
@@ -54,6 +59,29 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "out"):
         pass
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_lock_file_that_was_replaced_while_it_was_opened_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the lock file and locking it, its holder goes away with it, and another process comes."""
+    root, opened, others = tmp_path / "out", os.open, ExitStack()
+
+    def open_then_replace(path: str, *arguments: Any, **options: Any) -> int:
+        handle = opened(path, *arguments, **options)
+        if str(path).endswith(LOCK_FILE) and not replaced:
+            replaced.append(handle)
+            (root / LOCK_FILE).unlink()
+            others.enter_context(RunFolder(root))
+        return handle
+
+    replaced: list[int] = []
+    monkeypatch.setattr(os, "open", open_then_replace)
+    with others, pytest.raises(OutputError, match="another gdr annotate is working"), RunFolder(root):
+        pass
+    assert len(replaced) == 1
+    with RunFolder(root):
+        pass
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from gdr_plugin import hookimpl
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.preferences.select import MaxMin
+from gdr_plugin.annotation.selectors import MaxMin
 
 HERE = Path(__file__).parent
 

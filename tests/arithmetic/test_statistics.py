@@ -7,12 +7,28 @@ import math
 import numpy as np
 import pytest
 
-from gdr_plugin.arithmetic.statistics import Estimate, average, correlation, difference, pearson, ranks, ratios, share
+from gdr_plugin.arithmetic.statistics import (
+    Column,
+    Estimate,
+    Resampled,
+    average,
+    correlation,
+    difference,
+    pearson,
+    ranks,
+    ratios,
+    share,
+)
 
 
 def known(estimate: Estimate | None) -> Estimate:
     assert estimate is not None
     return estimate
+
+
+def known_draws(resampled: Resampled | None) -> Column:
+    assert resampled is not None
+    return resampled.draws
 
 
 def test_a_share_is_the_mean_and_its_interval_that_of_a_binomial() -> None:
@@ -97,6 +113,69 @@ def test_a_column_that_does_not_vary_has_no_correlation() -> None:
 def test_a_correlation_of_small_numbers_is_found() -> None:
     x = np.random.default_rng(0).random(50)
     assert known(pearson(x * 1e-9, x * 1e-9)).value == pytest.approx(1.0)
+
+
+def test_a_small_spread_around_a_large_mean_is_no_rounding_error() -> None:
+    x, y = np.array([0.0, 10.0, 20.0, 30.0, 40.0]), np.array([0.0, 10.0, 10.0, 20.0, 30.0])
+    by_hand = correlation(x, y)
+    assert by_hand == pytest.approx(700 / math.sqrt(1000 * 520))
+    assert correlation(x + 1e6, y - 1e6) == pytest.approx(by_hand, rel=1e-9)
+    assert known(pearson(x + 1e6, y - 1e6)).value == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_rounding_errors_of_a_large_constant_are_no_spread() -> None:
+    wobble = np.array([0.0, 1.0, -1.0, 1.0, 0.0]) * np.spacing(1e6)
+    assert correlation(1e6 + wobble, np.arange(5.0)) is None
+    assert correlation(np.arange(5.0), 1e6 + wobble) is None
+
+
+def test_the_seed_is_zero_unless_given() -> None:
+    x, y = np.random.default_rng(5).random((2, 40))
+    assert share(x) == share(x, seed=0) != share(x, seed=1)
+    assert difference(x, y) == difference(x, y, seed=0) != difference(x, y, seed=1)
+    assert pearson(x, y) == pearson(x, y, seed=0) != pearson(x, y, seed=1)
+    drawn = [ratios([x], [y], **seed) for seed in ({}, {"seed": 0}, {"seed": 1})]
+    assert [np.array_equal(known_draws(drawn[0]), known_draws(other)) for other in drawn] == [True, True, False]
+
+
+@pytest.mark.parametrize("chunk", [1, 100, 4_000_000])
+def test_how_many_are_drawn_at_a_time_changes_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = np.random.default_rng(6).random((2, 20))
+    whole, correlated = ratios([x], [y]), pearson(x, y)
+    monkeypatch.setattr("gdr_plugin.arithmetic.statistics._CHUNK", chunk)
+    np.testing.assert_allclose(known_draws(ratios([x], [y])), known_draws(whole), rtol=1e-12)
+    found, before = known(pearson(x, y)), known(correlated)
+    assert (found.low, found.high) == (pytest.approx(before.low), pytest.approx(before.high))
+
+
+def test_a_share_is_resampled_ten_thousand_times() -> None:
+    assert known_draws(ratios([[1.0, 0.0]], [[1.0, 1.0]])).shape == (10_000,)
+
+
+def test_an_interval_of_a_correlation_is_the_percentiles_of_its_resamples() -> None:
+    x, y = np.random.default_rng(7).normal(size=(2, 30))
+    drawn = np.random.default_rng(0).integers(0, 30, (2_000, 30))
+    values = [np.corrcoef(x[places], y[places])[0, 1] for places in drawn]
+    low, high = np.percentile(values, [2.5, 97.5])
+    found = known(pearson(x, y))
+    assert (found.low, found.high) == (pytest.approx(low, rel=1e-9), pytest.approx(high, rel=1e-9))
+    assert (found.value, found.n) == (pytest.approx(np.corrcoef(x, y)[0, 1]), 30)
+
+
+def test_a_correlation_stays_within_its_bounds() -> None:
+    x, y = np.array([0.6, 0.3, 0.0, 0.0]), np.array([2.4599999999999995, 1.2299999999999998, 0.0, 0.0])
+    a, b = x - x.mean(), y - y.mean()
+    assert (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()) > 1  # by rounding
+    assert correlation(x, y) == 1.0
+    assert correlation(x, -y) == -1.0
+
+
+def test_resamples_without_weight_are_left_out_of_the_interval() -> None:
+    # One item in five carries weight: a third of the resamples miss it and say nothing.
+    found = ratios([[3.0, 0.0, 0.0, 0.0, 0.0]], [[1.0, 0.0, 0.0, 0.0, 0.0]])
+    assert np.isnan(known_draws(found)).mean() == pytest.approx(0.8**5, abs=0.02)
+    assert found is not None
+    assert found.estimate == Estimate(3.0, 3.0, 3.0, 5)
 
 
 def test_columns_of_different_lengths_are_refused() -> None:

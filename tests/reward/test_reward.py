@@ -15,10 +15,13 @@ from gdr_plugin.api.guidance import Exemplar, Guidance
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Conversation, Logprobs, Message, Sample, TokenSpan
 from gdr_plugin.config.load import parse_config
+from gdr_plugin.config.schema import GuidanceSection, RewardSection
 from gdr_plugin.guidance import apply, render
 from gdr_plugin.models.fake import FakeModel
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.routing import RouterChain
+from gdr_plugin.store.model import StoredModel
+from gdr_plugin.store.store import LogprobStore
 
 GUIDANCE = Guidance("short", "Answer in one sentence.", (Exemplar("e1", "Hi?", "Hello.", "Well, hello...", "Brief."),))
 
@@ -206,6 +209,54 @@ def test_stream_equals_score_and_sequential_equals_together(tmp_path: Any) -> No
 
     assert sequential.score(samples) == expected
     assert list(together.stream(iter(samples), window=3)) == expected
+
+
+def test_a_variant_differs_in_what_is_said_and_shares_the_rest(tmp_path: Any) -> None:
+    strong = FakeModel("a", Limits())
+    store = LogprobStore(tmp_path / "s.sqlite")
+    base = GuidedDensityRatio(
+        strong,
+        FakeModel("b", Limits()),
+        domains={"all": GUIDANCE, "bare": None},
+        chain=RouterChain([], "all"),
+        reward=RewardSection(end_of_turn="never"),
+        store=store,
+        sequential=True,
+    )
+    base.config = parse_config({"strong": "fake:a", "weak": "fake:b"})
+    (score,) = base.score([sample()])
+
+    same = base.variant()
+    assert same.score([sample()]) == [score]
+    assert (same.store, same.config, same.sequential, same.domains) == (store, base.config, True, base.domains)
+    assert strong.scored_spans == 1  # the second time from the store
+    assert [model.hits for model in (same.strong, same.weak) if isinstance(model, StoredModel)] == [1, 1]
+    assert same.routing_counts == {"default": 1}
+
+    guided = apply(render(GUIDANCE, instruction=True, exemplars=1, seed=0), sample().prompt)
+    (one_side,) = base.variant(placement="strong", reduction="mean").score([sample()])
+    (high, n), (low, m) = total("a", guided, "Four.", end=False), total("b", sample().prompt, "Four.", end=False)
+    assert one_side.reward == pytest.approx(high / n - low / m, abs=1e-9)
+    bare = total("a", sample().prompt, "Four.", end=False)[0] - total("b", sample().prompt, "Four.", end=False)[0]
+    for unguided in (
+        base.variant(placement="none"),
+        base.variant(guidance=GuidanceSection(placement="none")),
+        base.variant(guidance=GuidanceSection(), placement="none"),
+        base.variant(domains={"all": None}),
+        base.variant(chain=RouterChain([], "bare")),
+    ):
+        (found,) = unguided.score([sample()])
+        assert (found.guidance, found.reward) == ("none", pytest.approx(bare, abs=1e-9))
+    assert base.variant(chain=RouterChain([], "bare")).score([sample()])[0].domain == "bare"
+    assert base.score([sample()]) == [score]  # the base is as it was
+
+
+def test_a_variant_of_stored_models_without_a_store_keeps_asking_their_store(tmp_path: Any) -> None:
+    strong = FakeModel("a", Limits())
+    stored = StoredModel(strong, LogprobStore(tmp_path / "s.sqlite"))
+    base = GuidedDensityRatio(stored, FakeModel("b", Limits()), domains={"all": None}, chain=RouterChain([], "all"))
+    assert base.variant().score([sample()]) == base.score([sample()])
+    assert (base.variant().strong, strong.scored_spans, stored.hits) == (stored, 1, 1)
 
 
 def test_warming_without_a_store_is_an_error() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -70,6 +72,26 @@ def test_a_token_counts_to_the_step_in_which_it_begins() -> None:
     assert step_rewards(score, text, by="c") == [Step("ab\nc", 0, 4, 0.5 - 3.0), Step("d", 4, 5, 0.75 - 2.0)]
 
 
+def test_each_models_tokens_are_placed_by_themselves() -> None:
+    text = "ab\ncd\nef"
+    score = Score(
+        *(-30.0 / 4 + 6.0 / 3, None, -30.0, -6.0, 4, 3, "all", "default", "none"),
+        strong_token_logprobs=(-2.0, -4.0, -8.0, -16.0),
+        weak_token_logprobs=(-1.0, -2.0, -3.0),
+        strong_token_offsets=((0, 3), (3, 5), (5, 7), (7, 8)),
+        weak_token_offsets=((0, 2), (2, 6), (6, 8)),
+        reduction="mean",
+    )
+    # Of the weak model's tokens two begin in the first line, none in the second, one in the third.
+    steps = step_rewards(score, text)
+    assert steps == [
+        Step("ab\n", 0, 3, -2.0 / 4 + 3.0 / 3),
+        Step("cd\n", 3, 6, (-4.0 - 8.0) / 4),
+        Step("ef", 6, 8, -16.0 / 4 + 3.0 / 3),
+    ]
+    assert math.fsum(step.reward for step in steps) == score.reward
+
+
 def test_units_of_steps_are_those_of_the_reward() -> None:
     score = made(((0, 1), (1, 2)), (-2.0, -4.0), "mean")
     assert step_rewards(score, "ab") == [Step("ab", 0, 2, (-6.0 + 2.0) / 2)]
@@ -108,6 +130,38 @@ def test_cut_loses_nothing(text: str, by: str) -> None:
     steps = step_rewards(score, text, by=by)
     assert steps is not None
     assert math.fsum(step.reward for step in steps) == pytest.approx(score.reward, abs=1e-6)
+
+
+def test_lines_are_the_default() -> None:
+    assert cut("one\ntwo") == [(0, 4), (4, 7)]
+
+
+@pytest.mark.parametrize("missing", ["strong_token_logprobs", "weak_token_logprobs", "reduction"])
+def test_a_score_that_lacks_one_part_of_its_tokens_is_refused(missing: str) -> None:
+    score = made(((0, 1), (1, 2)), (-2.0, -4.0))
+    with pytest.raises(ValueError, match="score with tokens=True"):
+        step_rewards(replace(score, **{missing: None}), "ab")
+
+
+@pytest.mark.parametrize("side", ["strong", "weak"])
+def test_one_model_without_offsets_is_enough_to_refuse(side: str) -> None:
+    score = made(((0, 1), (1, 2)), (-2.0, -4.0))
+    with pytest.raises(ValueError, match="does not say where tokens are"):
+        step_rewards(replace(score, **{f"{side}_token_offsets": None}), "ab")
+
+
+@pytest.mark.parametrize("side", ["strong", "weak"])
+def test_a_token_behind_the_responses_end_belongs_to_another_response(side: str) -> None:
+    score = made(((0, 1), (1, 2)), (-2.0, -4.0))
+    longer: dict[str, Any] = {f"{side}_token_offsets": ((0, 1), (1, 3))}  # by one character
+    with pytest.raises(ValueError, match="another response"):
+        step_rewards(replace(score, **longer), "ab")
+    assert step_rewards(replace(score, **longer), "abc") is not None
+
+
+def test_a_place_for_every_log_prob() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        step_rewards(made(((0, 1),), (-2.0, -4.0)), "ab")
 
 
 def test_what_cannot_be_divided() -> None:

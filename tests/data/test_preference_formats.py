@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,7 @@ def test_domain_subset_id_and_other_columns(tmp_path: Path) -> None:
         ({"chosen": "a", "rejected": "b"}, "there is no column 'prompt' among chosen, rejected"),
         ({"prompt": "", "chosen": "a", "rejected": "b"}, "`prompt` is empty"),
         ({**PLAIN, "domain": 3}, "`domain` must be a string, not a number"),
-        ({**PLAIN, "chosen": "a\ud800"}, "half a surrogate"),
+        ({**PLAIN, "chosen": "a\ud800"}, "`chosen` holds an unpaired surrogate at character 2"),
         (
             {
                 "chosen": [message("user", "A"), message("assistant", "Yes.")],
@@ -270,7 +271,7 @@ def test_bad_rows_say_what_is_wrong(row: dict[str, Any], problem: str, tmp_path:
 
 
 def test_columns_of_no_known_format(tmp_path: Path) -> None:
-    assert "columns text, score are of no known format: name them with --map" in reason(
+    assert "columns text, score match no known format: name them with --map" in reason(
         tmp_path, {"text": "a", "score": 1}
     )
 
@@ -321,12 +322,12 @@ def test_duplicate_ids_are_bad_rows(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_and_a_failed_check(tmp_path: Path) -> None:
-    path = write(tmp_path / "data.jsonl", PLAIN)
+    path = write(tmp_path / "data.jsonl", {**PLAIN, "domain": " math ", "topic": 7})
     with pytest.raises(DataError, match="unknown format 'rewardbench3': known are auto, hh-rlhf"):
         load_items(path, format="rewardbench3")
 
-    def check(item: Item) -> None:
-        raise DomainError("not this one")
+    def check(columns: Mapping[str, Any]) -> None:
+        raise DomainError(f"not this one: {dict(columns)}")
 
-    with pytest.raises(DataError, match="line 1: not this one"):
+    with pytest.raises(DataError, match=r"line 1: not this one: {'topic': 7, 'domain': 'math'}"):
         load_items(path, check=check)
