@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from gdr_plugin.api.types import Conversation, Logprobs, TokenSpan
+from gdr_plugin.api.types import Conversation, Logprobs, Message, TokenSpan
 
 
 @runtime_checkable
@@ -56,6 +56,35 @@ class TokenOffsets(Protocol):
 
         Raises:
             ChatError: As for `span`, but limits on length may be ignored.
+        """
+        ...
+
+
+@runtime_checkable
+class WritesTurns(Protocol):
+    """What a `ChatFormat` may offer beyond its contract: assistant turns with reasoning or tool calls of their own.
+
+    Without it such responses are not scored, with that reason.
+    """
+
+    def turn_span(self, conversation: Conversation, turn: Message, *, end: bool) -> TokenSpan:
+        """Token ids of an assistant's turn after `conversation`, as the template writes it.
+
+        Args:
+            conversation: As for `ChatFormat.span`.
+            turn: The assistant's turn.
+            end: Whether the end-of-turn token counts as part of the response. What a template writes behind a tool call
+                for good, such as gpt-oss's `<|call|>`, counts anyway.
+
+        Raises:
+            ChatError: As for `ChatFormat.span`; or the template has no form for the turn.
+        """
+        ...
+
+    def turn_offsets(self, conversation: Conversation, turn: Message) -> tuple[tuple[int, int], ...] | None:
+        """From which to which character of the turn's text each id reaches; None where that is not known.
+
+        Ids of reasoning have an empty range at the beginning of the text.
         """
         ...
 

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gdr_plugin.api.errors import DataError, unknown
+from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Conversation, Message, Sample
-from gdr_plugin.data.content import content_of, text_of
+from gdr_plugin.data.content import text_of
+from gdr_plugin.data.messages import message_of
 from gdr_plugin.data.sources import Row
 from gdr_plugin.text import type_name
-
-ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +50,17 @@ class PromptRow:
     """All other columns."""
 
 
-def parse_prompt(value: object) -> Conversation:
+def parse_prompt(value: object, *, prefill: bool = False) -> Conversation:
     """Read a prompt: a string is one user turn; a list of messages is a conversation.
 
     Args:
         value: A string, or a list of `{"role": ..., "content": ...}` with roles system, user, assistant, tool. System
             turns come first. Content is a string, or a list of `{"type": "text", "text": ...}`, whose texts are joined.
+            Messages may have tool calls and reasoning, see `message_of`.
+        prefill: Whether the last turn may be an assistant's, which the response goes on with.
 
     Returns:
-        The conversation, which ends with a user or tool turn.
+        The conversation, which ends with a user or tool turn, or with what a response goes on with.
 
     Raises:
         DataError: The value is something else, or there is nothing to answer.
@@ -67,7 +68,9 @@ def parse_prompt(value: object) -> Conversation:
     if isinstance(value, str):
         messages: Conversation = (Message("user", text_of(value, "`prompt`")),)
     elif isinstance(value, list | tuple):
-        messages = tuple(_message(item, number) for number, item in enumerate(value, start=1))
+        messages = tuple(
+            message_of(item, f"message {number} of `prompt`") for number, item in enumerate(value, start=1)
+        )
     else:
         raise DataError(f"`prompt` must be a string or a list of messages, not {type_name(value)}")
     if not any(message.role == "user" for message in messages):
@@ -77,7 +80,7 @@ def parse_prompt(value: object) -> Conversation:
         body = body or message.role != "system"
         if body and message.role == "system":
             raise DataError("a system turn of `prompt` comes after another turn: system turns come first")
-    if messages[-1].role == "assistant":
+    if messages[-1].role == "assistant" and not prefill:
         raise DataError("`prompt` ends with an assistant turn: what is to be scored belongs in the response")
     if not messages[-1].content.strip():
         raise DataError("`prompt` is empty: its last turn has no text")
@@ -180,13 +183,3 @@ def _response(item: object, number: int) -> Response:
     if len(named) != 1:
         raise DataError(f"{what} must have its text under one of response, text, content")
     return Response(text_of(item[named[0]], what), _finished(item))
-
-
-def _message(item: object, number: int) -> Message:
-    what = f"message {number} of `prompt`"
-    if not isinstance(item, Mapping):
-        raise DataError(f"{what} must be a mapping with role and content, not {type_name(item)}")
-    role = item.get("role")
-    if role not in ROLES:
-        raise DataError(f"{what}: {unknown('role', role, ROLES)}")
-    return Message(role, content_of(item.get("content"), what))

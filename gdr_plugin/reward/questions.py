@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.guidance import RenderedGuidance
-from gdr_plugin.api.models import LogprobModel
+from gdr_plugin.api.models import LogprobModel, WritesTurns
 from gdr_plugin.api.types import Conversation, Logprobs, Placement, Sample, Side, TokenSpan
 from gdr_plugin.arithmetic.reduction import Answer
 from gdr_plugin.config.schema import EndOfTurn
@@ -101,6 +101,10 @@ def _question(
     conversation = guided_sample.conversation if guided else sample.prompt
     end = end_of_turn == "always" or (end_of_turn == "when-finished" and sample.finished)
     try:
-        return Answer(span=model.chat.span(conversation, sample.response, end=end))
+        if not (sample.reasoning or sample.tool_calls):
+            return Answer(span=model.chat.span(conversation, sample.response, end=end))
+        if not isinstance(model.chat, WritesTurns):
+            raise ChatError("its backend cannot write reasoning or tool calls that are given apart from the text")
+        return Answer(span=model.chat.turn_span(conversation, sample.turn, end=end))
     except ChatError as error:
         return Answer(reason=f"{side} model: {error}")

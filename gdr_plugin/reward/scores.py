@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gdr_plugin.api.models import ChatFormat, TokenOffsets
+from gdr_plugin.api.models import ChatFormat, TokenOffsets, WritesTurns
 from gdr_plugin.api.types import Reduction, Sample, Score
 from gdr_plugin.arithmetic.reduction import Answer, reduce, token_details
 from gdr_plugin.reward.questions import GuidedSample
@@ -31,7 +31,7 @@ def score_of(
     Returns:
         The score; `reward` is None with a reason where a model has no finite log-probs.
     """
-    reward, reason = reduce(guided.sample.response, strong, weak, reduction)
+    reward, reason = reduce(guided.sample.text, strong, weak, reduction)
     asked = [answer.span for answer in (strong, weak) if answer.span is not None]
     return Score(
         reward=reward,
@@ -54,11 +54,15 @@ def _details(
 ) -> dict[str, Any]:
     """The fields of `Score` that concern single tokens."""
     prompt, response = sample.prompt, sample.response
-    details = token_details(response, strong, weak, reduction)
+    details = token_details(sample.text, strong, weak, reduction)
     for side, chat, answer in (("strong", chats[0], strong), ("weak", chats[1], weak)):
-        if isinstance(chat, TokenOffsets):
-            # The response's ids are those of its text alone, with or without guidance in front of them.
+        # The response's ids are those of its text alone, with or without guidance in front of them.
+        offsets: tuple[tuple[int, int], ...] | None = None
+        if sample.reasoning or sample.tool_calls:
+            offsets = chat.turn_offsets(prompt, sample.turn) if isinstance(chat, WritesTurns) else None
+        elif isinstance(chat, TokenOffsets):
             offsets = chat.offsets(prompt, response)
+        if offsets is not None:
             end_of_turn = ((len(response), len(response)),) * (answer.tokens - len(offsets))
             details[f"{side}_token_offsets"] = offsets + end_of_turn
     return details

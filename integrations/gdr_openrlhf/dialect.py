@@ -182,13 +182,13 @@ def open_inverter(settings: ServeSettings) -> RenderedPromptReader | None:
     """
     if settings.policy_tokenizer is None:
         return None
-    from gdr_plugin.models.local.source import open_tokenizer
+    from gdr_plugin.models.local.source import open_tokenizer, stop_ids
     from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
     tokenizer = open_tokenizer(settings.policy_tokenizer)
     # Without a template of its own it still says how a response ends.
     plain = settings.plain and not tokenizer.chat_template
-    return RenderedPromptReader(tokenizer, "plain" if plain else None)
+    return RenderedPromptReader(tokenizer, "plain" if plain else None, stops=stop_ids(settings.policy_tokenizer))
 
 
 def _check_text(name: str, text: object) -> None:

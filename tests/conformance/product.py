@@ -8,10 +8,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from gdr_plugin.api.errors import ChatError, DataError
+from gdr_plugin.data.messages import message_of
+from gdr_plugin.data.rows import parse_prompt
 from gdr_plugin.models.text.chat import Chat
 from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
-from gdr_plugin.data.rows import parse_prompt
-from gdr_trl.turns import read_completion
 
 Turns = Sequence[Mapping[str, Any]]
 
@@ -49,15 +49,11 @@ class Asked:
             RefusedError: The package refuses the row.
         """
         try:
-            if isinstance(response, str) and not prefill:
-                span = self._chat.span(parse_prompt(list(turns)), response, end=end)
-                return span.context, span.response
-            completion = response if isinstance(response, str) else [response]
-            read = read_completion(list(turns), completion, finished=end, fields={}, reasoning="score")
-            if not read.samples:
-                raise RefusedError(str(read.reason))
-            sample = read.samples[-1]
-            span = self._chat.span(sample.prompt, sample.response, end=end)
+            prompt = parse_prompt(list(turns), prefill=prefill)
+            if isinstance(response, str):
+                span = self._chat.span(prompt, response, end=end)
+            else:
+                span = self._chat.turn_span(prompt, message_of(response, "the response"), end=end)
         except (ChatError, DataError) as error:
             raise RefusedError(str(error)) from error
         return span.context, span.response

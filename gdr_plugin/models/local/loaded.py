@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.errors import ModelError
-from gdr_plugin.api.settings import Limits
+from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.local.identity import NUMERICS, combine, computed_in, parameters_digest
 from gdr_plugin.models.local.model import LocalModel, open_chat
@@ -35,7 +35,10 @@ class LoadedModel(LocalModel):
             raise ModelError(f"{type(inner).__name__} has no language-model head: load it with AutoModelForCausalLM")
         self.name = name or getattr(inner.config, "name_or_path", "") or type(inner).__name__
         self.tokenizer = tokenizer
-        self.chat = open_chat(tokenizer, chat_template, inner.config, limits)
+        stops = getattr(getattr(inner, "generation_config", None), "eos_token_id", None)
+        spec = ModelSpec(model=self.name, chat_template=chat_template)
+        listed = [stops] if isinstance(stops, int) else stops or ()
+        self.chat = open_chat(tokenizer, spec, inner.config, limits, stops=listed)
         self._begin(limits)
         self._weights = Weights(inner, owned=False)
         self._state: tuple[object, ...] = ()

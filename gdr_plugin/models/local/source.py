@@ -113,6 +113,22 @@ def load_tokenizer(spec: ModelSpec, source: Source) -> PreTrainedTokenizerBase:
         ) from error
 
 
+def stop_ids(path: str, revision: str | None = None) -> frozenset[int]:
+    """The ids that generation stops at by a model's generation config; empty where it has none.
+
+    Args:
+        path: Folder or hub id.
+        revision: The hub's commit.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        ids = GenerationConfig.from_pretrained(path, revision=revision or "main").eos_token_id
+    except (OSError, ValueError):  # models need not have one
+        return frozenset()
+    return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
+
+
 def skeleton(source: Source, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """Build the model's modules from its configuration alone, with the shapes of the weights and no memory for them.
 

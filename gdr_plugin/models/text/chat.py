@@ -54,7 +54,7 @@ class Chat:
         prompt has opened already is not written twice. Reasoning that was cut off before its closing mark cannot be
         told from an answer unless it starts with the opening one. Reasoning that came apart from its answer is written
         as the template writes it, else between the model's marks.
-      - A conversation that ends with an assistant's turn is a response that has been begun: the response goes on with it.
+      - A conversation that ends with an assistant's turn is a response that has been begun: it goes on with that turn.
       - The end of turn is what the template puts after an answer, up to the model's EOS or the last control token that
         stands there whatever follows; where it puts none, what it writes before the next turn, else EOS.
 
@@ -142,8 +142,15 @@ class Chat:
             raise ChatError(context.problem)
         return self._span(context, answer.text, end and not closed)
 
-    def offsets(self, conversation: Conversation, response: str, reasoning: str = "") -> tuple[tuple[int, int], ...]:
+    def offsets(self, conversation: Conversation, response: str) -> tuple[tuple[int, int], ...]:
         """From which to which character of `response` each of its ids reaches; see `TokenOffsets.offsets`."""
+        return self._offsets(conversation, response, "")
+
+    def turn_offsets(self, conversation: Conversation, turn: Message) -> tuple[tuple[int, int], ...] | None:
+        """See `WritesTurns.turn_offsets`; None for a turn with tool calls, whose text the template writes."""
+        return None if turn.tool_calls else self._offsets(conversation, turn.content, turn.reasoning)
+
+    def _offsets(self, conversation: Conversation, response: str, reasoning: str) -> tuple[tuple[int, int], ...]:
         context, pieces = self._place(conversation, response, reasoning)
         text = "".join(piece.text for piece in pieces)
         return places(pieces, self._tokens.continuation_offsets(text, context.ids[-1]), self._tokens.restored)

@@ -1,0 +1,111 @@
+"""Chat messages of data sets and trainers as turns: roles, texts, reasoning and tool calls in the shapes they come in.
+
+The only reader of messages; knows no rows, and nothing of what a model's template does with a turn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gdr_plugin.api.errors import DataError, unknown
+from gdr_plugin.api.types import Message, ToolCall
+from gdr_plugin.data.content import content_of, text_of
+from gdr_plugin.text import is_missing, type_name
+
+__all__ = ["ROLES", "message_of"]
+
+ROLES: Final = ("system", "user", "assistant", "tool")
+_SYNONYMS: Final = {"developer": "system", "function": "tool", "ipython": "tool", "model": "assistant"}
+"""Roles that data sets have, and what they are here."""
+_REASONING: Final = ("reasoning_content", "reasoning", "thinking")
+"""Fields in which servers, trainers and data sets put reasoning apart from its answer."""
+
+
+def message_of(item: object, what: str) -> Message:
+    """Read one message.
+
+    Args:
+        item: `{"role": ..., "content": ...}` with, for an assistant's turn, `tool_calls` and reasoning apart from the
+            answer (`reasoning_content`, `reasoning`, `thinking`), for a tool's `tool_call_id` and `name`. Content may
+            be null where there are tool calls.
+        what: What to call the message in errors.
+
+    Raises:
+        NotTextError: The content holds something that is not text.
+        DataError: The message is malformed; or a turn that is no assistant's has tool calls.
+    """
+    if not isinstance(item, Mapping):
+        raise DataError(f"{what} must be a mapping with role and content, not {type_name(item)}")
+    role = _SYNONYMS.get(str(item.get("role")), item.get("role"))
+    if role not in ROLES:
+        raise DataError(f"{what}: {unknown('role', item.get('role'), ROLES)}")
+    calls = tuple(_call(call, what) for call in _calls(item, what))
+    if calls and role != "assistant":
+        raise DataError(f"{what} is a {role} turn with tool calls: only assistants call tools")
+    content = item.get("content")
+    text = "" if content is None and calls else content_of(content, what)
+    reasoning = "" if role != "assistant" else _reasoning(item, what)
+    return Message(
+        role,
+        text,
+        reasoning,
+        calls,
+        _optional(item, "tool_call_id", what) if role == "tool" else None,
+        _optional(item, "name", what) if role == "tool" else None,
+    )
+
+
+def _reasoning(item: Mapping[str, Any], what: str) -> str:
+    found = next((item[name] for name in _REASONING if not is_missing(item.get(name))), "")
+    return text_of(found, f"the reasoning of {what}")
+
+
+def _calls(item: Mapping[str, Any], what: str) -> list[Any]:
+    calls = item.get("tool_calls")
+    if calls is None and isinstance(item.get("function_call"), Mapping):
+        return [item["function_call"]]
+    if calls is not None and not isinstance(calls, list | tuple):
+        raise DataError(f"`tool_calls` of {what} must be a list, not {type_name(calls)}")
+    return list(calls or ())
+
+
+def _call(call: object, what: str) -> ToolCall:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(call, Mapping) or not isinstance(function, Mapping) or is_missing(function.get("name")):
+        raise DataError(f'a tool call of {what} must be a mapping with `function`: {{"name": ..., "arguments": ...}}')
+    name = text_of(function["name"], f"the name of a tool call of {what}")
+    identifier = call.get("id")
+    return ToolCall(
+        name, _arguments(function.get("arguments"), what), None if is_missing(identifier) else str(identifier)
+    )
+
+
+def _arguments(arguments: object, what: str) -> str:
+    """A call's arguments as the text of a JSON object: data sets have objects, or the text of one."""
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments) if arguments.strip() else {}
+        except ValueError as error:
+            raise DataError(f"the arguments of a tool call of {what} are not JSON: {error}") from None
+    if arguments is None:
+        arguments = {}
+    if not isinstance(arguments, Mapping):
+        raise DataError(f"the arguments of a tool call of {what} must be an object, not {type_name(arguments)}")
+    try:
+        # Arrow gives every row the keys of all rows, with null for those that it has not.
+        return json.dumps(_without_nulls(arguments), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the arguments of a tool call of {what} cannot be written as JSON: {error}") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _optional(item: Mapping[str, Any], name: str, what: str) -> str | None:
+    value = item.get(name)
+    return None if is_missing(value) else text_of(value, f"`{name}` of {what}")
