@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from gdr_plugin.api.errors import ConfigError
-from gdr_plugin.config.messages import explain
+from gdr_plugin.config.messages import validated
 from gdr_plugin.config.paths import locate
 from gdr_plugin.config.schema import Config
 from gdr_plugin.config.yamlfile import read_yaml
@@ -70,11 +68,7 @@ def parse_config(data: Mapping[str, Any], *, base: Path | None = None, origin: s
     Raises:
         ConfigError: Keys are wrong, or paths do not exist; all of them in one line.
     """
-    try:
-        config = Config.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(f"{origin}: {explain(error, Config, data)}") from None
-    config, complaints = locate(config, base or Path.cwd())
+    config, complaints = locate(validated(Config, data, origin), base or Path.cwd())
     if complaints:
         raise ConfigError(f"{origin}: {'; '.join(complaints)}")
     return config
@@ -107,9 +101,9 @@ def fingerprint(config: Config) -> str:
 def _contents(value: Any) -> Any:
     """The same value with a digest in the place of every absolute path of a file."""
     if isinstance(value, dict):
-        return {key: _contents(one) for key, one in value.items()}
+        return {key: _contents(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_contents(one) for one in value]
+        return [_contents(item) for item in value]
     if isinstance(value, str) and (path := Path(value)).is_absolute() and path.is_file():
         return "content:" + hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     return value
