@@ -1,4 +1,4 @@
-"""Routing: which domain a prompt belongs to. Routers decide or pass; the chain asks them in turn and counts."""
+"""Routing: which domain a prompt belongs to. Routers decide or pass; the chain asks them in turn."""
 
 from collections.abc import Sequence
 

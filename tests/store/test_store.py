@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,16 @@ def spans(count: int, *, length: int = 5, context: int = 7) -> list[TokenSpan]:
     return [TokenSpan((context, n // 4), tuple(range(n, n + length))) for n in range(count)]
 
 
+def look_up(store: LogprobStore, identity: str, spans: Sequence[TokenSpan]) -> list[Logprobs | None]:
+    return store.read(span_keys(identity, spans))
+
+
+def keep(
+    store: LogprobStore, identity: str, name: str, spans: Sequence[TokenSpan], logprobs: Sequence[Logprobs]
+) -> int:
+    return store.write(identity, name, span_keys(identity, spans), logprobs)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> LogprobStore:
     return LogprobStore(tmp_path / "made" / "on" / "the" / "way" / "store.sqlite")
@@ -48,10 +59,10 @@ def test_what_is_put_is_what_is_got(store: LogprobStore) -> None:
     model = FakeModel("a")
     some = [*spans(1200), TokenSpan((1,), ()), TokenSpan((1,), (2**31,))]
     scored = model.score(some)
-    assert store.get(model.identity, some) == [None] * len(some)
-    assert store.put(model.identity, model.name, some, scored) == len(some)
+    assert look_up(store, model.identity, some) == [None] * len(some)
+    assert keep(store, model.identity, model.name, some, scored) == len(some)
     for again in (store, LogprobStore(store.path), pickle.loads(pickle.dumps(store))):
-        got = again.get(model.identity, some[::-1])[::-1]
+        got = look_up(again, model.identity, some[::-1])[::-1]
         for one, other in zip(got, scored, strict=True):
             assert one is not None
             assert one.dtype == np.float32
@@ -61,24 +72,24 @@ def test_what_is_put_is_what_is_got(store: LogprobStore) -> None:
 
 def test_another_identity_context_or_response_misses(store: LogprobStore) -> None:
     span = TokenSpan((1, 2), (3, 4))
-    store.put("a", "a", [span], [np.zeros(2, np.float32)])
-    assert store.get("b", [span]) == [None]
+    keep(store, "a", "a", [span], [np.zeros(2, np.float32)])
+    assert look_up(store, "b", [span]) == [None]
     others = [
         TokenSpan((1, 2, 3), (4,)),
         TokenSpan((1,), (2, 3, 4)),
         TokenSpan((1, 2), (3,)),
         TokenSpan((2, 1), (3, 4)),
     ]
-    assert store.get("a", others) == [None] * 4
-    assert store.get("a", [TokenSpan((1, 2), (3, 4), dropped=9)])[0] is not None
+    assert look_up(store, "a", others) == [None] * 4
+    assert look_up(store, "a", [TokenSpan((1, 2), (3, 4), dropped=9)])[0] is not None
 
 
 def test_results_that_are_not_finite_are_not_kept(store: LogprobStore) -> None:
     three = spans(3, length=1)
     values = [np.array([value], np.float32) for value in (np.nan, -np.inf, -1.0)]
-    assert store.put("a", "a", three, values) == 1
-    assert [one is None for one in store.get("a", three)] == [True, True, False]
-    assert store.put("a", "a", three[:1], values[:1]) == 0
+    assert keep(store, "a", "a", three, values) == 1
+    assert [one is None for one in look_up(store, "a", three)] == [True, True, False]
+    assert keep(store, "a", "a", three[:1], values[:1]) == 0
 
 
 ids = st.lists(st.integers(0, 300), max_size=6).map(tuple)
@@ -166,7 +177,7 @@ class TestUpkeep:
             model = FakeModel(name)
             some = spans(400, length=50, context=day)
             clock[0] = (20_000 + day) * 86_400
-            store.put(model.identity, model.name, some, model.score(some))
+            keep(store, model.identity, model.name, some, model.score(some))
 
     def test_info(self, store: LogprobStore, clock: list[float]) -> None:
         assert store.info() == []
@@ -200,14 +211,15 @@ class TestUpkeep:
     def test_prune_to_a_size_takes_the_longest_unused(self, store: LogprobStore, clock: list[float]) -> None:
         self.fill(store, clock)
         model = FakeModel("a")
-        assert all(one is not None for one in store.get(model.identity, spans(100, length=50, context=0)))  # used again
+        used_again = look_up(store, model.identity, spans(100, length=50, context=0))
+        assert all(one is not None for one in used_again)
         store.close()
         limit = store.path.stat().st_size // 2
         rows, _ = store.prune(max_bytes=limit)
         store.close()
         assert 0.85 * limit < store.path.stat().st_size <= limit
         assert rows == pytest.approx(600, rel=0.1)
-        kept = [one is not None for one in store.get(model.identity, spans(400, length=50, context=0))]
+        kept = [one is not None for one in look_up(store, model.identity, spans(400, length=50, context=0))]
         assert kept == [True] * 100 + [False] * 300
         assert store.prune(max_bytes=10**12) == (0, 0)
         b = sum(one.rows for one in store.info() if one.name == "fake:b")
@@ -221,7 +233,7 @@ class TestUpkeep:
         watcher = sqlite3.connect(store.path)
         versions = []
         for _ in range(3):
-            store.get(model.identity, some)
+            look_up(store, model.identity, some)
             versions.append(watcher.execute("PRAGMA data_version").fetchone()[0])
         watcher.close()
         assert versions[0] == versions[1] == versions[2]
@@ -232,7 +244,7 @@ class TestUpkeep:
         clock[0] += 86_400
         writer = sqlite3.connect(store.path, isolation_level=None)
         writer.execute("BEGIN IMMEDIATE")
-        assert store.get(FakeModel("b").identity, spans(4, length=50, context=1))[0] is not None
+        assert look_up(store, FakeModel("b").identity, spans(4, length=50, context=1))[0] is not None
         writer.execute("ROLLBACK")
         writer.close()
 
@@ -263,14 +275,14 @@ class TestUnusableFiles:
             LogprobStore(store.path)
 
     def test_damaged(self, store: LogprobStore) -> None:
-        store.put("a", "a", spans(2000), FakeModel("a").score(spans(2000)))
+        keep(store, "a", "a", spans(2000), FakeModel("a").score(spans(2000)))
         store.close()
         size = store.path.stat().st_size
         with store.path.open("r+b") as file:
             file.seek(8192)
             file.write(os.urandom(size - 8192))
         with pytest.raises(StoreError, match="not a readable log-prob store"):
-            LogprobStore(store.path).get("a", spans(2000))
+            look_up(LogprobStore(store.path), "a", spans(2000))
 
     def test_a_folder_or_below_a_file(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="cannot be written"):
@@ -291,13 +303,13 @@ def write_many(path: Path, first: int, count: int) -> None:
     store, model = LogprobStore(path), FakeModel("a")
     for start in range(first, first + count, 10):
         some = spans(start + 10)[start:]
-        store.put(model.identity, model.name, some, model.score(some))
+        keep(store, model.identity, model.name, some, model.score(some))
     store.close()
 
 
 def check_all(path: Path, count: int) -> None:
     model, some = FakeModel("a"), spans(count)
-    for one, other in zip(LogprobStore(path).get(model.identity, some), model.score(some), strict=True):
+    for one, other in zip(look_up(LogprobStore(path), model.identity, some), model.score(some), strict=True):
         assert one is not None
         np.testing.assert_array_equal(one, other)
 
@@ -340,34 +352,34 @@ def test_threads_share_a_store(store: LogprobStore) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_opens_its_own_connection(store: LogprobStore) -> None:
     write_many(store.path, 0, 100)
-    store.get("a", spans(1))
+    look_up(store, "a", spans(1))
     child = os.fork()
     if child == 0:
         try:
             check_all(store.path, 100)
             some, model = spans(200)[100:], FakeModel("a")
-            store.put(model.identity, model.name, some, model.score(some))
+            keep(store, model.identity, model.name, some, model.score(some))
             store.close()
         except BaseException:
             os._exit(1)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     check_all(store.path, 200)
-    store.put("a", "a", spans(1), [np.zeros(5, np.float32)])
+    keep(store, "a", "a", spans(1), [np.zeros(5, np.float32)])
 
 
 KILLED = """
 import sys
 from pathlib import Path
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.store.store import LogprobStore
 from gdr_plugin.api.types import TokenSpan
+from gdr_plugin.store.store import LogprobStore, span_keys
 
 store, model = LogprobStore(Path(sys.argv[1])), FakeModel("a")
 n = 0
 while True:
     some = [TokenSpan((7, m // 4), tuple(range(m, m + 5))) for m in range(n, n + 10)]
-    store.put(model.identity, model.name, some, model.score(some))
+    store.write(model.identity, model.name, span_keys(model.identity, some), model.score(some))
     n += 10
     print(n, flush=True)
 """
@@ -384,6 +396,6 @@ def test_kill_in_the_middle_of_writing_loses_nothing_that_was_committed(tmp_path
         check_all(path, done)
         store = LogprobStore(path)
         assert sum(one.rows for one in store.info()) % 10 == 0  # whole transactions only
-        store.put("b", "b", spans(10), FakeModel("b").score(spans(10)))  # and it can still be written
+        keep(store, "b", "b", spans(10), FakeModel("b").score(spans(10)))  # and it can still be written
         store.prune(model="b")
         store.close()

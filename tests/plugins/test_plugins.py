@@ -120,7 +120,7 @@ def test_helpers_and_imported_specifications_are_no_hooks() -> None:
     module = types.ModuleType("helpful")
     source = """
 from gdr_plugin import hookimpl
-from gdr_plugin.hookspecs import gdr_register_routers
+from gdr_plugin.api.hooks import gdr_register_routers
 from gdr_plugin.guidance import load_guidance_file as gdr_loader
 gdr_version = "1"
 def helper(): ...

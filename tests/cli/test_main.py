@@ -21,7 +21,7 @@ from gdr_plugin.cli.main import COMMANDS
 PLUGIN = """
 import sys, time
 from gdr_plugin import Guidance, hookimpl
-from gdr_plugin.errors import ConfigError
+from gdr_plugin.api.errors import ConfigError
 
 @hookimpl
 def gdr_register_guidance():

@@ -11,7 +11,7 @@ import pytest
 from gdr_plugin.api.types import TokenSpan
 from gdr_plugin.cli import main
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.store.store import LogprobStore
+from gdr_plugin.store.store import LogprobStore, span_keys
 
 Gdr = Callable[..., tuple[int, str, str]]
 
@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Path:
     opened = LogprobStore(path)
     for name, count in (("a", 300), ("b", 100)):
         model, spans = FakeModel(name), [TokenSpan((1, n), tuple(range(100))) for n in range(count)]
-        opened.put(model.identity, model.name, spans, model.score(spans))
+        opened.write(model.identity, model.name, span_keys(model.identity, spans), model.score(spans))
     opened.close()
     connection = sqlite3.connect(path)
     today = int(time.time() // 86_400)

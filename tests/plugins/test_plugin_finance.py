@@ -12,7 +12,7 @@ import pytest
 
 import gdr_plugin
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "plugin-finance"
 
 
