@@ -13,6 +13,7 @@ from gdr_plugin.config.messages import validated
 from gdr_plugin.config.paths import locate
 from gdr_plugin.config.schema import Config
 from gdr_plugin.config.yamlfile import read_yaml
+from gdr_plugin.text import type_name
 
 
 def load_config(path: str | Path) -> Config:
@@ -33,7 +34,7 @@ def load_config(path: str | Path) -> Config:
     if data is None:
         raise ConfigError(f"{path}: is empty: `gdr init --force {path}` writes a commented one")
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: must be a mapping with strong and weak, not {type(data).__name__}")
+        raise ConfigError(f"{path}: must be a mapping with strong and weak, not {type_name(data)}")
     return parse_config(data, base=path.absolute().parent, origin=str(path))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from gdr_plugin.api.errors import ConfigError, unknown
+from gdr_plugin.text import type_name
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -32,7 +33,7 @@ class FileEntry(BaseModel):
     @classmethod
     def _without_empty_keys(cls, value: object) -> object:
         if not isinstance(value, Mapping):
-            raise ValueError(f"must be a mapping with {', '.join(cls.model_fields)}, not {type(value).__name__}")
+            raise ValueError(f"must be a mapping with {', '.join(cls.model_fields)}, not {type_name(value)}")
         optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
         return {key: item for key, item in value.items() if item is not None or key not in optional}
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import yaml
 
 from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.text import one_line
 
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -89,6 +90,6 @@ def parse_yaml(text: str, origin: str) -> object:
         where = f"line {mark.line + 1}: " if mark else ""
         raise ConfigError(f"{origin}: {where}{error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{origin}: is not YAML: {one_line(error)}") from error
     except RecursionError:
         raise ConfigError(f"{origin}: is nested too deeply") from None

@@ -20,7 +20,8 @@ import pluggy
 from gdr_plugin.api import hooks as hookspecs
 from gdr_plugin.api.errors import GDRError, PluginError, UnknownSchemeError
 from gdr_plugin.api.hooks import PROJECT
-from gdr_plugin.plugins.source import Source, check_hooks, import_file, one_line
+from gdr_plugin.plugins.source import Source, check_hooks, import_file
+from gdr_plugin.text import one_line, typed_line
 from gdr_plugin.version import __version__
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Plugins:
             except Exception as error:
                 raise PluginError(
                     f"the installed plugin {entry.name!r} ({distribution} {version}) cannot be imported: "
-                    f"{one_line(error)}; repair or uninstall {distribution}"
+                    f"{typed_line(error)}; repair or uninstall {distribution}"
                 ) from error
             self._register(plugin, Source(entry.name, "installed", distribution, version))
 
@@ -175,7 +176,7 @@ class Plugins:
             self._manager.register(plugin, name=source.name)
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
-            raise PluginError(f"plugin {source.name!r}: {' '.join(str(error).split())}") from error
+            raise PluginError(f"plugin {source.name!r}: {one_line(error)}") from error
         except ValueError:
             raise PluginError(f"plugin {source.name!r} is loaded twice: name it once") from None
         hooks = tuple(sorted(caller.name for caller in self._manager.get_hookcallers(plugin) or []))
@@ -206,7 +207,7 @@ class Plugins:
         except Exception as error:
             if plugin == BUILT_IN:
                 raise
-            raise PluginError(f"plugin {plugin!r}: {hook} failed: {one_line(error)}") from error
+            raise PluginError(f"plugin {plugin!r}: {hook} failed: {typed_line(error)}") from error
 
     def _collect(self, kind: str) -> dict[str, tuple[Any, str]]:
         """Everything of one kind: name -> (thing, plugin)."""

@@ -15,6 +15,7 @@ from types import ModuleType
 
 from gdr_plugin.api.errors import PluginError, nearest
 from gdr_plugin.api.hooks import HOOKS, PROJECT
+from gdr_plugin.text import typed_line
 
 PREFIX = "gdr_"
 """Functions of a plugin whose names begin so are taken for hooks."""
@@ -77,7 +78,7 @@ def import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise PluginError(f"plugin {str(path)!r} fails on import: {one_line(error)}") from error
+        raise PluginError(f"plugin {str(path)!r} fails on import: {typed_line(error)}") from error
     return module
 
 
@@ -127,9 +128,3 @@ def _check_unmarked(plugin: object, attribute: str, function: object, name: str)
 def _candidates(hook: str) -> str:
     near = nearest(hook, HOOKS)
     return f"did you mean {near!r}?" if near else f"hooks are {', '.join(HOOKS)}"
-
-
-def one_line(error: BaseException) -> str:
-    """An exception as one line: its type, message, and for a syntax error its line number."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

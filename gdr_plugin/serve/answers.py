@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 
 class Answer(JSONResponse):
-    """JSON without NaN, in ASCII: half a surrogate pair in a text cannot break it."""
+    """JSON without NaN, in ASCII: an unpaired surrogate in a text cannot break it."""
 
     def render(self, content: Any) -> bytes:
         """Encode the content.

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.errors import DataError, GDRError, MissingDependencyError, PluginError, RequestError
+from gdr_plugin.text import one_line
 from gdr_plugin.version import __version__
 
 try:
@@ -94,7 +95,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(GDRError)
     async def ours(_: Request, error: GDRError) -> Answer:
-        message, kind = " ".join(str(error).split()), type(error).__name__
+        message, kind = one_line(error), type(error).__name__
         if isinstance(error, RequestError):
             return problem(error.status, message, kind, {"Retry-After": "1"} if error.status == 503 else None)
         return problem(422 if isinstance(error, DataError) else 500, message, kind)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gdr_plugin.api.errors import MissingDependencyError
 from gdr_plugin.api.types import Score
+from gdr_plugin.text import without_numbers
 
 try:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -119,7 +120,7 @@ class Metrics:
 
     def _reason(self, reason: str) -> str:
         """A reason as a label: numbers and quoted names differ from sample to sample, and labels are kept for ever."""
-        label = re.sub(r"'[^']*'", "'...'", re.sub(r"\d[\d,.]*", "N", reason))[:120]
+        label = re.sub(r"'[^']*'", "'...'", without_numbers(reason))[:120]
         if label not in self._reasons and len(self._reasons) == _MOST_REASONS:
             return "other"
         self._reasons.add(label)

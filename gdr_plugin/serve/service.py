@@ -16,6 +16,7 @@ from gdr_plugin.api.errors import ModelError, RequestError
 from gdr_plugin.api.service import ServeSettings
 from gdr_plugin.api.types import Message, Sample, Score
 from gdr_plugin.serve.batcher import Batcher
+from gdr_plugin.text import one_line
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -95,7 +96,7 @@ class BatchingService:
         except Exception as error:
             if self.failure is None:
                 log.debug("the models could not be loaded", exc_info=error)
-                self._fail(" ".join(str(error).split()) or type(error).__name__)
+                self._fail(one_line(error))
 
     async def stop(self, timeout_s: float = 60.0) -> int:
         """Finish what is queued, then end the worker.

@@ -94,13 +94,13 @@ def test_keys_without_a_value_count_as_left_out() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([], "test: must be a mapping with threshold, margin, domains, not list"),
+        ([], "test: must be a mapping with threshold, margin, domains, not a list"),
         ({"treshold": 1}, "unknown key 'treshold': known are domains, margin, threshold (did you mean 'threshold'?)"),
         ({"threshold": "1"}, "threshold: must be a number, not '1'"),
         ({"threshold": 0, "margin": -1, "domains": {"a": {"rules": [GOOD]}}}, "threshold: must be above 0, not 0"),
         ({"threshold": 0, "margin": -1, "domains": {"a": {"rules": [GOOD]}}}, "margin: must be 0 or more, not -1"),
         (file({}), "domains: must not be empty"),
-        (file({"a": []}), "domains.a: must be a mapping with otherwise, rules, not list"),
+        (file({"a": []}), "domains.a: must be a mapping with otherwise, rules, not a list"),
         (file({"a": {"rules": []}}), "domains.a.rules: must not be empty"),
         (file({"a": {"rules": GOOD}}), "domains.a.rules: must be a list, not {'weight': 1, 'words': ['x']}"),
         (file({1: {"rules": [GOOD]}}), "domains: the key 1 must be text: put it in quotes"),
