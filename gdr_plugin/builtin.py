@@ -72,8 +72,8 @@ def gdr_serve_routes(service: ScoringService) -> Iterable[APIRouter]:
     """Our own dialects: rows as in `gdr score`, vLLM's shapes, and those of the framework integrations."""
     from gdr_plugin.serve import native, vllm
 
-    routers = [native.router(service), vllm.router(service)]
+    found = [native.routes(service), vllm.routes(service)]
     for integration in _INTEGRATIONS:
         if find_spec(integration) and find_spec(f"{integration}.routes"):
-            routers += import_module(f"{integration}.routes").routes(service)
-    return routers
+            found += import_module(f"{integration}.routes").routes(service)
+    return found

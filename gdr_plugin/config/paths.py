@@ -86,7 +86,7 @@ class _Finder:
 
         def found(option: str, value: Any) -> Any:
             if isinstance(value, (list, tuple)):
-                return [found(option, one) for one in value]
+                return [found(option, item) for item in value]
             if not isinstance(value, str) or not value.endswith(_OPTION_FILES):
                 return value
             if value.startswith((".", "/", "~")):

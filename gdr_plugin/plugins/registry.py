@@ -117,7 +117,7 @@ class Plugins:
         raise AssertionError("the built-in backends take a scheme or raise")
 
     def serve_routes(self, service: ScoringService) -> list[tuple[str, APIRouter]]:
-        """Routers of `gdr serve` with the names of the plugins that bring them, the built-in ones first.
+        """Routes of `gdr serve` with the names of the plugins that bring them, the built-in ones first.
 
         Raises:
             PluginError: A plugin failed, or returned something that is no APIRouter.
@@ -126,10 +126,10 @@ class Plugins:
 
         found: list[tuple[str, APIRouter]] = []
         for plugin, call in self._calls("gdr_serve_routes", service=service):
-            for router in self._guarded(plugin, "gdr_serve_routes", partial(_listed, call), passing=GDRError):
-                if not isinstance(router, APIRouter):
-                    raise PluginError(f"plugin {plugin!r}: gdr_serve_routes returned {_described(router)}")
-                found.append((plugin, router))
+            for routes in self._guarded(plugin, "gdr_serve_routes", partial(_listed, call), passing=GDRError):
+                if not isinstance(routes, APIRouter):
+                    raise PluginError(f"plugin {plugin!r}: gdr_serve_routes returned {_described(routes)}")
+                found.append((plugin, routes))
         return found
 
     def owners(self) -> list[tuple[str, str, str]]:

@@ -124,7 +124,7 @@ def _described(domains: Mapping[str, str]) -> dict[str, str]:
 
 def _logprobs(requests: Sequence[str], domains: Mapping[str, str], model: LogprobModel) -> list[list[float]]:
     """Log-prob of every domain's name as the answer about every request: one row a request, one column a domain."""
-    end = any(one != other and other.startswith(one) for one in domains for other in domains)
+    end = any(domain != other and other.startswith(domain) for domain in domains for other in domains)
     spans = []
     for request in requests:
         conversation = _question(request, domains)

@@ -73,21 +73,21 @@ def create_app(service: BatchingService, plugins: Plugins) -> FastAPI:
         responses={status: {"description": text, "content": _PROBLEM} for status, text in _REFUSALS.items()},
     )
     owners: dict[tuple[str, str], str] = {}
-    for plugin, router in [("built-in", status.router(service)), *plugins.serve_routes(service)]:
-        _claim(owners, plugin, router)
-        app.include_router(router)
+    for plugin, routes in [("built-in", status.routes(service)), *plugins.serve_routes(service)]:
+        _claim(owners, plugin, routes)
+        app.include_router(routes)
     _add_error_handlers(app)
     app.add_middleware(Guard, service=service)
     return app
 
 
-def _claim(owners: dict[tuple[str, str], str], plugin: str, router: APIRouter) -> None:
-    for route in router.routes:
-        path: str = getattr(route, "path", "")
+def _claim(owners: dict[tuple[str, str], str], plugin: str, routes: APIRouter) -> None:
+    for route in routes.routes:
+        address: str = getattr(route, "path", "")
         for method in sorted(getattr(route, "methods", None) or ()):
-            first = owners.setdefault((method, path), plugin)
+            first = owners.setdefault((method, address), plugin)
             if first != plugin:
-                raise PluginError(f"the route {method} {path} comes from {first!r} and from {plugin!r}; remove one")
+                raise PluginError(f"the route {method} {address} comes from {first!r} and from {plugin!r}; remove one")
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -103,7 +103,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> Answer:
         # The input is not repeated: it may be huge, secret, or hold what JSON cannot.
-        return problem(422, "; ".join(_place(one) for one in error.errors()[:3]), "RequestValidationError")
+        return problem(422, "; ".join(_place(detail) for detail in error.errors()[:3]), "RequestValidationError")
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Answer:

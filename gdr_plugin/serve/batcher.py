@@ -126,15 +126,15 @@ class Batcher:
                 held.append(await self._admit(sample, tokens))
                 left -= 1
                 self.waiting -= 1
-            futures = {one.done for one in held if isinstance(one, Entry) and not one.done.done()}
+            futures = {answer.done for answer in held if isinstance(answer, Entry) and not answer.done.done()}
             if futures:
                 await asyncio.wait(futures)  # unlike gather, does not cancel what others wait for
         finally:
             self.waiting -= left
-            for one in held:
-                if isinstance(one, Entry):
-                    self._leave(one)
-        return [one if isinstance(one, Score) else unwrap(one.done.result()) for one in held]
+            for answer in held:
+                if isinstance(answer, Entry):
+                    self._leave(answer)
+        return [answer if isinstance(answer, Score) else unwrap(answer.done.result()) for answer in held]
 
     async def _admit(self, sample: Sample, tokens: bool) -> Score | Entry:
         """The sample's score if it is known, else its place in the queue; waits until there is room."""

@@ -65,7 +65,7 @@ def test_what_a_plugin_registers_comes_after_the_built_ins() -> None:
     mine = Guidance(name="mine", instruction="Be brief.")
     plugins = Plugins(
         plugin("gdr_register_guidance", [mine], kind="A"),
-        plugin("gdr_register_routers", (one for one in [EverythingRouter()]), kind="B"),
+        plugin("gdr_register_routers", (router for router in [EverythingRouter()]), kind="B"),
         entry_points=False,
     )
     assert list(plugins.guidances().items())[-1] == ("mine", mine)

@@ -63,11 +63,11 @@ def test_what_is_put_is_what_is_got(store: LogprobStore) -> None:
     assert keep(store, model.identity, model.name, some, scored) == len(some)
     for again in (store, LogprobStore(store.path), pickle.loads(pickle.dumps(store))):
         got = look_up(again, model.identity, some[::-1])[::-1]
-        for one, other in zip(got, scored, strict=True):
-            assert one is not None
-            assert one.dtype == np.float32
-            assert one.flags.writeable
-            np.testing.assert_array_equal(one, other)
+        for values, other in zip(got, scored, strict=True):
+            assert values is not None
+            assert values.dtype == np.float32
+            assert values.flags.writeable
+            np.testing.assert_array_equal(values, other)
 
 
 def test_another_identity_context_or_response_misses(store: LogprobStore) -> None:
@@ -88,7 +88,7 @@ def test_results_that_are_not_finite_are_not_kept(store: LogprobStore) -> None:
     three = spans(3, length=1)
     values = [np.array([value], np.float32) for value in (np.nan, -np.inf, -1.0)]
     assert keep(store, "a", "a", three, values) == 1
-    assert [one is None for one in look_up(store, "a", three)] == [True, True, False]
+    assert [values is None for values in look_up(store, "a", three)] == [True, True, False]
     assert keep(store, "a", "a", three[:1], values[:1]) == 0
 
 
@@ -117,12 +117,12 @@ class TestStoredModel:
         assert (model.name, model.identity, model.chat) == (inner.name, inner.identity, inner.chat)
         asked = [*spans(20), *spans(10), *spans(3)]
         expected = plain.score(asked)
-        for one, other in zip(model.score(asked), expected, strict=True):
-            np.testing.assert_array_equal(one, other)
+        for values, other in zip(model.score(asked), expected, strict=True):
+            np.testing.assert_array_equal(values, other)
         assert (inner.scored_spans, inner.calls) == (20, 3)
         assert (model.hits, model.misses) == (13, 20)
-        for one, other in zip(model.score([*spans(25)]), plain.score(spans(25)), strict=True):
-            np.testing.assert_array_equal(one, other)
+        for values, other in zip(model.score([*spans(25)]), plain.score(spans(25)), strict=True):
+            np.testing.assert_array_equal(values, other)
         assert (inner.scored_spans, model.hits, model.misses) == (25, 33, 25)
         assert model.score([]) == []
         assert "33 hits" in model.describe()["store"]
@@ -137,9 +137,9 @@ class TestStoredModel:
     def test_a_model_that_is_both_sides_is_asked_once(self, store: LogprobStore) -> None:
         inner = FakeModel("a")
         models = [StoredModel(inner, store), StoredModel(inner, store)]
-        for one, other in (models, models[:1] * 2):
-            ratio = GuidedDensityRatio(one, other, domains={"all": None}, chain=RouterChain([], "all"))
-            prompt = (Message("user", f"Question {one is other}?"),)
+        for strong, other in (models, models[:1] * 2):
+            ratio = GuidedDensityRatio(strong, other, domains={"all": None}, chain=RouterChain([], "all"))
+            prompt = (Message("user", f"Question {strong is other}?"),)
             scores = ratio.score([Sample(prompt, f"answer {number}") for number in range(20)])
             assert [score.reward for score in scores] == [0.0] * 20
         assert inner.scored_spans == 40
@@ -166,7 +166,7 @@ class TestStoredModel:
         inner = Overflowing("a")
         model = StoredModel(inner, store)
         for _ in range(2):
-            assert all(np.isnan(one).all() for one in model.score(spans(3)))
+            assert all(np.isnan(values).all() for values in model.score(spans(3)))
         assert inner.scored_spans == 6
 
 
@@ -196,7 +196,7 @@ class TestUpkeep:
         assert store.prune(older_than_days=2) == (0, 0)
         rows, size = store.prune(older_than_days=1, dry_run=True)
         assert rows == 400
-        assert sum(one.rows for one in store.info()) == 1200
+        assert sum(usage.rows for usage in store.info()) == 1200
         store.close()
         before = store.path.stat().st_size
         assert store.prune(older_than_days=1) == (rows, size)
@@ -204,7 +204,7 @@ class TestUpkeep:
         assert store.path.stat().st_size == pytest.approx(before - size, rel=0.05)
         assert store.prune(older_than_days=0, model="fake:a") == (0, 0)
         assert store.prune(model="fake:b")[0] == 400
-        assert [one.name for one in store.info()] == ["fake:a"]
+        assert [usage.name for usage in store.info()] == ["fake:a"]
         with pytest.raises(StoreError, match="unknown model 'fake:b': known are fake:a"):
             store.prune(model="fake:b")
 
@@ -212,17 +212,17 @@ class TestUpkeep:
         self.fill(store, clock)
         model = FakeModel("a")
         used_again = look_up(store, model.identity, spans(100, length=50, context=0))
-        assert all(one is not None for one in used_again)
+        assert all(values is not None for values in used_again)
         store.close()
         limit = store.path.stat().st_size // 2
         rows, _ = store.prune(max_bytes=limit)
         store.close()
         assert 0.85 * limit < store.path.stat().st_size <= limit
         assert rows == pytest.approx(600, rel=0.1)
-        kept = [one is not None for one in look_up(store, model.identity, spans(400, length=50, context=0))]
+        kept = [values is not None for values in look_up(store, model.identity, spans(400, length=50, context=0))]
         assert kept == [True] * 100 + [False] * 300
         assert store.prune(max_bytes=10**12) == (0, 0)
-        b = sum(one.rows for one in store.info() if one.name == "fake:b")
+        b = sum(usage.rows for usage in store.info() if usage.name == "fake:b")
         assert store.prune(max_bytes=0, model="fake:b")[0] == b
         assert store.prune(max_bytes=0)[0] == 1200 - rows - b
 
@@ -237,7 +237,7 @@ class TestUpkeep:
             versions.append(watcher.execute("PRAGMA data_version").fetchone()[0])
         watcher.close()
         assert versions[0] == versions[1] == versions[2]
-        assert max(one.last_used for one in store.info() if one.name == "fake:b") == datetime.date(2024, 10, 7)
+        assert max(usage.last_used for usage in store.info() if usage.name == "fake:b") == datetime.date(2024, 10, 7)
 
     def test_reading_does_not_wait_for_a_writer(self, store: LogprobStore, clock: list[float]) -> None:
         self.fill(store, clock)
@@ -309,9 +309,9 @@ def write_many(path: Path, first: int, count: int) -> None:
 
 def check_all(path: Path, count: int) -> None:
     model, some = FakeModel("a"), spans(count)
-    for one, other in zip(look_up(LogprobStore(path), model.identity, some), model.score(some), strict=True):
-        assert one is not None
-        np.testing.assert_array_equal(one, other)
+    for values, other in zip(look_up(LogprobStore(path), model.identity, some), model.score(some), strict=True):
+        assert values is not None
+        np.testing.assert_array_equal(values, other)
 
 
 def test_processes_write_one_new_file_at_once(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_processes_write_one_new_file_at_once(tmp_path: Path) -> None:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     check_all(path, 1000)
-    assert [one.rows for one in LogprobStore(path).info()] == [1000]
+    assert [usage.rows for usage in LogprobStore(path).info()] == [1000]
 
 
 def test_threads_share_a_store(store: LogprobStore) -> None:
@@ -335,8 +335,8 @@ def test_threads_share_a_store(store: LogprobStore) -> None:
         try:
             for start in range(first, first + 400, 40):
                 some = spans(start + 40)[start:]
-                for one, other in zip(model.score(some), FakeModel("a").score(some), strict=True):
-                    np.testing.assert_array_equal(one, other)
+                for values, other in zip(model.score(some), FakeModel("a").score(some), strict=True):
+                    np.testing.assert_array_equal(values, other)
         except Exception as error:
             failures.append(error)
 
@@ -395,7 +395,7 @@ def test_kill_in_the_middle_of_writing_loses_nothing_that_was_committed(tmp_path
             process.send_signal(signal.SIGKILL)
         check_all(path, done)
         store = LogprobStore(path)
-        assert sum(one.rows for one in store.info()) % 10 == 0  # whole transactions only
+        assert sum(usage.rows for usage in store.info()) % 10 == 0  # whole transactions only
         keep(store, "b", "b", spans(10), FakeModel("b").score(spans(10)))  # and it can still be written
         store.prune(model="b")
         store.close()
