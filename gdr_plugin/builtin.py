@@ -1,4 +1,4 @@
-"""Our own plugin: everything that comes with the package is registered through the same hooks as everybody else's."""
+"""Our own plugin: what comes with the package is registered through the hooks that every plugin uses."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def gdr_register_selectors() -> Iterable[Selector]:
 def gdr_open_model(spec: ModelSpec, limits: Limits) -> LogprobModel:
     """Local models (`hf`) and the fake model (`fake`); only the backend that is needed is imported.
 
-    Asked last, so no backend knows another scheme: that is an `UnknownSchemeError`.
+    It is asked last, so that a scheme which reaches it and is not one of its own is an `UnknownSchemeError`.
     """
     if spec.scheme == "fake":
         from gdr_plugin.models.fake import FakeModel

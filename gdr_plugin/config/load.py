@@ -1,4 +1,4 @@
-"""gdr.yaml, read and validated; and what makes two configurations equal."""
+"""Reads and validates gdr.yaml, and says when two configurations give the same rewards."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ def parse_config(data: Mapping[str, Any], *, base: Path | None = None, origin: s
 
 
 def fingerprint(config: Config) -> str:
-    """What makes two configurations give the same rewards, as a hex digest.
+    """A digest that is equal for configurations that give the same rewards.
 
     The store, the load order and the memory settings are left out: they change the cost, not the result. Guidance
-    files, chat templates and routers' data files count by content, wherever they are. Models count as they are named;
-    their content is in `LogprobModel.identity`.
+    files, chat templates and routers' data files count by their content, wherever they are. Models count by their
+    names; what is in them is part of `LogprobModel.identity`.
 
     Args:
         config: A configuration from `load_config` or `parse_config`.

@@ -1,4 +1,4 @@
-"""YAML files read strictly: a key that is there twice is an error, and every error has its line number.
+"""Reads YAML files strictly: a repeated key is an error, and every error has its line number.
 
 Knows YAML, nothing of what a file is for.
 """
@@ -25,7 +25,7 @@ class TextFile(Protocol):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which by itself takes the last of two equal keys without a word."""
+    """PyYAML's safe loader, which by itself would silently take the last of two equal keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[Hashable, int] = {}
@@ -83,7 +83,7 @@ def parse_yaml(text: str, origin: str) -> object:
         ConfigError: It is not YAML; one line that names the line.
     """
     try:
-        # The strict loader is a safe one: it makes nothing but plain data.
+        # The strict loader is derived from the safe one: it makes nothing but plain data.
         return yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

@@ -1,4 +1,4 @@
-"""Guidance files: YAML to `Guidance`. Knows the file's shape, nothing of how a guidance is rendered or chosen.
+"""Reads guidance files: YAML to `Guidance`. Knows the file's form; nothing of how a guidance is rendered or chosen.
 
 A file holds one guidance, or several under `guidances:`
 
@@ -14,7 +14,7 @@ A file holds one guidance, or several under `guidances:`
         bad: Sure, just tell them.
         why: The good answer rests on the clause; the bad one guesses.
 
-White space around texts does not count.
+White space at the end of a text, and line breaks at its beginning, are dropped.
 """
 
 from __future__ import annotations

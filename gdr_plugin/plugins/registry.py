@@ -1,7 +1,7 @@
-"""Plugins: load them, check them, collect what they register.
+"""Loads plugins, checks them, and collects what they register.
 
-Knows hooks, names and who owns them. It does not know what a guidance, router or model does, nor which of them a
-configuration uses.
+Knows hooks, names and which plugin a name belongs to. It does not know what a guidance, router or model does, nor which
+of them a configuration uses.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 BUILT_IN = "built-in"
 BUILT_IN_MODULE = "gdr_plugin.builtin"
-"""Our own plugin, loaded by name: it knows everything that the package brings, and this module need not."""
+"""Our own plugin, loaded by its name: it knows everything that the package brings, so this module need not."""
 NO_GUIDANCE_NAME = "none"
 RESERVED = (NO_GUIDANCE_NAME, "default")
-"""Names that nothing may register: `none` is no guidance, `default` is what no router decided."""
+"""Names that no plugin may register: `none` means no guidance, `default` the domain of what no router decided."""
 
 
 class Plugins:
-    """What the built-in, the installed and the given plugins register.
+    """The built-in, the installed and the given plugins, and what they register.
 
     Every instance loads and checks its plugins afresh; nothing is shared between instances. What plugins register is
     collected when it is first asked for, and kept.
@@ -98,7 +98,7 @@ class Plugins:
             ModelError: The model does not exist or cannot be opened.
             PluginError: A plugin failed, or returned something that is no model.
         """
-        # The last hook in pluggy's list is called first, so that a plugin comes before the built-in backends.
+        # pluggy calls its list from the end, so that a plugin comes before the built-in backends.
         for plugin, call in reversed(list(self._calls("gdr_open_model", spec=spec, limits=limits))):
             try:
                 model = self._guarded(plugin, "gdr_open_model", call, passing=GDRError)
@@ -133,7 +133,7 @@ class Plugins:
         return found
 
     def owners(self) -> list[tuple[str, str, str]]:
-        """Who registered what: `(kind, name, plugin)`, kinds being guidance, router and selector, in that order."""
+        """Everything registered, as `(kind, name, plugin)`, by kind: guidance, router, selector."""
         return [(kind, name, plugin) for kind in _KINDS for name, (_, plugin) in self._collect(kind).items()]
 
     def sources(self) -> list[Source]:
@@ -231,7 +231,7 @@ class Plugins:
 
 
 def _listed(call: Callable[[], Any]) -> list[Any]:
-    """What a hook returns, as a list: a generator runs here, where its errors are caught."""
+    """The result of a hook as a list: a generator runs here, where its errors are caught."""
     result = call()
     if result is None or isinstance(result, (str, bytes)) or not isinstance(result, Iterable):
         raise TypeError(f"it returned {_described(result)}; return a list (empty for none)")

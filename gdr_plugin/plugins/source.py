@@ -1,6 +1,6 @@
-"""Where a plugin comes from, and whether its hooks are spelt right.
+"""Loads one plugin and checks that its hooks are spelt right.
 
-Knows one plugin at a time; what it registers is the business of `gdr_plugin.plugins.registry`.
+Knows one plugin at a time; `gdr_plugin.plugins.registry` collects what plugins register.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gdr_plugin.api.hooks import HOOKS, PROJECT
 from gdr_plugin.text import typed_line
 
 PREFIX = "gdr_"
-"""Functions of a plugin whose names begin so are taken for hooks."""
+"""A plugin's functions whose names begin with this are taken for hooks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class Source:
     """A loaded plugin."""
 
     name: str
-    """What error messages call it: the entry point, file, module or class."""
+    """The name in error messages: that of the entry point, file, module or class."""
     kind: str
     """`built-in`, `installed`, `file`, `module` or `object`."""
     distribution: str | None = None
-    """The installed package that brings it."""
+    """The installed package that it comes with."""
     version: str | None = None
     hooks: tuple[str, ...] = ()
     """The hooks it implements, sorted."""

@@ -1,4 +1,4 @@
-"""The chain of routers: each is asked only about what is still undecided, and its answers are checked.
+"""The chain of routers: each is asked only about the prompts that are still undecided, and its answers are checked.
 
 The chain knows nothing of how a router decides. It is the only place where a prompt gets the default domain.
 """

@@ -1,4 +1,4 @@
-"""What goes back over the wire: JSON that is always valid, and errors of one shape."""
+"""The server's answers: JSON that is always valid, and errors of one shape."""
 
 from __future__ import annotations
 

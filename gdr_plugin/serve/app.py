@@ -31,7 +31,7 @@ _REFUSALS: dict[int | str, str] = {
     503: "The server is overloaded, stopping or broken",
 }
 _LAST_BATCH_S = 1.0
-"""At the end nobody waits any more; a batch that still runs gets so many seconds to reach the store."""
+"""Seconds that a running batch gets to reach the store when the server stops; no request waits for it any more."""
 _PROBLEM = {
     "application/json": {
         "example": {"error": {"message": "rows[0] has no `response`", "type": "DataError", "param": None, "code": 422}}
@@ -42,11 +42,11 @@ _PROBLEM = {
 def create_app(service: BatchingService, plugins: Plugins) -> FastAPI:
     """Build the application.
 
-    Its lifespan starts the service, loads the models beside it (requests wait meanwhile) and drains it at the end.
+    Its lifespan starts the service, loads the models while requests already wait, and drains the service at the end.
 
     Args:
         service: Not yet started.
-        plugins: Whose `gdr_serve_routes` are asked.
+        plugins: The plugins whose `gdr_serve_routes` bring routes.
 
     Raises:
         PluginError: A plugin failed, or two bring the same method and path.

@@ -1,4 +1,4 @@
-"""Our own dialect: rows in and scores out, as `gdr score` reads and writes them."""
+"""Our own dialect: rows and scores as `gdr score` reads and writes them."""
 
 from __future__ import annotations
 

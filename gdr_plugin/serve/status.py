@@ -1,4 +1,4 @@
-"""How the server is: `/health`, `/ready`, `/metrics`, `/info`."""
+"""The routes that tell the server's state: `/health`, `/ready`, `/metrics`, `/info`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def routes(service: BatchingService) -> APIRouter:
 
 
 def facts(service: BatchingService) -> dict[str, Any]:
-    """What makes the served rewards what they are; never the token."""
+    """Everything that the served rewards depend on; never the token."""
     ratio = service.ratio
     settings = dataclasses.asdict(service.settings)
     settings["token"] = None if service.settings.token is None else "set"

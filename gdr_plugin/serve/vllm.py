@@ -2,8 +2,8 @@
 
 `/score`: `text_1` is the prompt and `text_2` the response; the score is the reward (vLLM would squash it: ask for that
 with `use_activation: true`). `/classify`: one class, whose probability is the squashed reward, or the reward itself
-with `use_activation: false`. Shapes read from vLLM 0.32; two things differ: what cannot be scored is null with a
-`reason`, and wrong input is answered with 422 rather than 400. Knows shapes, nothing of models.
+with `use_activation: false`. The shapes are those of vLLM 0.32 with two differences: a sample that cannot be scored is
+null with a `reason`, and wrong input is answered with 422 rather than 400. Knows shapes; nothing of models.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _UNSUPPORTED = (
 
 
 class _Request(BaseModel):
-    """What both kinds of requests have in common."""
+    """The part that both kinds of requests share."""
 
     model_config = ConfigDict(extra="allow")
 
