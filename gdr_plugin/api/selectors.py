@@ -33,8 +33,7 @@ class Selector(Protocol):
         """Pick pairs of candidates.
 
         Args:
-            candidates: The scored candidates of one prompt, in the input's order: at least two, and no two with the same
-                text.
+            candidates: The scored candidates of one prompt, in the input's order: at least two, with different texts.
             rng: The only source of randomness; seeded by the run's seed and the prompt's id.
 
         Returns:

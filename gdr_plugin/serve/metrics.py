@@ -119,7 +119,7 @@ class Metrics:
                 self.reward_sum.labels(score.domain).inc(score.reward)
 
     def _reason(self, reason: str) -> str:
-        """A reason as a label, without numbers and quoted names: they differ by sample, and labels are kept for ever."""
+        """A reason as a label without numbers and quoted names: they differ by sample, and labels are kept for ever."""
         label = re.sub(r"'[^']*'", "'...'", without_numbers(reason))[:120]
         if label not in self._reasons and len(self._reasons) == _MOST_REASONS:
             return "other"
