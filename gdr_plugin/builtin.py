@@ -1,4 +1,4 @@
-"""Our own plugin: everything that comes with the package is registered through the same hooks as everybody else's."""
+"""Our own plugin: what comes with the package is registered through the hooks that every plugin uses."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def gdr_register_selectors() -> Iterable[Selector]:
 def gdr_open_model(spec: ModelSpec, limits: Limits) -> LogprobModel:
     """Local models (`hf`) and the fake model (`fake`); only the backend that is needed is imported.
 
-    Asked last, so no backend knows another scheme: that is an `UnknownSchemeError`.
+    It is asked last, so that a scheme which reaches it and is not one of its own is an `UnknownSchemeError`.
     """
     if spec.scheme == "fake":
         from gdr_plugin.models.fake import FakeModel
@@ -72,8 +72,8 @@ def gdr_serve_routes(service: ScoringService) -> Iterable[APIRouter]:
     """Our own dialects: rows as in `gdr score`, vLLM's shapes, and those of the framework integrations."""
     from gdr_plugin.serve import native, vllm
 
-    routers = [native.router(service), vllm.router(service)]
+    found = [native.routes(service), vllm.routes(service)]
     for integration in _INTEGRATIONS:
         if find_spec(integration) and find_spec(f"{integration}.routes"):
-            routers += import_module(f"{integration}.routes").routes(service)
-    return routers
+            found += import_module(f"{integration}.routes").routes(service)
+    return found

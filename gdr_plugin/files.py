@@ -1,6 +1,6 @@
-"""Files that appear under their name only when they are complete; JSON lines; and files that cannot be written.
+"""Writing files: they appear under their name once they are complete, and what cannot be written is refused early.
 
-Knows the file system; nothing of what is written.
+Knows the file system and JSON lines; nothing of what is written.
 """
 
 from __future__ import annotations
@@ -59,13 +59,14 @@ def atomic(path: Path) -> Iterator[IO[str]]:
         partial.unlink(missing_ok=True)
 
 
-def check_output(option: str, path: Path, inputs: Iterable[str | Path | None]) -> None:
-    """Refuse a file that could not be written at the end, or that would replace an input.
+def check_output(option: str, path: Path, inputs: Iterable[str | Path | None], *, devices: bool = False) -> None:
+    """Refuse an output file that could not be written at the end, or that would replace an input.
 
     Args:
         option: The option that names the file, for messages.
         path: The file.
-        inputs: What is read; None and what is no file are left aside.
+        inputs: What is read; None and what is no file are ignored.
+        devices: Whether a device or a named pipe will do, too.
 
     Raises:
         OutputError: Its folder is missing, it is no file, or it is an input.
@@ -74,7 +75,21 @@ def check_output(option: str, path: Path, inputs: Iterable[str | Path | None]) -
         raise OutputError(f"{option} {path}: there is no folder {path.parent}: make it first")
     if not path.exists():
         return
-    if not path.is_file():
+    if path.is_dir() or not (devices or path.is_file()):
         raise OutputError(f"{option} {path}: is {'a folder' if path.is_dir() else 'not a file'}: name a file")
-    if any(one is not None and Path(one).exists() and path.samefile(one) for one in inputs):
+    if any(source is not None and Path(source).exists() and path.samefile(source) for source in inputs):
         raise OutputError(f"{option} {path} is an input: name another file")
+
+
+def check_output_folder(option: str, path: Path) -> None:
+    """Refuse an output folder that is a file.
+
+    Args:
+        option: The option that names the folder, for messages.
+        path: The folder; it is made later when missing.
+
+    Raises:
+        OutputError: There is a file, or something else, of this name.
+    """
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{option} {path}: is a file: name a folder")

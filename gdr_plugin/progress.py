@@ -1,4 +1,4 @@
-"""How a long job says how far it is."""
+"""How a long job reports its progress; `gdr_plugin.cli.progress` draws it."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ Progress = Callable[[str, int, "int | None"], None]
 
 
 def silent(stage: str, done: int, total: int | None) -> None:
-    """Progress that nobody watches."""
+    """Ignore the progress."""

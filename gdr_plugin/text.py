@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["first_line", "is_missing", "one_line", "text_problem", "type_name", "without_numbers"]
+__all__ = ["first_line", "is_missing", "one_line", "text_problem", "type_name", "typed_line", "without_numbers"]
 
 _NUMBER = re.compile(r"\d[\d,]*")
 
@@ -26,6 +26,12 @@ def one_line(error: BaseException, *, limit: int | None = None) -> str:
         limit: Most characters of the message.
     """
     return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def typed_line(error: BaseException) -> str:
+    """An error's class and whole message on one line, as in "ValueError: no number"."""
+    name, text = type(error).__name__, one_line(error)
+    return name if text == name else f"{name}: {text}"
 
 
 def without_numbers(reason: str) -> str:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from gdr_plugin.text import first_line, is_missing, one_line, text_problem, type_name, without_numbers
+from gdr_plugin.text import first_line, is_missing, one_line, text_problem, type_name, typed_line, without_numbers
 
 
 def test_an_error_on_one_line() -> None:
@@ -15,6 +15,11 @@ def test_an_error_on_one_line() -> None:
     assert one_line(error) == "first second"
     assert one_line(error, limit=7) == "first s"
     assert first_line(KeyError()) == one_line(KeyError()) == "KeyError"
+
+
+def test_an_error_with_its_class() -> None:
+    assert typed_line(ValueError("no\n number")) == "ValueError: no number"
+    assert typed_line(KeyError()) == "KeyError"
 
 
 def test_reasons_of_one_kind_are_one_reason() -> None:

@@ -17,7 +17,7 @@ from gdr_plugin.annotation.selectors import find_selector
 from gdr_plugin.annotation.summary import InputFacts, RunFacts, RunOrigin, Summary
 from gdr_plugin.annotation.windows import Windows
 from gdr_plugin.arithmetic.noise import RewardNoise
-from gdr_plugin.config.load import load_config
+from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.progress import Progress, silent
@@ -68,7 +68,7 @@ def annotate(
     options = options or AnnotateOptions()
     root = Path(out)
     plugins = plugins or Plugins()
-    config, origin = (config, "configuration") if isinstance(config, Config) else (load_config(config), str(config))
+    config, origin = named_config(config)
     resolved = resolve_names(config, plugins, origin=origin)
     selector = find_selector(options.select, plugins.selectors())
     RunFolder.check_usable(root)

@@ -97,7 +97,7 @@ def nearest(name: object, known: Iterable[str]) -> str | None:
 
 
 class EngineWarning(UserWarning):
-    """The local engine took a slower or less certain way than it could have; the message says which and why."""
+    """The local engine computes in a slower or less certain way than it could; the message says which and why."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:

@@ -25,9 +25,9 @@ class Guidance:
     """What a good answer is in one domain."""
 
     name: str
-    """What gdr.yaml calls it. Not `none`."""
+    """The name that gdr.yaml uses. Not `none`."""
     instruction: str
-    """Goes into the system turn; may be empty when there are exemplars."""
+    """The text that goes into the system turn; may be empty when there are exemplars."""
     exemplars: tuple[Exemplar, ...] = ()
     description: str = ""
     """One line for people and for the likelihood router: which requests belong to this domain."""

@@ -1,4 +1,4 @@
-"""The hooks that a plugin may implement. A plugin author imports `gdr_plugin.hookimpl` and nothing else from here.
+"""The hooks that a plugin may implement. A plugin author needs `gdr_plugin.hookimpl` and nothing else from here.
 
 Hooks register named things; configuration selects them. Installing a plugin never changes a reward by itself.
 """
@@ -58,7 +58,7 @@ def gdr_register_selectors() -> Iterable[Selector]:
 
 @hookspec(firstresult=True)
 def gdr_open_model(spec: ModelSpec, limits: Limits) -> LogprobModel | None:
-    """Open the model that `spec` names, or return None when its scheme is not yours.
+    """Open the model that `spec` names, or return None when its scheme belongs to another backend.
 
     Called once for each model of a reward. The first result that is not None wins; the built-in backends come last, so
     a plugin may take over a scheme. Do not load weights here: a model loads at its first `score`.

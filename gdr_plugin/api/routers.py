@@ -1,4 +1,4 @@
-"""What a router is, and what it is told."""
+"""The router contract: what decides a prompt's domain, and what it may use."""
 
 from __future__ import annotations
 
@@ -26,21 +26,23 @@ class Router(Protocol):
 
     A router may also have `with_options(**options) -> Router`: called when gdr.yaml gives the router options beside its
     name. It raises `ConfigError` for options that it does not know. And it may have `check(domains: Sequence[str])`:
-    called with the configured domains before anything is loaded; it raises `ConfigError` when it needs others.
+    called with the configured domains before anything is loaded; it raises `ConfigError` when it needs a domain that is
+    missing.
     """
 
     name: str
-    """What gdr.yaml calls it."""
+    """The name that gdr.yaml uses."""
 
     def route(self, samples: Sequence[Sample], context: RoutingContext) -> list[str | None]:
-        """The domain of each sample's prompt.
+        """Find the domain of each sample's prompt.
 
         Args:
-            samples: What no router before this one decided; not empty. Only the prompt and fields count.
+            samples: The prompts that no router before this one decided; not empty. Only the prompt and fields count.
             context: The configured domains and the strong model.
 
         Returns:
-            One entry a sample, in order: one of `context.domains`, or None for "not mine".
+            One entry for each sample, in order: one of `context.domains`, or None to leave the prompt to the next
+            router.
 
         Raises:
             DomainError: A sample names a domain that is not configured.

@@ -1,4 +1,4 @@
-"""What a selector is, and what it picks from."""
+"""The selector contract: what picks preference pairs, and the candidates that it picks from."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Selector(Protocol):
     """
 
     name: str
-    """What `gdr annotate --select` calls it."""
+    """The name that `gdr annotate --select` uses."""
 
     def select(self, candidates: Sequence[Candidate], rng: random.Random) -> list[tuple[int, int]]:
-        """Pairs of candidates.
+        """Pick pairs of candidates.
 
         Args:
-            candidates: The scored candidates of one prompt in the input's order: two at least, no two with one text.
+            candidates: The scored candidates of one prompt, in the input's order: at least two, with different texts.
             rng: The only source of randomness; seeded by the run's seed and the prompt's id.
 
         Returns:

@@ -1,4 +1,4 @@
-"""What an HTTP dialect of `gdr serve` is given: a service that scores, its settings, and the reward behind it."""
+"""The contract of an HTTP dialect of `gdr serve`: the service that it scores with, its settings, and the reward."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ServeSettings:
     drain_s: float = 25.0
     """How long requests may take to finish after SIGTERM, in seconds; container platforms grant 30."""
     token: str | None = field(default=None, repr=False)
-    """Bearer token that requests must carry; None: anybody who reaches the port may ask."""
+    """Bearer token that requests must carry; None: everybody who reaches the port is served."""
     temperature: float = 1.0
     """Divides a reward before it is squashed into 0..1 (`ScoringService.squash`)."""
     scale: float = 1.0
@@ -46,7 +46,7 @@ class ServeSettings:
     clip: float | None = None
     """Dialects for trainers: bound on the scaled reward's absolute value."""
     unscored: float | None = None
-    """Dialects for trainers: the reward of a sample that could not be scored; None: its request is an error."""
+    """Dialects for trainers: the reward of a sample that could not be scored; None: the request fails."""
     policy_tokenizer: str | None = None
     """Dialects that receive templated text: the tokenizer whose template it was rendered with."""
     plain: bool = False
@@ -71,7 +71,7 @@ class ServeSettings:
 
 
 class ServedReward(Protocol):
-    """The reward that a service computes, as far as a dialect may look at it."""
+    """The part of a service's reward that a dialect may read."""
 
     @property
     def strong(self) -> LogprobModel:
@@ -90,7 +90,7 @@ class ServedReward(Protocol):
 
     @property
     def rendered(self) -> Mapping[str, RenderedGuidance]:
-        """What each domain's prompts are shown."""
+        """The guidance text of each domain."""
         ...
 
 

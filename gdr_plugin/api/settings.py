@@ -1,4 +1,4 @@
-"""What gdr.yaml says of a model: all that a backend is given when it opens one."""
+"""The settings of a model in gdr.yaml: all that a backend is given when it opens one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LongInput = Literal["error", "keep_end"]
 
 
 class Section(BaseModel):
-    """A mapping of gdr.yaml: unknown keys are refused, and a made one does not change."""
+    """A mapping of gdr.yaml: unknown keys are refused, and an instance cannot be changed."""
 
     # The docstrings below the fields become descriptions: `gdr init` writes them into the file.
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -55,7 +55,7 @@ class ModelSpec(Section):
 
 
 class Limits(Section):
-    """What fits, and what happens to what does not."""
+    """Limits of length and memory, and what happens to an input that is too long."""
 
     max_length: int | None = Field(default=None, ge=8, examples=[4096])
     """Tokens of context and response together; default: the model's own limit."""

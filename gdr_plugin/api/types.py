@@ -151,9 +151,10 @@ class Score:
     """What each token adds to `reward`: `token_ratios` in the reward's unit, the end of turn included; their sum is
     `reward`. On request, and None where `token_ratios` is. See `gdr_plugin.arithmetic.steps` for rewards by step."""
     strong_token_offsets: tuple[tuple[int, int], ...] | None = None
-    """From which to which character of the response each of the strong model's tokens reaches, on request; the end of
-    turn is empty, after the last character. None where the model's chat format does not say (see `TokenOffsets`)."""
+    """The first and the last character (exclusive) of the response that each of the strong model's tokens covers, on
+    request; the end of turn covers none, after the last one. None where the model's chat format cannot tell (see
+    `TokenOffsets`)."""
     weak_token_offsets: tuple[tuple[int, int], ...] | None = None
-    """Likewise for the weak model's tokens."""
+    """The same for the weak model's tokens."""
     reduction: Reduction | None = None
-    """How token log-probs became `reward`; said together with them."""
+    """How token log-probs became `reward`; set together with them."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
 
 if TYPE_CHECKING:
@@ -26,38 +27,43 @@ def annotate(
             "and optionally id, domain, responses.",
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the data set; a run that stopped goes on there.")],
-    config: Annotated[Path, typer.Option("-c", "--config", help="The gdr.yaml.")] = Path("gdr.yaml"),
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder of the data set; an interrupted run continues there.")
+    ],
+    config: options.Config = Path("gdr.yaml"),
     policy: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
             help="Draw the responses from this model (hub id, folder, .gguf, or strong or weak for those of gdr.yaml); "
-            "responses in the rows are then not used.",
+            "responses in the rows are then ignored.",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Responses drawn for each prompt.")] = 8,
-    temperature: Annotated[float, typer.Option(help="Of the policy.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Of the policy.")] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Length limit of a drawn response.")] = 512,
-    seed: Annotated[int, typer.Option(help="Of the policy and of selectors that draw.")] = 0,
+    samples: Annotated[int, typer.Option(help="Number of responses drawn for each prompt.")] = 8,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature of the policy.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(help="Nucleus sampling of the policy: tokens are drawn from this share of the probability.")
+    ] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Length limit of a drawn response, in tokens.")] = 512,
+    seed: Annotated[int, typer.Option(help="Seed of the policy's sampling and of selectors that draw.")] = 0,
     policy_batch: Annotated[
-        int | None, typer.Option(help="Responses drawn together; default: 32 on CPU, 64 on CUDA.")
+        int | None, typer.Option(help="Number of responses drawn together; default: 32 on CPU, 64 on CUDA.")
     ] = None,
     select: Annotated[
         str, typer.Option(help="How pairs are picked: max-min, max-random, top-k, top-k:K, or a plugin's selector.")
     ] = "max-min",
-    min_margin: Annotated[float, typer.Option(help="Least difference of the rewards of a pair.")] = 0.0,
+    min_margin: Annotated[float, typer.Option(help="Smallest difference between the rewards of a pair.")] = 0.0,
     length_balance: Annotated[
-        float | None, typer.Option(help="Greatest ratio of longer to shorter response, in tokens.")
+        float | None, typer.Option(help="Largest ratio of the longer to the shorter response of a pair, in tokens.")
     ] = None,
-    map_: Annotated[
-        list[str] | None, typer.Option("--map", metavar="NEW=OLD", help="Rename a column: --map prompt=instruction.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first rows.")] = None,
+    map_: options.Map = None,
+    limit: options.Limit = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first response that cannot be scored.")] = False,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Put bad rows into rejects.jsonl instead of stopping before the start.")
+        bool,
+        typer.Option(
+            "--skip-bad", help="Put bad rows into rejects.jsonl instead of stopping before anything is scored."
+        ),
     ] = False,
 ) -> None:
     """Make a preference data set from prompts: draw or take responses, score them, pick chosen and rejected."""
@@ -68,7 +74,7 @@ def annotate(
     from gdr_plugin.data.sources import parse_columns
     from gdr_plugin.sampling.sample import Sampling
 
-    options = AnnotateOptions(
+    chosen = AnnotateOptions(
         select=select,
         filters=Filters(min_margin=min_margin, length_balance=length_balance),
         policy=policy,
@@ -82,12 +88,12 @@ def annotate(
         skip_bad=skip_bad,
     )
     with progress_bars("prompts") as progress:
-        result = run(prompts, config, out, options, plugins=ctx.obj.plugins(), progress=progress)
+        result = run(prompts, config, out, chosen, plugins=ctx.obj.plugins(), progress=progress)
     _print(result)
 
 
 def _print(result: Result) -> None:
-    """What came out, and where it is."""
+    """Print what the run made, and where it is."""
     from gdr_plugin.cli.show import print_facts, print_table
 
     summary, out = result.summary, result.out
@@ -96,7 +102,7 @@ def _print(result: Result) -> None:
     print_table(
         "",
         ("domain", "prompts", "with pair", "pairs", "margin mean", "median", "p10", "p90"),
-        [_domain(name, one) for name, one in summary["domains"].items()],
+        [_domain(name, counts) for name, counts in summary["domains"].items()],
     )
     print_facts("prompts", _counts(summary))
     print_facts(
@@ -115,10 +121,10 @@ def _print(result: Result) -> None:
         print(f"no prompt gave a pair: {out / 'rejects.jsonl'} says why")
 
 
-def _domain(name: str, one: Mapping[str, Any]) -> list[str]:
-    spread = one["margin"]
+def _domain(name: str, counts: Mapping[str, Any]) -> list[str]:
+    spread = counts["margin"]
     margins = ["-"] * 4 if spread is None else [f"{spread[key]:.3g}" for key in ("mean", "median", "p10", "p90")]
-    return [name, *(f"{one[key]:,}" for key in ("prompts", "with_pair", "pairs")), *margins]
+    return [name, *(f"{counts[key]:,}" for key in ("prompts", "with_pair", "pairs")), *margins]
 
 
 def _counts(summary: Summary) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
 
 if TYPE_CHECKING:
@@ -18,15 +19,15 @@ if TYPE_CHECKING:
 
 _QUESTION = "How many days are there in a leap year?"
 _ANSWERS = ("A leap year has 366 days.", "purple monday the of seventeen")
-"""A probe: any language model finds the first likelier; what the ratio says of them depends on the pair."""
+"""Any language model finds the first answer likelier; the ratio's preference depends on the two models."""
 
 
 @app.command()
 def check(
     ctx: typer.Context,
-    config: Annotated[Path, typer.Argument(help="The gdr.yaml.")] = Path("gdr.yaml"),
-    load: Annotated[bool, typer.Option("--load", help="Also load the weights and score a probe pair.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    config: Annotated[Path, typer.Argument(help="The gdr.yaml to check.")] = Path("gdr.yaml"),
+    load: Annotated[bool, typer.Option("--load", help="Also load the weights and score two probe responses.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Validate a gdr.yaml and say what it would load."""
     from gdr_plugin.cli.show import print_json
@@ -66,7 +67,7 @@ def check(
 
 
 def _model(spec: ModelSpec, model: LogprobModel) -> dict[str, Any]:
-    """What would be loaded; what the backend says of itself comes last and wins."""
+    """What would be loaded; what the backend says of itself overrides the rest."""
     return {
         "model": spec.model,
         "identity": model.identity,
@@ -80,7 +81,7 @@ def _model(spec: ModelSpec, model: LogprobModel) -> dict[str, Any]:
 
 
 def _weights(spec: ModelSpec) -> object:
-    """What two models have to agree on to share one set of weights."""
+    """What must be equal for two models to share one set of weights."""
     return spec.scheme, spec.target, spec.revision, spec.dtype, spec.device, str(spec.device_map)
 
 
@@ -166,13 +167,13 @@ def _print(facts: dict[str, Any]) -> None:
         [
             (
                 f"  {domain}",
-                one["guidance"],
-                ", ".join(one["exemplars"]) or "-",
-                f"{one['tokens']['strong']:,}",
-                f"{one['tokens']['weak']:,}",
-                one["id"],
+                rendered["guidance"],
+                ", ".join(rendered["exemplars"]) or "-",
+                f"{rendered['tokens']['strong']:,}",
+                f"{rendered['tokens']['weak']:,}",
+                rendered["id"],
             )
-            for domain, one in guidance["domains"].items()
+            for domain, rendered in guidance["domains"].items()
         ],
     )
     routing = facts["routing"]
@@ -184,6 +185,7 @@ def _print(facts: dict[str, Any]) -> None:
     print_facts("limits", {key: "default" if value is None else value for key, value in facts["limits"].items()})
     print_facts("run", {"load": facts["load"], "fingerprint": facts["fingerprint"]})
     if "probe" in facts:
-        answers = {one["response"]: f"{one['reward']:+.3f} ({one['domain']})" for one in facts["probe"]["answers"]}
-        print_facts(f"probe ({facts['probe']['seconds']} s): {facts['probe']['prompt']}", answers)
+        probe = facts["probe"]
+        rewards = {row["response"]: f"{row['reward']:+.3f} ({row['domain']})" for row in probe["answers"]}
+        print_facts(f"probe ({probe['seconds']} s): {probe['prompt']}", rewards)
     print(f"{facts['config']} is fine")

@@ -33,14 +33,15 @@ def evaluate(
     as_json: options.Json = False,
     html: options.Html = None,
     rows: Annotated[
-        Path | None, typer.Option("--rows", metavar="FILE", help="Also write one JSON line for each item: its margins.")
+        Path | None,
+        typer.Option("--rows", metavar="FILE", help="Also write one JSON line for each item, with its margins."),
     ] = None,
     skip_bad: options.SkipBad = False,
     ablations: Annotated[
         bool,
         typer.Option(
             "--ablations",
-            help="Also measure variants: guidance (none, instruction, exemplars), who sees it, router, reduction.",
+            help="Also measure variants: guidance (none, instruction, exemplars), placement, router, reduction.",
         ),
     ] = False,
     plot: Annotated[
@@ -57,7 +58,7 @@ def evaluate(
 ) -> None:
     """Measure a reward on preference data: accuracy, ties, calibration, length bias, baselines.
 
-    Every text is scored once; what was scored is kept in the store, so a run that stopped goes on.
+    Every text is scored once and kept in the store, so that an interrupted run continues.
     """
     from gdr_plugin.api.errors import ConfigError, DataError
     from gdr_plugin.cli.progress import progress_bars

@@ -24,9 +24,11 @@ def explain(
     ],
     config: options.Config = Path("gdr.yaml"),
     out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("explain.html"),
-    limit: Annotated[int | None, typer.Option(help="Only the first rows. Default: 20, or all that --id names.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Read only this many rows. Default: 20, or all that --id names.")
+    ] = None,
     ids: Annotated[
-        list[str] | None, typer.Option("--id", metavar="ID", help="Only the row with this id; may be repeated.")
+        list[str] | None, typer.Option("--id", metavar="ID", help="Show only the row with this id; may be repeated.")
     ] = None,
     format: options.Format = "auto",
     map_: options.Map = None,
@@ -48,6 +50,6 @@ def explain(
             plugins=ctx.obj.plugins(),
             progress=progress,
         )
-    responses = sum(len(one.guided) for one in shown)
+    responses = sum(len(row.guided) for row in shown)
     rows = "1 row" if len(shown) == 1 else f"{len(shown):,} rows"
     print(f"{out}: {rows}, {responses:,} {'response' if responses == 1 else 'responses'}; open it in a browser")

@@ -1,4 +1,4 @@
-"""`gdr init`: a commented gdr.yaml, written from the schema itself so that the two cannot drift apart."""
+"""`gdr init`: write a commented gdr.yaml, made from the schema itself so that the two cannot drift apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
-# The pair of the paper's published numbers.
+# The two models of the paper's published numbers.
 STRONG = "hf:NousResearch/Nous-Hermes-2-Mistral-7B-DPO"
 WEAK = "hf:teknium/OpenHermes-2.5-Mistral-7B"
 
@@ -31,7 +31,7 @@ def init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("gdr.yaml"),
     strong: Annotated[str, typer.Option(help="The better-aligned model.")] = STRONG,
     weak: Annotated[str, typer.Option(help="The less-aligned model.")] = WEAK,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
     """Write a commented gdr.yaml with every setting."""
     from gdr_plugin.api.errors import OutputError
@@ -116,9 +116,9 @@ def _comment(text: str, indent: str) -> Iterator[str]:
 def _value(value: Any) -> str:
     """A value on one line, as YAML reads it back; mappings and lists in flow style."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_value(key)}: {_value(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{_value(key)}: {_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_value(one) for one in value) + "]"
+        return "[" + ", ".join(_value(item) for item in value) + "]"
     if isinstance(value, str):
         return _text(value)
     if hasattr(value, "model_dump"):

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from gdr_plugin.api.errors import GDRError
+from gdr_plugin.text import one_line, typed_line
 from gdr_plugin.version import __version__
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ COMMANDS = (
 
 
 class _ReaderGoneError(Exception):
-    """The reader of our output went away, as `head` does."""
+    """Whoever reads our output went away, as `head` does."""
 
 
 class _Commands(TyperGroup):
@@ -59,7 +60,7 @@ app = typer.Typer(
 
 @dataclass
 class Settings:
-    """What the global options say; every command gets it as `ctx.obj`."""
+    """The global options; every command gets them as `ctx.obj`."""
 
     plugin_files: list[Path] = field(default_factory=list)
     debug: bool = False
@@ -81,7 +82,7 @@ def _print_version(wanted: bool) -> None:
 def _global(
     ctx: typer.Context,
     plugin: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="A Python file with gdr hooks; may be repeated.")
+        list[Path] | None, typer.Option(metavar="FILE", help="Load a Python file with gdr hooks; may be repeated.")
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", envvar="GDR_DEBUG", help="Show the traceback of an error.")] = False,
     version: Annotated[
@@ -114,21 +115,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: Sequence[str]) -> int:
     try:
         app(args=arguments, prog_name="gdr")
-    except SystemExit as done:  # typer's way to return; it has reported wrong usage
+    except SystemExit as done:  # how typer returns; it has reported wrong usage itself
         return _exit_code(done.code)
     except KeyboardInterrupt:
         return _exit_code(130)
     except _ReaderGoneError:
         return _quiet()
-    except OSError as error:  # a full disk, a folder without permission: the machine's, not ours
+    except OSError as error:  # a full disk or a missing permission, not a defect of ours
         _report(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", error, arguments)
         return 2
     except GDRError as error:
-        _report(" ".join(str(error).splitlines()), error, arguments)
+        _report(one_line(error), error, arguments)
         return 2
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".splitlines())
-        _report(f"internal error: {text} (--debug shows where; please report it)", error, arguments)
+        _report(f"internal error: {typed_line(error)} (--debug shows where; please report it)", error, arguments)
         return 1
     return 0
 
@@ -149,7 +149,7 @@ def _exit_code(code: str | int | None) -> int:
 
 
 def _quiet() -> int:
-    """Nobody reads on: say nothing, not even at the interpreter's exit."""
+    """Nobody reads our output any more: say nothing, not even at the interpreter's exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
 

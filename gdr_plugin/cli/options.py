@@ -1,4 +1,4 @@
-"""Options that several commands have, so that they are called the same and mean the same everywhere."""
+"""Options that several commands share, so that they have one name and one meaning everywhere."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import Annotated
 
 import typer
 
-Config = Annotated[Path, typer.Option("-c", "--config", help="The gdr.yaml.")]
+Config = Annotated[Path, typer.Option("-c", "--config", help="The gdr.yaml that describes the reward.")]
 Format = Annotated[
     str,
     typer.Option(
         "--format",
-        help="Of preference data: rewardbench, rewardbench2, rm-bench, judgebench, llmbar, hh-rlhf or plain. Default: "
-        "found from the columns.",
+        help="Format of the preference data: rewardbench, rewardbench2, rm-bench, judgebench, llmbar, hh-rlhf or "
+        "plain. Default: recognised by the columns.",
         show_default=False,
     ),
 ]
 Map = Annotated[
     list[str] | None, typer.Option("--map", metavar="NEW=OLD", help="Rename a column: --map prompt=instruction.")
 ]
-Limit = Annotated[int | None, typer.Option("--limit", help="Only the first rows.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out instead of stopping before the start.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Read only this many rows.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave bad rows out instead of stopping before anything is scored.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write a page to read.")]
+Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write an HTML page.")]

@@ -1,4 +1,4 @@
-"""`gdr pairs`: some models and preference data in, which two of them make the best reward out."""
+"""`gdr pairs`: models and preference data in; out comes which two of the models make the best reward."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def pairs(
     models_file: Annotated[
         Path | None,
         typer.Option(
-            "--models", metavar="FILE", help="Further models: YAML that maps names to what gdr.yaml says of a model."
+            "--models",
+            metavar="FILE",
+            help="More models: YAML that maps names to the keys that gdr.yaml has for a model.",
         ),
     ] = None,
     config: Annotated[
@@ -39,7 +41,7 @@ def pairs(
         typer.Option(
             "-c",
             "--config",
-            help="A gdr.yaml for guidance, routing, limits and store; its models are not used. Default: no guidance.",
+            help="A gdr.yaml for guidance, routing, limits and store; its models are ignored. Default: no guidance.",
         ),
     ] = None,
     reduction: Annotated[
@@ -58,7 +60,9 @@ def pairs(
     map_: options.Map = None,
     limit: options.Limit = None,
     skip_bad: options.SkipBad = False,
-    seed: Annotated[int, typer.Option(help="Which half of the prompts chooses a pair; and of all resampling.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed: decides which half of the prompts chooses the model pair, and all resampling.")
+    ] = 0,
     as_json: options.Json = False,
     plots: Annotated[
         Path | None,
@@ -66,7 +70,7 @@ def pairs(
     ] = None,
     html: options.Html = None,
 ) -> None:
-    """Judge every ordered pair of some models as a reward; each model scores each text once."""
+    """Judge every ordered model pair as a reward; each model scores each text once."""
     from gdr_plugin.cli.progress import progress_bars
     from gdr_plugin.cli.show import print_json
     from gdr_plugin.data.sources import parse_columns
@@ -103,14 +107,12 @@ def pairs(
 
 
 def _check_outputs(html: Path | None, plots: Path | None, inputs: list[str | Path | None]) -> None:
-    """Refuse outputs that cannot be written, or that would replace an input, before hours of scoring."""
-    from gdr_plugin.api.errors import OutputError
-    from gdr_plugin.files import check_output
+    """Refuse, before hours of scoring, outputs that cannot be written or would replace an input."""
+    from gdr_plugin.files import check_output, check_output_folder
     from gdr_plugin.report.plots import check_plots
 
     if plots is not None:
-        if plots.exists() and not plots.is_dir():
-            raise OutputError(f"--plots {plots}: is a file: name a folder")
+        check_output_folder("--plots", plots)
         check_plots()
     if html is not None:
         check_output("--html", html, inputs)

@@ -1,4 +1,4 @@
-"""`gdr path`: where the files are that other programs take as paths."""
+"""`gdr path`: where the files are that a framework is given as paths."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gdr_plugin.api.errors import ConfigError, unknown
 from gdr_plugin.cli.main import app
 
 FILES: Final = {"openrlhf": ("reward_func", "agent")}
-"""Integration -> its modules that are given to a framework as files."""
+"""Integration -> its modules that a framework loads as files."""
 
 
 @app.command()
 def path(
-    integration: Annotated[str, typer.Argument(help="openrlhf")],
+    integration: Annotated[str, typer.Argument(help="Name of the integration: openrlhf.")],
     file: Annotated[
-        str | None, typer.Argument(help="reward_func or agent; all of them, with names, by default.")
+        str | None, typer.Argument(help="reward_func or agent. Default: all files with their names.")
     ] = None,
 ) -> None:
     """Print the paths of an integration's files, for use in a launch script."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
+from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
 
 
 @app.command()
 def plugins(
-    ctx: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False
+    ctx: typer.Context,
+    as_json: options.Json = False,
 ) -> None:
     """List the loaded plugins and everything that they register."""
     from gdr_plugin.cli.show import print_json, print_table

@@ -1,4 +1,7 @@
-"""Progress of long jobs on standard error: a bar for each stage, with rate and time left."""
+"""Draws the progress of long jobs on standard error: one bar for each stage, with rate and time left.
+
+The only module that draws. Everything else reports through `gdr_plugin.progress.Progress`.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def progress_bars(unit: str) -> Iterator[Progress | None]:
-    """Show bars while the block runs; nothing where standard error is no terminal.
+    """Show bars while the block runs, and nothing where standard error is no terminal.
 
     Args:
-        unit: What is counted, in the plural.
+        unit: What is counted, as a plural noun.
 
     Yields:
-        `show(stage, done, total)`, with None for a total that is not known; or None where nothing is shown.
+        A `Progress`, or None where nothing is shown.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn

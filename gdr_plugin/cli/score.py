@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
 
 
@@ -25,22 +26,23 @@ def score(
             "standard input. Rows: prompt (text or messages), response, and optionally id, finished, domain.",
         ),
     ] = "-",
-    config: Annotated[Path, typer.Option("-c", "--config", help="The gdr.yaml.")] = Path("gdr.yaml"),
+    config: options.Config = Path("gdr.yaml"),
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="JSONL file; it appears when it is complete. Default: standard output."),
+        typer.Option(
+            "-o", "--out", help="JSONL file; it appears under its name once it is complete. Default: standard output."
+        ),
     ] = None,
-    map_: Annotated[
-        list[str] | None, typer.Option("--map", metavar="NEW=OLD", help="Rename a column: --map prompt=instruction.")
-    ] = None,
+    map_: options.Map = None,
     tokens: Annotated[
-        bool, typer.Option("--tokens", help="Also write log-probs, ratios, rewards and places by token.")
+        bool, typer.Option("--tokens", help="Also write log-probs, ratios, rewards and character offsets by token.")
     ] = False,
     steps: Annotated[
         str | None,
         typer.Option(
             metavar="line|TEXT",
-            help=r"Also write rewards by step: by line, or cut behind TEXT, in which \n is a line break. They add up.",
+            help=r"Also write rewards by step: by line, or cut after each TEXT, in which \n is a line break. "
+            "They add up to the reward.",
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,
@@ -48,7 +50,7 @@ def score(
         bool, typer.Option("--skip-bad", help="Write bad rows with reward null and the reason instead of stopping.")
     ] = False,
 ) -> None:
-    """Reward given responses. Writes one JSON line for each row, in order; reward is null where there is a reason."""
+    """Score given responses: one JSON line for each row, in order. The reward is null where there is a reason."""
     from gdr_plugin.api.errors import DataError
     from gdr_plugin.cli.progress import progress_bars
     from gdr_plugin.data.sources import STDIN, parse_columns
@@ -56,7 +58,7 @@ def score(
 
     if rows == STDIN and sys.stdin.isatty():
         raise DataError("name an input file, or pipe JSON lines into standard input")
-    with _writer(out, rows) as write, progress_bars("rows") as progress:
+    with _writer(out, [rows, config]) as write, progress_bars("rows") as progress:
         summary = score_rows(
             rows,
             config,
@@ -82,18 +84,14 @@ def _delimiter(steps: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def _writer(out: Path | None, source: str) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+def _writer(out: Path | None, inputs: list[str | Path]) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
     """Where output rows go: standard output, or a file that appears when the block ends well."""
-    from gdr_plugin.api.errors import OutputError
-    from gdr_plugin.files import atomic
+    from gdr_plugin.files import atomic, check_output
 
     if out is None:
         yield lambda rows: _write(sys.stdout, rows)
         return
-    if not out.parent.is_dir():
-        raise OutputError(f"{out}: there is no folder {out.parent}: make it first")
-    if out.exists() and Path(source).exists() and out.samefile(source):
-        raise OutputError(f"{out} is the input: name another output file")
+    check_output("-o", out, inputs, devices=True)
     if out.exists() and not out.is_file():  # a device or a named pipe cannot be replaced
         with out.open("w", encoding="utf-8") as file:
             yield lambda rows: _write(file, rows)

@@ -14,27 +14,35 @@ from gdr_plugin.cli.main import app
 @app.command()
 def serve(
     ctx: typer.Context,
-    config: Annotated[Path, typer.Argument(help="The gdr.yaml.")] = Path("gdr.yaml"),
-    host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine only.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(help="Port; 0 for any free one.", min=0, max=65535)] = 5000,
+    config: Annotated[Path, typer.Argument(help="The gdr.yaml that describes the reward.")] = Path("gdr.yaml"),
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is only reachable from this machine.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for any free one.", min=0, max=65535)] = 5000,
     token: Annotated[
         str | None, typer.Option(envvar="GDR_TOKEN", help="Bearer token that requests must carry.", show_envvar=True)
     ] = None,
-    max_wait_ms: Annotated[float, typer.Option(help="How long a batch's first sample waits for others.")] = 10.0,
-    max_batch: Annotated[int, typer.Option(help="Samples in a batch.")] = 64,
-    queue: Annotated[int, typer.Option(help="Samples that may wait for the models; more are held back.")] = 4096,
-    drain_s: Annotated[float, typer.Option(help="Seconds that requests may take to finish after SIGTERM.")] = 25.0,
+    max_wait_ms: Annotated[
+        float, typer.Option(help="How long the first sample of a batch waits for others, in milliseconds.")
+    ] = 10.0,
+    max_batch: Annotated[int, typer.Option(help="Largest number of samples in a batch.")] = 64,
+    queue: Annotated[
+        int, typer.Option(help="Number of samples that may wait for the models; further requests are held back.")
+    ] = 4096,
+    drain_s: Annotated[
+        float, typer.Option(help="How long requests may take to finish after SIGTERM, in seconds.")
+    ] = 25.0,
     policy_tokenizer: Annotated[
         str | None, typer.Option(help="Hub id or folder of the tokenizer that templated text was rendered with.")
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Score templated text as it is, without guidance.")] = False,
-    scale: Annotated[float, typer.Option(help="Factor on the rewards that trainers get.")] = 1.0,
-    clip: Annotated[float | None, typer.Option(help="Bound on the scaled rewards that trainers get.")] = None,
+    scale: Annotated[float, typer.Option(help="Factor on the rewards that trainers receive.")] = 1.0,
+    clip: Annotated[
+        float | None, typer.Option(help="Bound on the absolute value of the scaled rewards that trainers receive.")
+    ] = None,
     unscored: Annotated[
         float | None,
-        typer.Option(help="Reward that trainers get for a sample that cannot be scored; default: an error."),
+        typer.Option(help="Reward that trainers receive for a sample that cannot be scored; default: an error."),
     ] = None,
     temperature: Annotated[float, typer.Option(help="Divides a reward before it is squashed into 0..1.")] = 1.0,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log every request on standard error.")] = False,
@@ -62,7 +70,8 @@ def serve(
     checked = load_config(config)
     if checked.load == "sequential":
         raise ConfigError(f"{config}: a server keeps both models in memory: set load to together")
-    # First of all: from now on clients connect and wait. OpenRLHF's gives a closed port five seconds.
+    # The port opens before anything is loaded, so that clients connect and wait: OpenRLHF's client gives a closed port
+    # five seconds.
     bound = listen(host, port)
     from gdr_plugin.reward.reward import GuidedDensityRatio
     from gdr_plugin.serve.app import create_app

@@ -1,4 +1,4 @@
-"""Tables on standard output for commands that report something."""
+"""Prints tables, names with values, and JSON on standard output. Knows how they look, not what they mean."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from gdr_plugin.report import tables
 
 _TEXT_WIDTH = 120
-"""Columns of a paragraph."""
+"""Width of a paragraph, in characters."""
 _PIPED_WIDTH = 200
-"""Columns where there is no terminal: enough that file names and digests stay on one line."""
+"""Width where there is no terminal, in characters: file names and digests stay on one line."""
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -42,7 +42,7 @@ def print_tables(shown: Iterable[tables.Table], closing: str = "") -> None:
 
 
 def _paragraph(text: str) -> str:
-    """Wrapped, but for names with hyphens."""
+    """The text in lines; names with hyphens stay whole."""
     return fill(text, _TEXT_WIDTH, break_on_hyphens=False, break_long_words=False)
 
 

@@ -1,4 +1,4 @@
-"""`gdr store`: what the log-prob store holds, and giving its space back."""
+"""`gdr store`: show what the log-prob store holds, and give its space back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ _Where = Annotated[Path, typer.Argument(metavar="PATH", help="The store's file, 
 @store.command()
 def info(
     path: _Where = Path("gdr.yaml"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Say what the store holds of each model."""
+    """Show what the store holds of each model."""
     from gdr_plugin.cli.show import print_json, print_table
 
     opened = _open(path)
@@ -38,11 +39,11 @@ def info(
                 "bytes": size,
                 "models": [
                     {
-                        **dataclasses.asdict(one),
-                        "first_used": one.first_used.isoformat(),
-                        "last_used": one.last_used.isoformat(),
+                        **dataclasses.asdict(usage),
+                        "first_used": usage.first_used.isoformat(),
+                        "last_used": usage.last_used.isoformat(),
                     }
-                    for one in models
+                    for usage in models
                 ],
             }
         )
@@ -52,15 +53,15 @@ def info(
         ("model", "responses", "tokens", "size", "first used", "last used", "identity"),
         [
             (
-                one.name,
-                f"{one.rows:,}",
-                f"{one.tokens:,}",
-                _size(one.bytes),
-                one.first_used.isoformat(),
-                one.last_used.isoformat(),
-                one.identity[:12],
+                usage.name,
+                f"{usage.rows:,}",
+                f"{usage.tokens:,}",
+                _size(usage.bytes),
+                usage.first_used.isoformat(),
+                usage.last_used.isoformat(),
+                usage.identity[:12],
             )
-            for one in models
+            for usage in models
         ],
     )
 
@@ -69,15 +70,19 @@ def info(
 def prune(
     path: _Where = Path("gdr.yaml"),
     older_than: Annotated[
-        str | None, typer.Option(metavar="AGE", help="Delete what was not used for longer: 30d, 8w, 1y.")
+        str | None,
+        typer.Option(metavar="AGE", help="Delete log-probs that were not used for longer than this: 30d, 8w, 1y."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Only this model's, by name or identity.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Delete only the log-probs of this model, by name or identity.")
+    ] = None,
     max_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Delete the longest unused until the file has this size: 2GB.")
+        str | None,
+        typer.Option(metavar="SIZE", help="Delete the longest unused log-probs until the file has this size: 2GB."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
 ) -> None:
-    """Delete log-probs that are no longer needed. Conditions add up: what goes fits all that are given."""
+    """Delete log-probs that are no longer needed: those that fit every condition given."""
     from gdr_plugin.api.errors import ConfigError
 
     if older_than is None and model is None and max_size is None:

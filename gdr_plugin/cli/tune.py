@@ -1,4 +1,4 @@
-"""`gdr tune`: labelled pairs in, a guidance file out, if guidance is shown to help."""
+"""`gdr tune`: labelled pairs in, a guidance file out if the guidance is shown to help."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from gdr_plugin.tuning.report import TuneReport
 
 _SHOWN = 8
-"""Rows of the search's table."""
+"""Most rows of the table that shows the search."""
 _QUOTED = 160
-"""Characters of the winner's instruction that are printed."""
+"""Most characters of the winner's instruction that are printed."""
 
 
 @app.command()
@@ -34,34 +34,38 @@ def tune(
     ],
     config: options.Config = Path("gdr.yaml"),
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="Guidance file; written only when the guidance is shown to help.")
+        Path,
+        typer.Option(
+            "-o", "--out", help="Guidance file to write; it is written only if the guidance is shown to help."
+        ),
     ] = Path("guidance.yaml"),
     domain: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The domain it is for; where rows name domains, only its rows are taken. Default: the rows' own where "
-            "all share one, else tuned.",
+            help="Domain of the guidance; where rows name domains, only the rows of this one are used. Default: the "
+            "rows' own domain where all share one, else tuned.",
         ),
     ] = None,
     instructions: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Your own candidates: a text file with one a line, a YAML list, or a guidance file."
+            metavar="FILE",
+            help="Your own candidates: a text file with one on each line, a YAML list, or a guidance file.",
         ),
     ] = None,
     exemplars: Annotated[
-        int | None, typer.Option(help="Exemplars that a candidate shows at most. Default: as gdr.yaml says.")
+        int | None, typer.Option(help="Largest number of exemplars that a candidate shows. Default: as in gdr.yaml.")
     ] = None,
-    budget: Annotated[int, typer.Option(help="Candidates that are tried at most.")] = 32,
-    seed: Annotated[int, typer.Option(help="Which pairs are searched on and which are held out.")] = 0,
+    budget: Annotated[int, typer.Option(help="Largest number of candidates that are tried.")] = 32,
+    seed: Annotated[int, typer.Option(help="Seed: decides which pairs the search uses and which are held out.")] = 0,
     format: options.Format = "auto",
     map_: options.Map = None,
     limit: options.Limit = None,
     skip_bad: options.SkipBad = False,
     as_json: options.Json = False,
 ) -> None:
-    """Find the guidance for a domain from labelled pairs, and say on held-out pairs whether it helps."""
+    """Find the guidance for a domain from labelled pairs, and measure on held-out pairs whether it helps."""
     from gdr_plugin.cli.progress import progress_bars
     from gdr_plugin.cli.show import print_json
     from gdr_plugin.data.sources import parse_columns
@@ -113,12 +117,12 @@ def _print(report: TuneReport, out: Path, config: Path) -> None:
 
 
 def _search(report: TuneReport) -> None:
-    """The last accuracy of each candidate, marked for what it is."""
+    """Print the last accuracy of each candidate, under a title that says it is optimistic."""
     from gdr_plugin.cli.show import print_table
     from gdr_plugin.tuning.report import OPTIMISTIC
 
-    last = {index: (one.prompts, value) for one in report.rounds for index, value in one.ranking}
-    order = list(dict.fromkeys(index for one in reversed(report.rounds) for index, _ in one.ranking))
+    last = {index: (ranked.prompts, value) for ranked in report.rounds for index, value in ranked.ranking}
+    order = list(dict.fromkeys(index for ranked in reversed(report.rounds) for index, _ in ranked.ranking))
     shown = order[:_SHOWN] + [index for index in order[_SHOWN:] if index == 0]
     print_table(
         OPTIMISTIC,
@@ -134,7 +138,7 @@ def _held_out(report: TuneReport) -> None:
     from gdr_plugin.tuning.report import two_digits
 
     result, guidance = report.result, report.best.guidance
-    shown = sorted(report.configured.items(), key=lambda one: -one[1])
+    shown = sorted(report.configured.items(), key=lambda item: -item[1])
     counts = [("no guidance" if name == "none" else name, count) for name, count in shown]
     today = counts[0][0] if len(counts) == 1 else ", ".join(f"{name} for {count}" for name, count in counts)
     rows = [
@@ -159,7 +163,7 @@ def _held_out(report: TuneReport) -> None:
 
 
 def _registration(report: TuneReport, out: Path, config: Path) -> None:
-    """What to put into gdr.yaml, and when it then applies."""
+    """Print what to put into gdr.yaml, and to which prompts it then applies."""
     from gdr_plugin.tuning.write import registration
 
     guidance = report.best.guidance

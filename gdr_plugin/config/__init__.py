@@ -1,1 +1,1 @@
-"""gdr.yaml: its schema, reading it, what is wrong with it, and where its paths lead."""
+"""gdr.yaml: its schema, how it is read, how errors in it are explained, and how its paths are found."""

@@ -1,4 +1,4 @@
-"""gdr.yaml, read and validated; and what makes two configurations equal."""
+"""Reads and validates gdr.yaml, and says when two configurations give the same rewards."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from gdr_plugin.api.errors import ConfigError
-from gdr_plugin.config.messages import explain
+from gdr_plugin.config.messages import validated
 from gdr_plugin.config.paths import locate
 from gdr_plugin.config.schema import Config
 from gdr_plugin.config.yamlfile import read_yaml
+from gdr_plugin.text import type_name
 
 
 def load_config(path: str | Path) -> Config:
@@ -35,7 +34,7 @@ def load_config(path: str | Path) -> Config:
     if data is None:
         raise ConfigError(f"{path}: is empty: `gdr init --force {path}` writes a commented one")
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: must be a mapping with strong and weak, not {type(data).__name__}")
+        raise ConfigError(f"{path}: must be a mapping with strong and weak, not {type_name(data)}")
     return parse_config(data, base=path.absolute().parent, origin=str(path))
 
 
@@ -70,22 +69,18 @@ def parse_config(data: Mapping[str, Any], *, base: Path | None = None, origin: s
     Raises:
         ConfigError: Keys are wrong, or paths do not exist; all of them in one line.
     """
-    try:
-        config = Config.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(f"{origin}: {explain(error, Config, data)}") from None
-    config, complaints = locate(config, base or Path.cwd())
+    config, complaints = locate(validated(Config, data, origin), base or Path.cwd())
     if complaints:
         raise ConfigError(f"{origin}: {'; '.join(complaints)}")
     return config
 
 
 def fingerprint(config: Config) -> str:
-    """What makes two configurations give the same rewards, as a hex digest.
+    """A digest that is equal for configurations that give the same rewards.
 
     The store, the load order and the memory settings are left out: they change the cost, not the result. Guidance
-    files, chat templates and routers' data files count by content, wherever they are. Models count as they are named;
-    their content is in `LogprobModel.identity`.
+    files, chat templates and routers' data files count by their content, wherever they are. Models count by their
+    names; what is in them is part of `LogprobModel.identity`.
 
     Args:
         config: A configuration from `load_config` or `parse_config`.
@@ -107,9 +102,9 @@ def fingerprint(config: Config) -> str:
 def _contents(value: Any) -> Any:
     """The same value with a digest in the place of every absolute path of a file."""
     if isinstance(value, dict):
-        return {key: _contents(one) for key, one in value.items()}
+        return {key: _contents(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_contents(one) for one in value]
+        return [_contents(item) for item in value]
     if isinstance(value, str) and (path := Path(value)).is_absolute() and path.is_file():
         return "content:" + hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     return value

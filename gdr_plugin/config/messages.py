@@ -1,17 +1,61 @@
-"""What is wrong with a configuration, in one line. Knows pydantic's errors; nothing of what a key means."""
+"""What is wrong with a configuration or another YAML file, in one line.
+
+Knows pydantic's errors; nothing of what a key means.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from gdr_plugin.api.errors import unknown
+from gdr_plugin.api.errors import ConfigError, unknown
+from gdr_plugin.text import type_name
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+_Schema = TypeVar("_Schema", bound=BaseModel)
+
+
+class FileEntry(BaseModel):
+    """A mapping in a YAML file other than gdr.yaml: a guidance, an exemplar, a keyword rule.
+
+    Unknown keys are refused, and no value is turned into another type. An optional key without a value counts as left
+    out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_keys(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"must be a mapping with {', '.join(cls.model_fields)}, not {type_name(value)}")
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {key: item for key, item in value.items() if item is not None or key not in optional}
+
+
+def validated(schema: type[_Schema], data: object, origin: str) -> _Schema:
+    """Validate what a YAML file holds.
+
+    Args:
+        schema: What the file may say.
+        data: What it says.
+        origin: What the message calls it.
+
+    Returns:
+        The data as an instance of `schema`.
+
+    Raises:
+        ConfigError: Keys are wrong; all of them in one line.
+    """
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {explain(error, schema, data)}") from None
 
 
 def explain(error: ValidationError, schema: type[BaseModel], data: object) -> str:
@@ -74,11 +118,13 @@ def _complaint(detail: ErrorDetails, schema: type[BaseModel]) -> str:
             return unknown("value", value, re.findall(r"'([^']*)'", str(context.get("expected", ""))))
         case "value_error":
             return str(context.get("error", detail["msg"]))
+        case "greater_than":
+            return f"must be above {context['gt']:g}, not {value!r}"
         case "greater_than_equal":
-            return f"must be {context['ge']} or more, not {value!r}"
+            return f"must be {context['ge']:g} or more, not {value!r}"
         case "string_too_short" | "too_short":
             return "must not be empty"
-        case _ if "[key]" in detail["loc"]:
+        case _ if "[key]" in detail["loc"] or detail["type"] == "invalid_key":
             return f"the key {value!r} must be text: put it in quotes"
         case _ if value is None:
             return "has no value: give it one or remove the key"
@@ -91,7 +137,7 @@ def _complaint(detail: ErrorDetails, schema: type[BaseModel]) -> str:
 
 def _expected(detail: ErrorDetails) -> str:
     names = {"string": "text", "int": "a whole number", "bool": "true or false", "dict": "a mapping"}
-    names |= {"model": "a mapping", "tuple": "a list"}
+    names |= {"model": "a mapping", "tuple": "a list", "list": "a list", "float": "a number"}
     return names.get(detail["type"].partition("_")[0], detail["msg"].removeprefix("Input should be "))
 
 

@@ -1,6 +1,6 @@
-"""Where a configuration's paths lead.
+"""Finds the files and folders that a configuration names.
 
-Knows the file system, and which keys hold paths; nothing else of what a key means.
+Knows the file system and which keys hold paths; nothing else of what a key means.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def locate(config: Config, base: Path) -> tuple[Config, list[str]]:
         base: The folder that relative paths are relative to.
 
     Returns:
-        The configuration with absolute paths, and one complaint for each path that does not exist. What may be a hub
-        id (`name` or `org/name`) and is not on disk stays as it is.
+        The configuration with absolute paths, and one complaint for each path that does not exist. A text that may be
+        a hub id (`name` or `org/name`) and is not on disk stays as it is.
     """
     finder = _Finder(base)
     strong = finder.model("strong", config.strong)
@@ -82,11 +82,11 @@ class _Finder:
         return spec.model_copy(update=changes)
 
     def router(self, key: str, entry: RouterEntry) -> RouterEntry:
-        """A router's options: text that ends like a data file is a path."""
+        """A router's entry with its files found: an option is a file when its text ends like a data file."""
 
         def found(option: str, value: Any) -> Any:
             if isinstance(value, (list, tuple)):
-                return [found(option, one) for one in value]
+                return [found(option, item) for item in value]
             if not isinstance(value, str) or not value.endswith(_OPTION_FILES):
                 return value
             if value.startswith((".", "/", "~")):

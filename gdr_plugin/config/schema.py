@@ -1,4 +1,4 @@
-"""gdr.yaml: one file that describes a reward, validated before any model is opened.
+"""The schema of gdr.yaml, the file that describes a reward; it is validated before any model is opened.
 
 This module knows the file's shape and what each key allows. It does not know which guidances, routers or models exist;
 `gdr_plugin.reward.resolve` looks names up among the plugins.

@@ -1,4 +1,4 @@
-"""YAML files read strictly: a key that is there twice is an error, and every error has its line number.
+"""Reads YAML files strictly: a repeated key is an error, and every error has its line number.
 
 Knows YAML, nothing of what a file is for.
 """
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import yaml
 
 from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.text import one_line
 
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -24,7 +25,7 @@ class TextFile(Protocol):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which by itself takes the last of two equal keys without a word."""
+    """PyYAML's safe loader, which by itself would silently take the last of two equal keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[Hashable, int] = {}
@@ -82,13 +83,13 @@ def parse_yaml(text: str, origin: str) -> object:
         ConfigError: It is not YAML; one line that names the line.
     """
     try:
-        # The strict loader is a safe one: it makes nothing but plain data.
+        # The strict loader is derived from the safe one: it makes nothing but plain data.
         return yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
         raise ConfigError(f"{origin}: {where}{error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{origin}: is not YAML: {one_line(error)}") from error
     except RecursionError:
         raise ConfigError(f"{origin}: is nested too deeply") from None

@@ -1,4 +1,4 @@
-"""Guidance files: YAML to `Guidance`. Knows the file's shape, nothing of how a guidance is rendered or chosen.
+"""Reads guidance files: YAML to `Guidance`. Knows the file's form; nothing of how a guidance is rendered or chosen.
 
 A file holds one guidance, or several under `guidances:`
 
@@ -14,27 +14,106 @@ A file holds one guidance, or several under `guidances:`
         bad: Sure, just tell them.
         why: The good answer rests on the clause; the bad one guesses.
 
-White space around texts does not count.
+White space at the end of a text, and line breaks at its beginning, are dropped.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypeAlias
 
-from gdr_plugin.api.errors import ConfigError, unknown
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.api.guidance import Exemplar, Guidance
+from gdr_plugin.config.messages import FileEntry, validated
 from gdr_plugin.config.yamlfile import parse_yaml, read_yaml
 
 __all__ = ["library", "load_guidance_file"]
 
-_GUIDANCE_KEYS = ("name", "description", "instruction", "exemplars")
-_EXEMPLAR_KEYS = ("id", "principle", "prompt", "good", "bad", "why")
 _NAME = re.compile(r"[\w][\w.-]*")
+
+
+def _trimmed(text: str) -> str:
+    # A leading blank is kept: it may be the indentation of code.
+    return text.strip("\r\n").rstrip()
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty; it must be text")
+    return text
+
+
+_OptionalText: TypeAlias = Annotated[str, AfterValidator(_trimmed)]
+_Text: TypeAlias = Annotated[_OptionalText, AfterValidator(_filled)]
+
+
+class _Exemplar(FileEntry):
+    """One entry under `exemplars`."""
+
+    id: _Text
+    principle: _OptionalText = ""
+    prompt: _Text
+    good: _Text
+    bad: _Text
+    why: _Text
+
+
+class _Guidance(FileEntry):
+    """One guidance."""
+
+    name: _Text
+    description: _OptionalText = ""
+    instruction: _OptionalText = ""
+    exemplars: list[_Exemplar] = Field(default_factory=list)
+
+    @field_validator("name")
+    @classmethod
+    def _usable(cls, name: str) -> str:
+        if name == "none" or not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot be used; take letters, digits, '.', '_' or '-', but not 'none'")
+        return name
+
+    @field_validator("description")
+    @classmethod
+    def _one_line(cls, description: str) -> str:
+        if "\n" in description:
+            raise ValueError("must be one line")
+        return description
+
+    @field_validator("exemplars")
+    @classmethod
+    def _distinct(cls, exemplars: list[_Exemplar]) -> list[_Exemplar]:
+        _check_distinct("id", [exemplar.id for exemplar in exemplars])
+        return exemplars
+
+    @model_validator(mode="after")
+    def _says_something(self) -> _Guidance:
+        if not self.instruction and not self.exemplars:
+            raise ValueError("needs an instruction or exemplars")
+        return self
+
+    def guidance(self) -> Guidance:
+        """The guidance that the entry describes."""
+        exemplars = tuple(Exemplar(**exemplar.model_dump()) for exemplar in self.exemplars)
+        return Guidance(name=self.name, instruction=self.instruction, exemplars=exemplars, description=self.description)
+
+
+class _Guidances(FileEntry):
+    """A file with several guidances."""
+
+    guidances: list[_Guidance] = Field(min_length=1)
+
+    @field_validator("guidances")
+    @classmethod
+    def _distinct(cls, guidances: list[_Guidance]) -> list[_Guidance]:
+        _check_distinct("name", [guidance.name for guidance in guidances])
+        return guidances
 
 
 def load_guidance_file(path: str | Path) -> list[Guidance]:
@@ -73,77 +152,13 @@ def _library() -> tuple[Guidance, ...]:
 def _parse(data: object, origin: str) -> list[Guidance]:
     if not isinstance(data, Mapping):
         raise ConfigError(
-            f"{origin}: must hold a mapping with {', '.join(_GUIDANCE_KEYS)}, or a list under 'guidances'"
+            f"{origin}: must hold a mapping with {', '.join(_Guidance.model_fields)}, or a list under 'guidances'"
         )
-    if "guidances" not in data:
-        return [_guidance(data, origin)]
-    _known_keys(data, ("guidances",), origin)
-    entries = data["guidances"]
-    if not isinstance(entries, list) or not entries:
-        raise ConfigError(f"{origin}: guidances: must be a list of at least one guidance")
-    guidances = [_guidance(entry, f"{origin}: guidances[{index}]") for index, entry in enumerate(entries)]
-    _unique([guidance.name for guidance in guidances], "name", f"{origin}: guidances")
-    return guidances
+    if "guidances" in data:
+        return [entry.guidance() for entry in validated(_Guidances, data, origin).guidances]
+    return [validated(_Guidance, data, origin).guidance()]
 
 
-def _guidance(entry: object, where: str) -> Guidance:
-    mapping = _known_keys(entry, _GUIDANCE_KEYS, where)
-    name = _text(mapping, "name", where)
-    if name == "none" or not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{where}: name: {name!r} cannot be used; take letters, digits, '.', '_' or '-', but not 'none'"
-        )
-    description = _text(mapping, "description", where, required=False)
-    if "\n" in description:
-        raise ConfigError(f"{where}: description: must be one line")
-    instruction = _text(mapping, "instruction", where, required=False)
-    entries = mapping.get("exemplars")
-    if entries is not None and not isinstance(entries, list):
-        raise ConfigError(f"{where}: exemplars: must be a list of mappings with {', '.join(_EXEMPLAR_KEYS)}")
-    exemplars = tuple(_exemplar(entry, f"{where}: exemplars[{index}]") for index, entry in enumerate(entries or ()))
-    _unique([exemplar.id for exemplar in exemplars], "id", f"{where}: exemplars")
-    if not instruction and not exemplars:
-        raise ConfigError(f"{where}: needs an instruction or exemplars")
-    return Guidance(name=name, instruction=instruction, exemplars=exemplars, description=description)
-
-
-def _exemplar(entry: object, where: str) -> Exemplar:
-    mapping = _known_keys(entry, _EXEMPLAR_KEYS, where)
-    return Exemplar(
-        id=_text(mapping, "id", where),
-        prompt=_text(mapping, "prompt", where),
-        good=_text(mapping, "good", where),
-        bad=_text(mapping, "bad", where),
-        why=_text(mapping, "why", where),
-        principle=_text(mapping, "principle", where, required=False),
-    )
-
-
-def _known_keys(entry: object, allowed: Sequence[str], where: str) -> Mapping[Any, Any]:
-    if not isinstance(entry, Mapping):
-        raise ConfigError(f"{where}: must be a mapping with {', '.join(allowed)}, not {type(entry).__name__}")
-    for key in entry:
-        if key not in allowed:
-            raise ConfigError(f"{where}: {unknown('key', key, allowed)}")
-    return entry
-
-
-def _text(mapping: Mapping[Any, Any], key: str, where: str, *, required: bool = True) -> str:
-    value = mapping.get(key)
-    if value is None and not required:
-        return ""
-    if value is None:
-        raise ConfigError(f"{where}: {key}: is missing; it must be text")
-    if not isinstance(value, str):
-        raise ConfigError(f"{where}: {key}: must be text, not {value!r} ({type(value).__name__}); put it in quotes")
-    # A leading blank is kept: it may be the indentation of code.
-    text = value.strip("\r\n").rstrip()
-    if not text.strip() and required:
-        raise ConfigError(f"{where}: {key}: is empty; it must be text")
-    return text
-
-
-def _unique(names: Sequence[str], key: str, where: str) -> None:
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise ConfigError(f"{where}: the {key} {name!r} is used twice")
+def _check_distinct(key: str, names: list[str]) -> None:
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"the {key} {twice!r} is used twice")

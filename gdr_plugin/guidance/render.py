@@ -1,4 +1,4 @@
-"""Guidance to text, and text into a conversation. Knows no tokenizer: `gdr_plugin.models.text.chat` renders the result.
+"""Renders guidance as text and puts the text into a conversation. Knows no tokenizer: a model's chat format renders it.
 
 The guidance stands first in the system turn and depends on nothing but the guidance, its switches and the seed, so all
 prompts of a domain begin with the same tokens and a model reads them once.

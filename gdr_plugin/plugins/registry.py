@@ -1,7 +1,7 @@
-"""Plugins: load them, check them, collect what they register.
+"""Loads plugins, checks them, and collects what they register.
 
-Knows hooks, names and who owns them. It does not know what a guidance, router or model does, nor which of them a
-configuration uses.
+Knows hooks, names and which plugin a name belongs to. It does not know what a guidance, router or model does, nor which
+of them a configuration uses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import pluggy
 from gdr_plugin.api import hooks as hookspecs
 from gdr_plugin.api.errors import GDRError, PluginError, UnknownSchemeError
 from gdr_plugin.api.hooks import PROJECT
-from gdr_plugin.plugins.source import Source, check_hooks, import_file, one_line
+from gdr_plugin.plugins.source import Source, check_hooks, import_file
+from gdr_plugin.text import one_line, typed_line
 from gdr_plugin.version import __version__
 
 if TYPE_CHECKING:
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
 
 BUILT_IN = "built-in"
 BUILT_IN_MODULE = "gdr_plugin.builtin"
-"""Our own plugin, loaded by name: it knows everything that the package brings, and this module need not."""
+"""Our own plugin, loaded by its name: it knows everything that the package brings, so this module need not."""
 NO_GUIDANCE_NAME = "none"
 RESERVED = (NO_GUIDANCE_NAME, "default")
-"""Names that nothing may register: `none` is no guidance, `default` is what no router decided."""
+"""Names that no plugin may register: `none` means no guidance, `default` the domain of what no router decided."""
 
 
 class Plugins:
-    """What the built-in, the installed and the given plugins register.
+    """The built-in, the installed and the given plugins, and what they register.
 
     Every instance loads and checks its plugins afresh; nothing is shared between instances. What plugins register is
     collected when it is first asked for, and kept.
@@ -97,7 +98,7 @@ class Plugins:
             ModelError: The model does not exist or cannot be opened.
             PluginError: A plugin failed, or returned something that is no model.
         """
-        # The last hook in pluggy's list is called first, so that a plugin comes before the built-in backends.
+        # pluggy calls its list from the end, so that a plugin comes before the built-in backends.
         for plugin, call in reversed(list(self._calls("gdr_open_model", spec=spec, limits=limits))):
             try:
                 model = self._guarded(plugin, "gdr_open_model", call, passing=GDRError)
@@ -116,7 +117,7 @@ class Plugins:
         raise AssertionError("the built-in backends take a scheme or raise")
 
     def serve_routes(self, service: ScoringService) -> list[tuple[str, APIRouter]]:
-        """Routers of `gdr serve` with the names of the plugins that bring them, the built-in ones first.
+        """Routes of `gdr serve` with the names of the plugins that bring them, the built-in ones first.
 
         Raises:
             PluginError: A plugin failed, or returned something that is no APIRouter.
@@ -125,14 +126,14 @@ class Plugins:
 
         found: list[tuple[str, APIRouter]] = []
         for plugin, call in self._calls("gdr_serve_routes", service=service):
-            for router in self._guarded(plugin, "gdr_serve_routes", partial(_listed, call), passing=GDRError):
-                if not isinstance(router, APIRouter):
-                    raise PluginError(f"plugin {plugin!r}: gdr_serve_routes returned {_described(router)}")
-                found.append((plugin, router))
+            for routes in self._guarded(plugin, "gdr_serve_routes", partial(_listed, call), passing=GDRError):
+                if not isinstance(routes, APIRouter):
+                    raise PluginError(f"plugin {plugin!r}: gdr_serve_routes returned {_described(routes)}")
+                found.append((plugin, routes))
         return found
 
     def owners(self) -> list[tuple[str, str, str]]:
-        """Who registered what: `(kind, name, plugin)`, kinds being guidance, router and selector, in that order."""
+        """Everything registered, as `(kind, name, plugin)`, by kind: guidance, router, selector."""
         return [(kind, name, plugin) for kind in _KINDS for name, (_, plugin) in self._collect(kind).items()]
 
     def sources(self) -> list[Source]:
@@ -148,7 +149,7 @@ class Plugins:
             except Exception as error:
                 raise PluginError(
                     f"the installed plugin {entry.name!r} ({distribution} {version}) cannot be imported: "
-                    f"{one_line(error)}; repair or uninstall {distribution}"
+                    f"{typed_line(error)}; repair or uninstall {distribution}"
                 ) from error
             self._register(plugin, Source(entry.name, "installed", distribution, version))
 
@@ -175,7 +176,7 @@ class Plugins:
             self._manager.register(plugin, name=source.name)
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
-            raise PluginError(f"plugin {source.name!r}: {' '.join(str(error).split())}") from error
+            raise PluginError(f"plugin {source.name!r}: {one_line(error)}") from error
         except ValueError:
             raise PluginError(f"plugin {source.name!r} is loaded twice: name it once") from None
         hooks = tuple(sorted(caller.name for caller in self._manager.get_hookcallers(plugin) or []))
@@ -206,7 +207,7 @@ class Plugins:
         except Exception as error:
             if plugin == BUILT_IN:
                 raise
-            raise PluginError(f"plugin {plugin!r}: {hook} failed: {one_line(error)}") from error
+            raise PluginError(f"plugin {plugin!r}: {hook} failed: {typed_line(error)}") from error
 
     def _collect(self, kind: str) -> dict[str, tuple[Any, str]]:
         """Everything of one kind: name -> (thing, plugin)."""
@@ -230,7 +231,7 @@ class Plugins:
 
 
 def _listed(call: Callable[[], Any]) -> list[Any]:
-    """What a hook returns, as a list: a generator runs here, where its errors are caught."""
+    """The result of a hook as a list: a generator runs here, where its errors are caught."""
     result = call()
     if result is None or isinstance(result, (str, bytes)) or not isinstance(result, Iterable):
         raise TypeError(f"it returned {_described(result)}; return a list (empty for none)")

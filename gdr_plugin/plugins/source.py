@@ -1,6 +1,6 @@
-"""Where a plugin comes from, and whether its hooks are spelt right.
+"""Loads one plugin and checks that its hooks are spelt right.
 
-Knows one plugin at a time; what it registers is the business of `gdr_plugin.plugins.registry`.
+Knows one plugin at a time; `gdr_plugin.plugins.registry` collects what plugins register.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from types import ModuleType
 
 from gdr_plugin.api.errors import PluginError, nearest
 from gdr_plugin.api.hooks import HOOKS, PROJECT
+from gdr_plugin.text import typed_line
 
 PREFIX = "gdr_"
-"""Functions of a plugin whose names begin so are taken for hooks."""
+"""A plugin's functions whose names begin with this are taken for hooks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,11 @@ class Source:
     """A loaded plugin."""
 
     name: str
-    """What error messages call it: the entry point, file, module or class."""
+    """The name in error messages: that of the entry point, file, module or class."""
     kind: str
     """`built-in`, `installed`, `file`, `module` or `object`."""
     distribution: str | None = None
-    """The installed package that brings it."""
+    """The installed package that it comes with."""
     version: str | None = None
     hooks: tuple[str, ...] = ()
     """The hooks it implements, sorted."""
@@ -77,7 +78,7 @@ def import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise PluginError(f"plugin {str(path)!r} fails on import: {one_line(error)}") from error
+        raise PluginError(f"plugin {str(path)!r} fails on import: {typed_line(error)}") from error
     return module
 
 
@@ -127,9 +128,3 @@ def _check_unmarked(plugin: object, attribute: str, function: object, name: str)
 def _candidates(hook: str) -> str:
     near = nearest(hook, HOOKS)
     return f"did you mean {near!r}?" if near else f"hooks are {', '.join(HOOKS)}"
-
-
-def one_line(error: BaseException) -> str:
-    """An exception as one line: its type, message, and for a syntax error its line number."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

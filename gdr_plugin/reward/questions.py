@@ -1,4 +1,4 @@
-"""Samples under their guidance, what one model is asked about each, and its answers in the samples' order.
+"""Samples under their guidance, what one model is asked about each, and its answers in order.
 
 Knows chat formats, placement and the end-of-turn policy; nothing of probabilities or of the other model.
 """
@@ -10,14 +10,19 @@ from dataclasses import dataclass
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.guidance import RenderedGuidance
+<<<<<<< HEAD
 from gdr_plugin.api.models import LogprobModel, WritesTurns
 from gdr_plugin.api.types import Conversation, Logprobs, Placement, Sample, Side, TokenSpan
+=======
+from gdr_plugin.api.models import LogprobModel
+from gdr_plugin.api.types import Conversation, Placement, Sample, Side
+>>>>>>> main
 from gdr_plugin.arithmetic.reduction import Answer
 from gdr_plugin.config.schema import EndOfTurn
 from gdr_plugin.guidance import apply
 from gdr_plugin.routing import Routed
 
-__all__ = ["GuidedSample", "answers", "guide", "questions", "spans"]
+__all__ = ["GuidedSample", "ask", "guide"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,44 +62,34 @@ def guide(
     return guided
 
 
-def questions(
+def ask(
     side: Side, model: LogprobModel, samples: Sequence[GuidedSample], *, placement: Placement, end_of_turn: EndOfTurn
 ) -> list[Answer]:
-    """Turn samples into what one model is asked.
+    """Score every sample under one model.
 
     Args:
         side: Which model it is.
-        model: The model, for its chat format; nothing is scored.
+        model: The model.
         samples: The samples with their guidance.
         placement: Which models see the guidance.
         end_of_turn: Whether the token that ends the turn counts.
 
     Returns:
-        An answer for each sample, still without log-probs: its span, or the reason why it cannot be asked.
+        One answer a sample, in order; a sample that cannot be rendered gets a reason and is not asked about.
+
+    Raises:
+        ModelError: The model cannot be loaded or fails as a whole.
     """
     guided = placement == "both" or placement == side
-    return [_question(side, model, sample, guided=guided, end_of_turn=end_of_turn) for sample in samples]
-
-
-def spans(asked: Sequence[Answer]) -> list[TokenSpan]:
-    """The spans that a model has to score."""
-    return [answer.span for answer in asked if answer.span is not None]
-
-
-def answers(asked: Sequence[Answer], logprobs: Sequence[Logprobs]) -> list[Answer]:
-    """The answers with their log-probs.
-
-    Args:
-        asked: From `questions`.
-        logprobs: One array for each of `spans(asked)`, in order.
-    """
-    scored = iter(logprobs)
+    asked = [_question(side, model, sample, guided=guided, end_of_turn=end_of_turn) for sample in samples]
+    scored = iter(model.score([answer.span for answer in asked if answer.span is not None]))
     return [answer if answer.span is None else Answer(next(scored), answer.span) for answer in asked]
 
 
 def _question(
     side: Side, model: LogprobModel, guided_sample: GuidedSample, *, guided: bool, end_of_turn: EndOfTurn
 ) -> Answer:
+    """What the model is asked, still without log-probs: a span, or the reason why there is none."""
     if guided_sample.routed.error is not None:
         return Answer(reason=guided_sample.routed.error)
     sample = guided_sample.sample

@@ -26,7 +26,7 @@ from gdr_plugin.config.schema import Config, GuidanceSection, RewardSection
 from gdr_plugin.guidance import render
 from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.reward.opening import open_any, warn_of_dtypes
-from gdr_plugin.reward.questions import GuidedSample, answers, guide, questions, spans
+from gdr_plugin.reward.questions import GuidedSample, ask, guide
 from gdr_plugin.reward.resolve import Resolved, resolve_names
 from gdr_plugin.reward.scores import score_of
 from gdr_plugin.routing import RouterChain
@@ -320,18 +320,6 @@ class GuidedDensityRatio:
         return strong, weak
 
     def _ask(self, side: Side, samples: Sequence[GuidedSample]) -> list[Answer]:
-        """One model's answers."""
-        asked = self._questions(side, samples)
-        return answers(asked, self._model(side).score(spans(asked)))
-
-    def _questions(self, side: Side, samples: Sequence[GuidedSample]) -> list[Answer]:
-        return questions(
-            side,
-            self._model(side),
-            samples,
-            placement=self._guidance.placement,
-            end_of_turn=self._reward.end_of_turn,
-        )
-
-    def _model(self, side: Side) -> LogprobModel:
-        return self.strong if side == "strong" else self.weak
+        model = self.strong if side == "strong" else self.weak
+        placement, end_of_turn = self._guidance.placement, self._reward.end_of_turn
+        return ask(side, model, samples, placement=placement, end_of_turn=end_of_turn)

@@ -1,4 +1,4 @@
-"""Routing: which domain a prompt belongs to. Routers decide or pass; the chain asks them in turn and counts."""
+"""Routing finds the domain of a prompt: a chain asks routers one after the other until one decides."""
 
 from collections.abc import Sequence
 

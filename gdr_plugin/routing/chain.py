@@ -1,13 +1,10 @@
-"""The chain of routers: each is asked only about what is still undecided, and its answers are checked.
+"""The chain of routers: each is asked only about the prompts that are still undecided, and its answers are checked.
 
-The chain knows nothing of how a router decides. It is the only place where a prompt gets the default domain, and it
-counts how often that happens.
+The chain knows nothing of how a router decides. It is the only place where a prompt gets the default domain.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -18,17 +15,15 @@ from gdr_plugin.api.types import Sample
 __all__ = ["DEFAULT", "Routed", "RouterChain"]
 
 DEFAULT = "default"
-"""What `Routed.router` says of a prompt that no router decided."""
-FAILED = "error"
-"""The key of `RouterChain.counts` for samples that could not be routed."""
+"""The value of `Routed.router` for a prompt that no router decided."""
 
 _Error = DataError | ChatError
-"""What is wrong with one sample; every other error is about the configuration, a plugin or the model as a whole."""
+"""An error of one sample; every other error is about the configuration, a plugin or the model as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Where one prompt went."""
+    """The domain of one prompt, and the router that chose it."""
 
     domain: str
     """A configured domain; empty when there is an error."""
@@ -49,14 +44,6 @@ class RouterChain:
     def __init__(self, routers: Sequence[Router], default_domain: str) -> None:
         self.routers = tuple(routers)
         self.default_domain = default_domain
-        self._counts: Counter[str] = Counter({router.name: 0 for router in self.routers} | {DEFAULT: 0})
-        self._lock = threading.Lock()
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Samples decided so far by router, then `default`, then `error` if there were any."""
-        with self._lock:
-            return dict(self._counts)
 
     def route(self, samples: Sequence[Sample], context: RoutingContext, *, strict: bool = True) -> list[Routed]:
         """Find the domain of every sample.
@@ -89,23 +76,21 @@ class RouterChain:
         for group, routed in zip(members, decided, strict=True):
             for index in group:
                 result[index] = routed
-        with self._lock:
-            self._counts.update(FAILED if routed.error else routed.router for routed in result)
         return result
 
     def _decide(self, samples: Sequence[Sample], context: RoutingContext, strict: bool) -> list[Routed]:
         decided: dict[int, Routed] = {}
-        open_ = list(range(len(samples)))
+        undecided = list(range(len(samples)))
         for router in self.routers:
-            if not open_:
+            if not undecided:
                 break
-            answers = _ask(router, [samples[index] for index in open_], context, strict)
-            for index, answer in zip(open_, answers, strict=True):
+            answers = _ask(router, [samples[index] for index in undecided], context, strict)
+            for index, answer in zip(undecided, answers, strict=True):
                 if isinstance(answer, str):
                     decided[index] = Routed(answer, router.name)
                 elif answer is not None:
                     decided[index] = Routed("", router.name, error=str(answer))
-            open_ = [index for index in open_ if index not in decided]
+            undecided = [index for index in undecided if index not in decided]
         default = Routed(self.default_domain, DEFAULT)
         return [decided.get(index, default) for index in range(len(samples))]
 

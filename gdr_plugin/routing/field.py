@@ -1,4 +1,4 @@
-"""Routing by a data set column: the domain that the data names."""
+"""The `field` router: takes the domain from a column of the data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routing without looking: every prompt goes to one domain."""
+"""The `fixed` router: sends every prompt to one domain."""
 
 from __future__ import annotations
 

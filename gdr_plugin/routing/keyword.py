@@ -1,4 +1,7 @@
-"""Routing by words: fast, transparent, English in the rules that come with the package, and silent when in doubt."""
+"""The `keyword` router: decides by words and patterns, and leaves a prompt undecided when in doubt.
+
+The rules that come with the package are for English.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from gdr_plugin.routing.text import all_user_turns, last_user_turn
 __all__ = ["KeywordRouter"]
 
 REACH = 2000
-"""Characters that are read from each end of a long request: a question stands before or after what it is about, and
-what is in the middle of a pasted text says little about it."""
+"""Characters that are read from each end of a long request: a question stands before or after the text that it is
+about, and the middle of a pasted text says little about it."""
 
 _TURNS = {"last": last_user_turn, "all": all_user_turns}
 

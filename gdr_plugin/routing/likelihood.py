@@ -1,4 +1,4 @@
-"""Routing by likelihood: the domain whose name the strong model finds most likely as the answer to "which domain?".
+"""The `likelihood` router: the domain whose name the strong model finds likeliest as the answer to "which domain?".
 
 Nothing is generated: each domain's name is scored as a response, through the same engine as the reward. Knows domains,
 their descriptions and a `LogprobModel`; knows no rules about words.
@@ -7,7 +7,7 @@ The score of a domain d for a request x is
 
     log p(d | question about x) - mean over content-free c of log p(d | question about c)
 
-so a name that the model likes or dislikes whatever was asked has no advantage: the idea of contextual calibration
+so that a name which the model finds likely whatever was asked has no advantage: the idea of contextual calibration
 (Zhao et al., "Calibrate Before Use", 2021), here as a difference of log-probs. Two choices:
 
 - The names' log-probs are sums over tokens, not means. A long name's cost stands on both sides of the difference; a
@@ -40,7 +40,7 @@ from gdr_plugin.routing.text import last_user_turn
 __all__ = ["LikelihoodRouter"]
 
 CONTENT_FREE = ("N/A", "...", "(empty)")
-"""Requests that say nothing; what the model answers to them is its bias."""
+"""Requests without content; the model's answers to them are its bias."""
 HEAD, TAIL = 600, 300
 """Characters of a long request that are quoted from its two ends."""
 
@@ -124,7 +124,7 @@ def _described(domains: Mapping[str, str]) -> dict[str, str]:
 
 def _logprobs(requests: Sequence[str], domains: Mapping[str, str], model: LogprobModel) -> list[list[float]]:
     """Log-prob of every domain's name as the answer about every request: one row a request, one column a domain."""
-    end = any(one != other and other.startswith(one) for one in domains for other in domains)
+    end = any(domain != other and other.startswith(domain) for domain in domains for other in domains)
     spans = []
     for request in requests:
         conversation = _question(request, domains)

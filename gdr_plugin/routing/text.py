@@ -1,4 +1,4 @@
-"""The part of a prompt that routers read: what the user asks."""
+"""The part of a prompt that routers read: the user's turns."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from gdr_plugin.api.errors import ConfigError, DataError
 from gdr_plugin.api.models import TokenOffsets
 from gdr_plugin.api.types import Sample, Score, Side
 from gdr_plugin.arithmetic.steps import step_rewards
-from gdr_plugin.config.load import load_config
+from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.checked import CheckedRows
 from gdr_plugin.data.read import BadRow, CheckColumns, bad_rows_error, check_rows
@@ -127,7 +127,7 @@ def score_rows(
         OutputError: The temporary file cannot be written.
     """
     plugins = plugins or Plugins()
-    config, origin = (config, "configuration") if isinstance(config, Config) else (load_config(config), str(config))
+    config, origin = named_config(config)
     resolved = resolve_names(config, plugins, origin=origin)
     check = field_check(resolved.routers, resolved.guidances, origin=origin)
     tell = progress or silent

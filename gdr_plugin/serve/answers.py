@@ -1,4 +1,4 @@
-"""What goes back over the wire: JSON that is always valid, and errors of one shape."""
+"""The server's answers: JSON that is always valid, and errors of one shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 
 class Answer(JSONResponse):
-    """JSON without NaN, in ASCII: half a surrogate pair in a text cannot break it."""
+    """JSON without NaN, in ASCII: an unpaired surrogate in a text cannot break it."""
 
     def render(self, content: Any) -> bytes:
         """Encode the content.

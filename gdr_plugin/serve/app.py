@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.errors import DataError, GDRError, MissingDependencyError, PluginError, RequestError
+from gdr_plugin.text import one_line
 from gdr_plugin.version import __version__
 
 try:
@@ -30,7 +31,7 @@ _REFUSALS: dict[int | str, str] = {
     503: "The server is overloaded, stopping or broken",
 }
 _LAST_BATCH_S = 1.0
-"""At the end nobody waits any more; a batch that still runs gets so many seconds to reach the store."""
+"""Seconds that a running batch gets to reach the store when the server stops; no request waits for it any more."""
 _PROBLEM = {
     "application/json": {
         "example": {"error": {"message": "rows[0] has no `response`", "type": "DataError", "param": None, "code": 422}}
@@ -41,11 +42,11 @@ _PROBLEM = {
 def create_app(service: BatchingService, plugins: Plugins) -> FastAPI:
     """Build the application.
 
-    Its lifespan starts the service, loads the models beside it (requests wait meanwhile) and drains it at the end.
+    Its lifespan starts the service, loads the models while requests already wait, and drains the service at the end.
 
     Args:
         service: Not yet started.
-        plugins: Whose `gdr_serve_routes` are asked.
+        plugins: The plugins whose `gdr_serve_routes` bring routes.
 
     Raises:
         PluginError: A plugin failed, or two bring the same method and path.
@@ -72,21 +73,21 @@ def create_app(service: BatchingService, plugins: Plugins) -> FastAPI:
         responses={status: {"description": text, "content": _PROBLEM} for status, text in _REFUSALS.items()},
     )
     owners: dict[tuple[str, str], str] = {}
-    for plugin, router in [("built-in", status.router(service)), *plugins.serve_routes(service)]:
-        _claim(owners, plugin, router)
-        app.include_router(router)
+    for plugin, routes in [("built-in", status.routes(service)), *plugins.serve_routes(service)]:
+        _claim(owners, plugin, routes)
+        app.include_router(routes)
     _add_error_handlers(app)
     app.add_middleware(Guard, service=service)
     return app
 
 
-def _claim(owners: dict[tuple[str, str], str], plugin: str, router: APIRouter) -> None:
-    for route in router.routes:
-        path: str = getattr(route, "path", "")
+def _claim(owners: dict[tuple[str, str], str], plugin: str, routes: APIRouter) -> None:
+    for route in routes.routes:
+        address: str = getattr(route, "path", "")
         for method in sorted(getattr(route, "methods", None) or ()):
-            first = owners.setdefault((method, path), plugin)
+            first = owners.setdefault((method, address), plugin)
             if first != plugin:
-                raise PluginError(f"the route {method} {path} comes from {first!r} and from {plugin!r}; remove one")
+                raise PluginError(f"the route {method} {address} comes from {first!r} and from {plugin!r}; remove one")
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -94,7 +95,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(GDRError)
     async def ours(_: Request, error: GDRError) -> Answer:
-        message, kind = " ".join(str(error).split()), type(error).__name__
+        message, kind = one_line(error), type(error).__name__
         if isinstance(error, RequestError):
             return problem(error.status, message, kind, {"Retry-After": "1"} if error.status == 503 else None)
         return problem(422 if isinstance(error, DataError) else 500, message, kind)
@@ -102,7 +103,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> Answer:
         # The input is not repeated: it may be huge, secret, or hold what JSON cannot.
-        return problem(422, "; ".join(_place(one) for one in error.errors()[:3]), "RequestValidationError")
+        return problem(422, "; ".join(_place(detail) for detail in error.errors()[:3]), "RequestValidationError")
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Answer:

@@ -1,7 +1,7 @@
-"""Dynamic batching: samples of many requests reach the models together, and nothing is computed twice.
+"""Dynamic batching: samples of many requests reach the models together, and none is computed twice.
 
-The event loop owns the requests, the in-flight table and the cache; one worker thread owns the models. They meet in a
-queue under a lock. This module knows neither HTTP nor what a score is made of.
+The event loop owns the requests, the table of samples in flight and the cache; one worker thread owns the models. They
+meet in a queue under a lock. This module knows neither HTTP nor how a score is computed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from gdr_plugin.serve.metrics import Metrics
 
 BATCH_CHARS = 2_000_000
-"""A batch takes no further sample beyond so many characters: a few long ones are work enough."""
+"""Characters beyond which a batch takes no further sample: a few long ones are work enough."""
 GRACE_S = 10.0
-"""How long a sample that nobody waits for any more keeps its place: a client that retries finds it again."""
+"""Seconds that a sample which nobody waits for keeps its place: a client that retries finds it again."""
 WAITING_PER_SLOT = 8
-"""Samples that may wait for room, as a multiple of the queue (or one largest request); beyond it, refused."""
+"""Samples that may wait for room, as a multiple of the queue (or one largest request); more are refused."""
 
 ScoreBatch: TypeAlias = "Callable[[Sequence[Sample], bool], list[Score]]"
 
@@ -57,7 +57,7 @@ class Batcher:
         self.busy_since: float | None = None
         """When the running batch began (`time.monotonic`); None between batches."""
         self.waiting = 0
-        """Samples of accepted requests that are not in the queue yet, for want of room."""
+        """Samples of accepted requests that are not in the queue yet because it is full."""
         self._slots = asyncio.Semaphore(settings.queue)
         self._cache: OrderedDict[bytes, Score] = OrderedDict()
         self._in_flight: dict[bytes, Entry] = {}
@@ -97,7 +97,7 @@ class Batcher:
         return self.give_up()
 
     def give_up(self) -> int:
-        """Refuse new requests and fail those that wait, without waiting for the running batch.
+        """Refuse new requests and fail the waiting ones, without waiting for the running batch.
 
         Returns:
             Samples that somebody waited for.
@@ -126,15 +126,15 @@ class Batcher:
                 held.append(await self._admit(sample, tokens))
                 left -= 1
                 self.waiting -= 1
-            futures = {one.done for one in held if isinstance(one, Entry) and not one.done.done()}
+            futures = {answer.done for answer in held if isinstance(answer, Entry) and not answer.done.done()}
             if futures:
                 await asyncio.wait(futures)  # unlike gather, does not cancel what others wait for
         finally:
             self.waiting -= left
-            for one in held:
-                if isinstance(one, Entry):
-                    self._leave(one)
-        return [one if isinstance(one, Score) else unwrap(one.done.result()) for one in held]
+            for answer in held:
+                if isinstance(answer, Entry):
+                    self._leave(answer)
+        return [answer if isinstance(answer, Score) else unwrap(answer.done.result()) for answer in held]
 
     async def _admit(self, sample: Sample, tokens: bool) -> Score | Entry:
         """The sample's score if it is known, else its place in the queue; waits until there is room."""
@@ -176,7 +176,7 @@ class Batcher:
         return entry
 
     def _leave(self, entry: Entry) -> None:
-        """A request waits for the entry no more: it has its result, or was cancelled."""
+        """Note that a request no longer waits for the entry: it has its result, or was cancelled."""
         with self._work:
             entry.waiters -= 1
             abandoned = entry.waiters == 0 and entry in self._queue
@@ -213,13 +213,13 @@ class Batcher:
                 self._metrics.batch(len(batch), time.monotonic() - self.busy_since)
                 self.busy_since = None
                 self._post(self._deliver, batch, outcomes)
-        except BaseException as error:  # not a failing model: those are outcomes
+        except BaseException as error:  # not a failing model: its errors are outcomes
             log.critical("the worker died", exc_info=error)
             self._post(self._die, error)
         self._post(self._ended.set)
 
     def _collect(self) -> list[Entry]:
-        """The next batch: full, or its first sample has waited long enough; empty when the worker shall end."""
+        """The next batch, once it is full or its first sample has waited long enough; empty to end the worker."""
         with self._work:
             while self._live or not self._stopping:
                 if not self._live:
@@ -247,7 +247,7 @@ class Batcher:
         return batch
 
     def _outcomes(self, batch: Sequence[Entry]) -> list[Outcome]:
-        """Scores; where the batch fails, each sample gets a second chance alone."""
+        """Score a batch; where it fails, each sample gets a second chance alone."""
         now = time.monotonic()
         for entry in batch:
             self._metrics.waited.observe(now - entry.arrived)
@@ -301,7 +301,7 @@ class Batcher:
         self.on_death(self.stopped_reason)
 
     def _abandon_all(self) -> None:
-        """Fail whatever is unfinished, and let those in who wait for room: they find the door closed."""
+        """Fail whatever is unfinished, and wake the requests that wait for room: they find the service closed."""
         with self._work:
             self._queue.clear()
             self._live = 0

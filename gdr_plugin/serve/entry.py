@@ -1,4 +1,4 @@
-"""A sample on its way to the models: what identifies it, who waits for it, and what becomes of it."""
+"""A sample on its way to the models: its key, the requests that wait for it, and its outcome."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ TOKEN_FIELDS: Final = (
     "weak_token_offsets",
     "reduction",
 )
-"""What a score says of its tokens, only on request."""
+"""The fields of a score that are about tokens; they are set on request only."""
 
 Outcome: TypeAlias = "Score | Exception"
-"""What becomes of a sample. An exception is a value here: every request that waits raises it for itself."""
+"""The result of a sample. An exception is a value here: every waiting request raises it for itself."""
 
 
 @dataclass(eq=False, slots=True)

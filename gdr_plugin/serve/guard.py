@@ -1,7 +1,7 @@
-"""What happens to every request before a route sees it: token, body size, counting, and a client that hangs up.
+"""Handles every request before a route sees it: token, body size, counting, and clients that hang up.
 
-Plain ASGI, outermost. It reads the whole body (routes need it whole anyway), so that afterwards the only thing the
-client can still say is that it is gone; then the route is cancelled.
+This is plain ASGI, the outermost layer. It reads the whole body, which routes need anyway; the only message that can
+still come from the client afterwards is that it hung up, and then the route is cancelled.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from gdr_plugin.serve.service import BatchingService
 
 BODY_S = 60.0
-"""How long the next piece of a body may take, in seconds: a client that stalls does not keep its place for ever."""
+"""Seconds that the next piece of a body may take: a client that stalls does not keep its place for ever."""
 OPEN_PATHS = frozenset({"/health", "/ready"})
-"""What answers without the token: a supervisor's probes."""
+"""Paths served without a token: the probes of a supervisor."""
 
 
 class Guard:
@@ -59,7 +59,7 @@ class Guard:
             status = "500"
             raise
         finally:
-            # Only paths of known routes are labels: what strangers ask for is without end.
+            # Only the paths of our routes become labels: there is no end of paths that strangers ask for.
             route = getattr(scope.get("route"), "path", "(none)")
             self._metrics.requests.labels(route, status).inc()
             self._metrics.latency.labels(route).observe(time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""What `/metrics` shows (Prometheus). Every service has a registry of its own; nothing is global.
+"""The Prometheus metrics behind `/metrics`. Every service has a registry of its own; nothing is global.
 
 Samples are counted where they are answered, tokens where they are computed: a cache hit costs no tokens.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gdr_plugin.api.errors import MissingDependencyError
 from gdr_plugin.api.types import Score
+from gdr_plugin.text import without_numbers
 
 try:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -118,8 +119,8 @@ class Metrics:
                 self.reward_sum.labels(score.domain).inc(score.reward)
 
     def _reason(self, reason: str) -> str:
-        """A reason as a label: numbers and quoted names differ from sample to sample, and labels are kept for ever."""
-        label = re.sub(r"'[^']*'", "'...'", re.sub(r"\d[\d,.]*", "N", reason))[:120]
+        """A reason as a label without numbers and quoted names: they differ by sample, and labels are kept for ever."""
+        label = re.sub(r"'[^']*'", "'...'", without_numbers(reason))[:120]
         if label not in self._reasons and len(self._reasons) == _MOST_REASONS:
             return "other"
         self._reasons.add(label)
@@ -127,7 +128,7 @@ class Metrics:
 
 
 class _Store(Collector):
-    """Hits and misses of the log-prob store, read off its own counters."""
+    """Hits and misses of the log-prob store, read from its own counters."""
 
     def __init__(self, models: Mapping[str, LogprobModel]) -> None:
         self._models = models

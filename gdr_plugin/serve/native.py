@@ -1,4 +1,4 @@
-"""Our own dialect: rows in and scores out, as `gdr score` reads and writes them."""
+"""Our own dialect: rows and scores as `gdr score` reads and writes them."""
 
 from __future__ import annotations
 
@@ -67,21 +67,21 @@ class RowScores(BaseModel):
     scores: list[RowScore]
 
 
-def router(service: ScoringService) -> APIRouter:
+def routes(service: ScoringService) -> APIRouter:
     """The routes of this dialect.
 
     Args:
         service: Scores the samples.
     """
-    routes = APIRouter(tags=["gdr"])
+    api = APIRouter(tags=["gdr"])
 
-    @routes.post("/v1/gdr/score", response_model=RowScores, summary="Score rows")
+    @api.post("/v1/gdr/score", response_model=RowScores, summary="Score rows")
     async def score(body: ScoreRows) -> Answer:
         rows = [_row(number, content) for number, content in enumerate(body.rows)]
         scores = await service.score([row.sample for row in rows], tokens=body.tokens)
-        return Answer({"scores": [_as_json(row, one) for row, one in zip(rows, scores, strict=True)]})
+        return Answer({"scores": [_as_json(row, score) for row, score in zip(rows, scores, strict=True)]})
 
-    return routes
+    return api
 
 
 def _row(number: int, content: dict[str, Any]) -> ScoreRow:
@@ -93,4 +93,5 @@ def _row(number: int, content: dict[str, Any]) -> ScoreRow:
 
 def _as_json(row: ScoreRow, score: Score) -> dict[str, Any]:
     values = {field.name: getattr(score, field.name) for field in dataclasses.fields(Score)}
-    return {"id": row.id, **{name: one for name, one in values.items() if one is not None or name not in TOKEN_FIELDS}}
+    kept = {name: value for name, value in values.items() if value is not None or name not in TOKEN_FIELDS}
+    return {"id": row.id, **kept}

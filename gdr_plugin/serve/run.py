@@ -1,4 +1,4 @@
-"""Run the application under uvicorn: the socket, signals, the ready line and the exit code."""
+"""Runs the application under uvicorn: the socket, signals, the ready line and the exit code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _BACKLOG = 4096
 _FAREWELL_S = 1.0
-"""How long clients have to read that their requests were given up, before their connections are cut."""
+"""Seconds that clients have to read that their requests were given up, before their connections are cut."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -128,10 +128,10 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, with an end of its own.
+    """uvicorn's server, which ends in its own way.
 
-    Whoever still waits when the time to drain is over gets an answer that says so, and a signal that was obeyed is not
-    raised again afterwards: a drained server exits with 0.
+    Requests that still wait when the time to drain is over get an answer that says so, and a signal that was obeyed is
+    not raised again afterwards: a drained server exits with 0.
     """
 
     def __init__(self, config: uvicorn.Config, service: BatchingService) -> None:
@@ -141,7 +141,7 @@ class _Server(uvicorn.Server):
         """Samples that were given up."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let the requests finish within the time to drain, then let go of them."""
+        """Let the requests finish within the time to drain, then give them up."""
         loop = asyncio.get_running_loop()
         limit = self._service.settings.drain_s
         timers = [loop.call_later(limit, self._give_up), loop.call_later(limit + _FAREWELL_S, self._cut)]
@@ -153,7 +153,7 @@ class _Server(uvicorn.Server):
         self.left = self._service.give_up()
 
     def _cut(self) -> None:
-        """Cut connections on which a client neither sends nor reads on."""
+        """Cut connections whose clients neither send nor read any more."""
         for connection in list(self.server_state.connections):
             if (transport := getattr(connection, "transport", None)) is not None:
                 transport.abort()
@@ -162,17 +162,17 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         signals = (signal.SIGTERM, signal.SIGINT)
-        for one in signals:
-            loop.add_signal_handler(one, self.handle_exit, one, None)
+        for number in signals:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
         try:
             yield
         finally:
-            for one in signals:
-                loop.remove_signal_handler(one)
+            for number in signals:
+                loop.remove_signal_handler(number)
 
 
 def _raise_file_limit() -> None:
-    """Thousands of clients, one connection each, need more open files than many shells allow."""
+    """Raise the limit of open files: thousands of clients, one connection each, need more than many shells allow."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 

@@ -1,7 +1,7 @@
-"""The scoring service, which every HTTP dialect holds: it checks sizes, owns the batcher and says how it is doing.
+"""The scoring service behind every HTTP dialect: it checks sizes, owns the batcher and says whether it is ready.
 
-Knows nothing of HTTP but the status that a refused request should get. A route author needs `score`, `settings` and
-`squash`; `DataError` (422), `RequestError` and every other `GDRError` (500) raised in a route become JSON answers.
+Knows nothing of HTTP but the status of a refused request. A route author needs `score`, `settings` and `squash`;
+`DataError` (422), `RequestError` and every other `GDRError` (500) raised in a route become JSON answers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from gdr_plugin.api.errors import ModelError, RequestError
 from gdr_plugin.api.service import ServeSettings
 from gdr_plugin.api.types import Message, Sample, Score
 from gdr_plugin.serve.batcher import Batcher
+from gdr_plugin.text import one_line
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("gdr_plugin.serve")
 
 PROBE = Sample((Message("user", "How many days are there in a leap year?"),), "A leap year has 366 days.")
-"""What both models score before the service is ready."""
+"""The sample that both models score before the service is ready."""
 
 
 class BatchingService:
@@ -51,7 +52,7 @@ class BatchingService:
         self.batcher = Batcher(self._score_batch, self.settings, self.metrics)
         self.batcher.on_death = self._fail
         self.failure: str | None = None
-        """Why the service will never be ready (again); None while there is hope."""
+        """Why the service will not become ready (again); None while it may."""
         self.on_ready: Callable[[], None] = lambda: None
         """Called in the event loop when the service becomes ready."""
         self.on_failure: Callable[[], None] = lambda: None
@@ -89,13 +90,13 @@ class BatchingService:
         return score
 
     async def load(self) -> None:
-        """`probe`, but an error becomes the service's `failure`."""
+        """Do what `probe` does, but keep an error as the service's `failure`."""
         try:
             await self.probe()
         except Exception as error:
             if self.failure is None:
                 log.debug("the models could not be loaded", exc_info=error)
-                self._fail(" ".join(str(error).split()) or type(error).__name__)
+                self._fail(one_line(error))
 
     async def stop(self, timeout_s: float = 60.0) -> int:
         """Finish what is queued, then end the worker.

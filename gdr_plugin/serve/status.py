@@ -1,4 +1,4 @@
-"""How the server is: `/health`, `/ready`, `/metrics`, `/info`."""
+"""The routes that tell the server's state: `/health`, `/ready`, `/metrics`, `/info`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from gdr_plugin.serve.service import BatchingService
 
 
-def router(service: BatchingService) -> APIRouter:
+def routes(service: BatchingService) -> APIRouter:
     """The routes.
 
     Args:
         service: What is reported on.
     """
-    routes = APIRouter(tags=["status"])
+    api = APIRouter(tags=["status"])
 
-    @routes.get("/health", summary="Whether the server lives: 503 when its worker died")
+    @api.get("/health", summary="Whether the server lives: 503 when its worker died")
     async def health() -> Answer:
         if service.failure is not None:
             return Answer({"status": "dead", "reason": service.failure}, 503)
@@ -32,26 +32,26 @@ def router(service: BatchingService) -> APIRouter:
         busy = None if since is None else round(time.monotonic() - since, 3)
         return Answer({"status": "alive", "batch_running_s": busy})
 
-    @routes.get("/ready", summary="Whether both models have scored a probe: 503 until then")
+    @api.get("/ready", summary="Whether both models have scored a probe: 503 until then")
     async def ready() -> Answer:
         reason = service.unready_reason
         return Answer({"ready": reason is None, "reason": reason}, 200 if reason is None else 503)
 
-    @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    @api.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def metrics() -> Response:
         from gdr_plugin.serve.metrics import CONTENT_TYPE
 
         return Response(service.metrics.render(), media_type=CONTENT_TYPE)
 
-    @routes.get("/info", summary="Which reward is served")
+    @api.get("/info", summary="Which reward is served")
     async def info() -> Answer:
         return Answer(facts(service))
 
-    return routes
+    return api
 
 
 def facts(service: BatchingService) -> dict[str, Any]:
-    """What makes the served rewards what they are; never the token."""
+    """Everything that the served rewards depend on; never the token."""
     ratio = service.ratio
     settings = dataclasses.asdict(service.settings)
     settings["token"] = None if service.settings.token is None else "set"

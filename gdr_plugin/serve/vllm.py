@@ -2,8 +2,8 @@
 
 `/score`: `text_1` is the prompt and `text_2` the response; the score is the reward (vLLM would squash it: ask for that
 with `use_activation: true`). `/classify`: one class, whose probability is the squashed reward, or the reward itself
-with `use_activation: false`. Shapes read from vLLM 0.32; two things differ: what cannot be scored is null with a
-`reason`, and wrong input is answered with 422 rather than 400. Knows shapes, nothing of models.
+with `use_activation: false`. The shapes are those of vLLM 0.32 with two differences: a sample that cannot be scored is
+null with a `reason`, and wrong input is answered with 422 rather than 400. Knows shapes; nothing of models.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _UNSUPPORTED = (
 
 
 class _Request(BaseModel):
-    """What both kinds of requests have in common."""
+    """The part that both kinds of requests share."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -114,19 +114,24 @@ class ClassifyRequest(_Request):
     ] = None
 
 
-def router(service: ScoringService) -> APIRouter:
+def routes(service: ScoringService) -> APIRouter:
     """The routes of this dialect.
 
     Args:
         service: Scores the samples.
     """
-    routes = APIRouter(tags=["vLLM"])
+    api = APIRouter(tags=["vLLM"])
 
     async def score(body: ScoreRequest) -> Answer:
         scores = await service.score(pairs(body.text_1, body.text_2))
         data = [
-            {"index": index, "object": "score", "score": _value(service, one, bool(body.use_activation)), **_why(one)}
-            for index, one in enumerate(scores)
+            {
+                "index": index,
+                "object": "score",
+                "score": _value(service, scored, bool(body.use_activation)),
+                **_why(scored),
+            }
+            for index, scored in enumerate(scores)
         ]
         return _answer("score", data, scores)
 
@@ -136,27 +141,29 @@ def router(service: ScoringService) -> APIRouter:
             {
                 "index": index,
                 "label": "reward",
-                "probs": [_value(service, one, body.use_activation is not False)],
+                "probs": [_value(service, scored, body.use_activation is not False)],
                 "num_classes": 1,
-                **_why(one),
+                **_why(scored),
             }
-            for index, one in enumerate(scores)
+            for index, scored in enumerate(scores)
         ]
         return _answer("classify", data, scores)
 
     for path in ("/score", "/v1/score"):
-        routes.add_api_route(path, score, methods=["POST"], summary="Score responses to prompts")
+        api.add_api_route(path, score, methods=["POST"], summary="Score responses to prompts")
     for path in ("/classify", "/v1/classify"):
-        routes.add_api_route(path, classify, methods=["POST"], summary="Score conversations")
+        api.add_api_route(path, classify, methods=["POST"], summary="Score conversations")
 
-    @routes.get("/v1/models", summary="The one model: the reward")
+    @api.get("/v1/models", summary="The one model: the reward")
     async def models() -> Answer:
         ratio = service.ratio
-        one = {"id": MODEL, "object": "model", "created": _STARTED, "owned_by": "gdr-plugin", "root": MODEL}
+        model = {"id": MODEL, "object": "model", "created": _STARTED, "owned_by": "gdr-plugin", "root": MODEL}
         rest: dict[str, Any] = {"parent": None, "max_model_len": None, "permission": []}
-        return Answer({"object": "list", "data": [one | rest | {"strong": ratio.strong.name, "weak": ratio.weak.name}]})
+        return Answer(
+            {"object": "list", "data": [model | rest | {"strong": ratio.strong.name, "weak": ratio.weak.name}]}
+        )
 
-    return routes
+    return api
 
 
 def pairs(prompts: Any, responses: Any) -> list[Sample]:
@@ -172,8 +179,8 @@ def pairs(prompts: Any, responses: Any) -> list[Sample]:
         left *= len(right)
     if len(left) != len(right):
         raise DataError(f"{len(left)} prompts for {len(right)} responses: send one prompt, or as many as responses")
-    pairs = enumerate(zip(left, right, strict=True))
-    return [_sample(f"item {number}", prompt, response) for number, (prompt, response) in pairs]
+    items = enumerate(zip(left, right, strict=True))
+    return [_sample(f"item {number}", prompt, response) for number, (prompt, response) in items]
 
 
 def conversations(body: ClassifyRequest) -> list[Sample]:

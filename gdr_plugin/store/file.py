@@ -1,7 +1,7 @@
-"""One SQLite file that several processes, threads and forked children use at once.
+"""One SQLite file that several processes, threads and forked children use at the same time.
 
-Knows how the log-prob store's file is opened, checked, locked and explained when it fails. It does not know what the
-rows mean: that is `gdr_plugin.store.store`.
+Knows how the log-prob store's file is opened, checked and locked, and explains its errors. `gdr_plugin.store.store`
+knows what the rows mean.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model behind the store: what the store knows is not computed again."""
+"""A model behind the store: log-probs that the store holds are not computed again."""
 
 from __future__ import annotations
 

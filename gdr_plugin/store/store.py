@@ -1,8 +1,8 @@
-"""The log-prob store: what a model said once need not be computed again, in this run, the next, or beside it.
+"""The log-prob store: caches log-probs across this, later and concurrent runs.
 
 Knows the key of a result (model identity, context ids, response ids) and how it is kept. It knows nothing of prompts,
-guidance or rewards: guidance is part of the context ids, so other guidance misses by itself, and so does another model.
-Several processes and threads may use one file; a process that is killed leaves a readable one.
+guidance or rewards: guidance is part of the context ids, so that other guidance misses by itself, and so does another
+model. Several processes and threads may use one file, and a process that is killed leaves a readable one.
 """
 
 from __future__ import annotations
@@ -70,12 +70,11 @@ class LogprobStore:
     def __reduce__(self) -> tuple[type[LogprobStore], tuple[Path]]:
         return LogprobStore, (self.path,)
 
-    def get(self, identity: str, spans: Sequence[TokenSpan]) -> list[Logprobs | None]:
-        """Look spans up.
+    def read(self, keys: Sequence[bytes]) -> list[Logprobs | None]:
+        """Look results up.
 
         Args:
-            identity: The model's identity.
-            spans: What is looked up.
+            keys: From `span_keys`.
 
         Returns:
             Each span's log-probs, shape `(len(span.response),)`, or None where they are not known.
@@ -83,27 +82,6 @@ class LogprobStore:
         Raises:
             StoreError: The file cannot be read.
         """
-        return self.read(span_keys(identity, spans))
-
-    def put(self, identity: str, name: str, spans: Sequence[TokenSpan], logprobs: Sequence[Logprobs]) -> int:
-        """Keep results, in one transaction; NaN and infinite ones are left out, known ones stay as they are.
-
-        Args:
-            identity: The model's identity.
-            name: What people call the model.
-            spans: What was scored.
-            logprobs: The results, in the same order.
-
-        Returns:
-            How many results were fit to keep.
-
-        Raises:
-            StoreError: The file cannot be written.
-        """
-        return self.write(identity, name, span_keys(identity, spans), logprobs)
-
-    def read(self, keys: Sequence[bytes]) -> list[Logprobs | None]:
-        """`get` by keys (see `span_keys`)."""
         found: dict[bytes, bytes] = {}
         stale: list[bytes] = []
         now = today()
@@ -119,7 +97,20 @@ class LogprobStore:
         return [np.frombuffer(found[key], dtype="<f4").astype(np.float32) if key in found else None for key in keys]
 
     def write(self, identity: str, name: str, keys: Sequence[bytes], logprobs: Sequence[Logprobs]) -> int:
-        """`put` by keys (see `span_keys`)."""
+        """Keep results, in one transaction; NaN and infinite ones are left out, known ones stay as they are.
+
+        Args:
+            identity: The model's identity.
+            name: How people refer to the model.
+            keys: From `span_keys`.
+            logprobs: The results, in the order of the keys.
+
+        Returns:
+            How many results were fit to keep.
+
+        Raises:
+            StoreError: The file cannot be written.
+        """
         now = today()
         rows = [
             (key, now, np.ascontiguousarray(values, dtype="<f4").tobytes())
@@ -154,7 +145,7 @@ class LogprobStore:
         Args:
             older_than_days: Only rows not used for more than this many days; None: any age.
             model: Only rows of the model with this name or identity; None: every model.
-            max_bytes: Only as many, the longest unused first, as it takes for the file to have at most this size.
+            max_bytes: Only as many rows, the longest unused first, as it takes to shrink the file to this size.
             dry_run: Whether to count only.
 
         Returns:
@@ -170,7 +161,7 @@ class LogprobStore:
         self._file.close()
 
     def _touch(self, keys: Sequence[bytes], now: int) -> None:
-        """Note that rows were used today: at most one write a row and day, and none while another process writes."""
+        """Note that rows were used today: one write a row and day at most, and none while another process writes."""
         with suppress(StoreError), self._file.transaction(wait=False) as connection:
             for chunk in windows(keys, _KEYS_A_QUERY):
                 connection.execute(f"UPDATE logprobs SET used = {now} WHERE key IN ({_marks(chunk)})", chunk)
@@ -184,6 +175,7 @@ def _model_id(connection: sqlite3.Connection, identity: str, name: str, now: int
 
 
 def windows(keys: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
+    """The keys in their order, `size` at a time."""
     return (keys[start : start + size] for start in range(0, len(keys), size))
 
 

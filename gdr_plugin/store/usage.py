@@ -1,4 +1,4 @@
-"""What a log-prob store holds, and giving space back. Knows the store's tables; nothing of models or keys."""
+"""Counts what a log-prob store holds, and gives its space back. Knows the store's tables; nothing of models or keys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ModelUsage:
     """What the store holds of one model."""
 
     name: str
-    """How the model was last called."""
+    """The name under which the model was last used."""
     identity: str
     rows: int
     """Responses whose log-probs are kept."""
@@ -106,7 +106,7 @@ def _model_ids(connection: sqlite3.Connection, model: str, file: StoreFile) -> s
 
 
 def _file_bytes(connection: sqlite3.Connection) -> int:
-    """The file's size once what is free in it has been given back."""
+    """The file's size without its free pages."""
     return (pragma(connection, "page_count") - pragma(connection, "freelist_count")) * pragma(connection, "page_size")
 
 
@@ -116,13 +116,13 @@ def _size(file: StoreFile) -> int:
 
 
 def _scale(connection: sqlite3.Connection) -> float:
-    """Bytes of the file for each byte that the rows hold by our count."""
+    """Bytes of the file for each byte that the rows hold by our estimate."""
     held = connection.execute(f"SELECT COALESCE(SUM(LENGTH(value) + {_OVERHEAD}), 0) FROM logprobs").fetchone()[0]
     return _file_bytes(connection) / held if held else 1.0
 
 
 def _cut(connection: sqlite3.Connection, where: str, values: list[object], excess: float) -> tuple[int, int]:
-    """The last row, by age, that must go to free `excess` bytes."""
+    """The youngest row that must go to free `excess` bytes, as its day and row id."""
     cut = (-1, -1)
     scale = _scale(connection)
     query = f"SELECT used, rowid, LENGTH(value) FROM logprobs WHERE {where} ORDER BY used, rowid"

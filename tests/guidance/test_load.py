@@ -60,6 +60,11 @@ def test_exemplars_alone_are_enough(tmp_path: Path) -> None:
     assert load_guidance_file(path)[0].exemplars == (Exemplar("a", "p", "g", "b", "w", "q"),)
 
 
+def test_optional_keys_may_have_no_value(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: x\ndescription:\ninstruction: i\nexemplars:\n")
+    assert load_guidance_file(path) == [Guidance("x", "i")]
+
+
 EXEMPLAR = "{id: a, prompt: p, good: g, bad: b, why: w}"
 
 
@@ -68,26 +73,35 @@ EXEMPLAR = "{id: a, prompt: p, good: g, bad: b, why: w}"
     [
         ("", "must hold a mapping with name, description, instruction, exemplars, or a list under 'guidances'"),
         ("- a", "must hold a mapping"),
-        ("guidances: []", "guidances: must be a list of at least one guidance"),
-        ("guidances: {name: a}", "guidances: must be a list of at least one guidance"),
+        ("guidances: []", "guidances: must not be empty"),
+        ("guidances: {name: a}", "guidances: must be a list, not {'name': 'a'}"),
         ("guidances: [x]", r"guidances[0]: must be a mapping with name, description"),
         ("guidances: [{name: a, instruction: i}, {name: a, instruction: j}]", "guidances: the name 'a' is used twice"),
         ("guidances: []\nname: a", "unknown key 'name'"),
         ("name: a\ninstructions: i", "unknown key 'instructions': known are"),
         ("name: a\ninstructions: i", "(did you mean 'instruction'?)"),
-        ("instruction: i", "name: is missing; it must be text"),
+        ("instruction: i", "name: is missing"),
         ("name: none\ninstruction: i", "name: 'none' cannot be used"),
         ("name: two words\ninstruction: i", "name: 'two words' cannot be used"),
-        ("name: 7\ninstruction: i", "name: must be text, not 7 (int); put it in quotes"),
-        ("name: a\ninstruction: yes", "instruction: must be text, not True (bool); put it in quotes"),
+        ("name: 7\ninstruction: i", "name: must be text, not 7: put it in quotes"),
+        ("name: a\ninstruction: yes", "instruction: must be text, not True: put it in quotes"),
         ("name: a\ninstruction: ' '", "needs an instruction or exemplars"),
         ("name: a", "needs an instruction or exemplars"),
         ('name: a\ninstruction: i\ndescription: "x\\ny"', "description: must be one line"),
-        ("name: a\nexemplars: {id: a}", "exemplars: must be a list of mappings with id, principle, prompt"),
+        ("name: a\nexemplars: {id: a}", "exemplars: must be a list, not {'id': 'a'}"),
         ("name: a\nexemplars: [hello]", "exemplars[0]: must be a mapping with id, principle, prompt"),
-        ("name: a\nexemplars: [{id: a, prompt: p, good: g, bad: b}]", "exemplars[0]: why: is missing"),
-        ("name: a\nexemplars: [{id: a, prompt: p, good: '', bad: b, why: w}]", "exemplars[0]: good: is empty"),
+        ("name: a\nexemplars: [{id: a, prompt: p, good: g, bad: b}]", "exemplars[0].why: is missing"),
+        (
+            "name: a\nexemplars: [{id: a, prompt: p, good: '', bad: b, why: w}]",
+            "exemplars[0].good: is empty",
+        ),
         (f"name: a\nexemplars: [{EXEMPLAR}, {EXEMPLAR}]", "exemplars: the id 'a' is used twice"),
+        ("name: a\nexemplars: ''", "exemplars: must be a list, not ''"),
+        ("name: a\nexemplars: 0", "exemplars: must be a list, not 0"),
+        ("name: a\nexemplars: false", "exemplars: must be a list, not False"),
+        ("name: a\n7: x\ninstruction: i", "the key 7 must be text: put it in quotes"),
+        ("name: a\ninstruction: 3\ndescription: 4", "instruction: must be text, not 3: put it in quotes"),
+        ("name: a\ninstruction: 3\ndescription: 4", "description: must be text, not 4: put it in quotes"),
         ("name: a\nname: b\ninstruction: i", "'name'"),
         ("name: [", "line"),
         (b"name: \xff\xfe", "UTF-8"),

@@ -121,7 +121,7 @@ def test_scores_are_those_of_the_same_reward_in_this_process(server: str, config
     samples.append(Sample((Message("user", "Q"), Message("assistant", "A"), Message("user", "?")), "cut", False))
     remote, local = RemoteRatio(server, token="secret"), GuidedDensityRatio.from_config(config)
     assert remote.score(samples) == local.score(samples)
-    with_tokens = [list(map(asdict, one.score(samples[:2], tokens=True))) for one in (remote, local)]
+    with_tokens = [list(map(asdict, ratio.score(samples[:2], tokens=True))) for ratio in (remote, local)]
     assert with_tokens[0] == with_tokens[1]  # what does not count in comparing scores, too
     assert remote.score([]) == []
 

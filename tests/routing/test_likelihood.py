@@ -163,7 +163,7 @@ def test_deterministic_and_independent_of_the_batch() -> None:
     context = RoutingContext(DOMAINS, FakeModel("routing"))
     batch = [sample(f"request {i}") for i in range(40)]
     together = LikelihoodRouter().route(batch, context)
-    assert together == [LikelihoodRouter().route([one], context)[0] for one in batch]
+    assert together == [LikelihoodRouter().route([asked], context)[0] for asked in batch]
     assert len(set(together)) == 3  # a fake model has no opinion, but it has no favourite either
 
 

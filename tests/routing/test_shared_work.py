@@ -54,11 +54,11 @@ def _round(model: Any, router: LikelihoodRouter, number: int) -> None:
     """Route two new prompts for every domain of the library, then score answers under each domain's guidance."""
     guidances = library() * 2
     prompts = [(Message("user", f"{number}: tell me about {word}."),) for word in WORDS][: len(guidances)]
-    domains = {one.name: one.description for one in guidances}
+    domains = {guidance.name: guidance.description for guidance in guidances}
     router.route([Sample(prompt, "") for prompt in prompts], RoutingContext(domains=domains, model=model))
     spans = []
-    for prompt, one in zip(prompts, guidances, strict=False):
-        guided = apply(render(one, instruction=True, exemplars=0, seed=0), prompt)
+    for prompt, guidance in zip(prompts, guidances, strict=False):
+        guided = apply(render(guidance, instruction=True, exemplars=0, seed=0), prompt)
         spans += [model.chat.span(guided, answer, end=True) for answer in ("Yes.", "No, and here is why.")]
     model.score(spans)
 

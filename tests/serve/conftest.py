@@ -48,7 +48,7 @@ class Gated(FakeModel):
         self.fail_next = 0
 
     def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
-        texts = [bytes(one for one in span.response if one < 256).decode() for span in spans]
+        texts = [bytes(byte for byte in span.response if byte < 256).decode() for span in spans]
         self.batches.append(len(spans))
         self.entered.set()
         if not self.gate.wait(DEADLINE_S):
@@ -62,7 +62,9 @@ class Gated(FakeModel):
             raise SystemExit(3)
         self.responses += texts
         scores = super().score(spans)
-        return [one * np.float32("nan") if "nan" in text else one for one, text in zip(scores, texts, strict=True)]
+        return [
+            values * np.float32("nan") if "nan" in text else values for values, text in zip(scores, texts, strict=True)
+        ]
 
 
 @pytest.fixture

@@ -260,8 +260,8 @@ async def test_a_dead_worker_fails_everything_at_once(
         await until(lambda: service.batcher.waiting == 3)
         model.gate.set()
         results = await asyncio.gather(*requests, return_exceptions=True)
-        assert [getattr(one, "status", None) for one in results] == [503] * 5
-        assert all("the worker died (SystemExit: 3)" in str(one) for one in results)
+        assert [getattr(result, "status", None) for result in results] == [503] * 5
+        assert all("the worker died (SystemExit: 3)" in str(result) for result in results)
         assert died == [service.unready_reason] == [service.failure]
         with pytest.raises(RequestError, match="restart the server"):
             await service.score([make("later")])
@@ -290,7 +290,7 @@ async def test_stopping_is_bounded(ratio: GuidedDensityRatio, model: Any, make: 
         await until(lambda: service.batcher.busy_since is not None)
         assert await service.stop(0.01) == 5
         results = await asyncio.gather(*requests, return_exceptions=True)
-        assert all(isinstance(one, RequestError) and one.status == 503 for one in results)
+        assert all(isinstance(result, RequestError) and result.status == 503 for result in results)
         model.gate.set()
 
 

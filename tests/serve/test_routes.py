@@ -66,14 +66,14 @@ async def test_rows_give_the_librarys_scores(connect: Connect, ratio: GuidedDens
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     scores = strict_json(answer.text)["scores"]
-    assert [one["id"] for one in scores] == ["a", "row-000002", "row-000003"]
-    for one, score in zip(scores, expected, strict=True):
-        assert one["reward"] == score.reward
-        assert one["strong_logprob"] == score.strong_logprob
-        assert one["weak_tokens"] == score.weak_tokens
-        assert one["domain"] == "all"
-        assert one["truncated"] is False
-        assert not set(one) & set(TOKEN_FIELDS)
+    assert [row["id"] for row in scores] == ["a", "row-000002", "row-000003"]
+    for row, score in zip(scores, expected, strict=True):
+        assert row["reward"] == score.reward
+        assert row["strong_logprob"] == score.strong_logprob
+        assert row["weak_tokens"] == score.weak_tokens
+        assert row["domain"] == "all"
+        assert row["truncated"] is False
+        assert not set(row) & set(TOKEN_FIELDS)
 
 
 async def test_rows_with_token_logprobs(connect: Connect) -> None:
@@ -136,8 +136,8 @@ async def test_vllm_score(
             ]
             usage = body["usage"]
             assert (usage["prompt_tokens"], usage["total_tokens"], usage["completion_tokens"]) == (4, 4, 0)
-        one = await client.post(path, json={first: question, second: "4", "use_activation": True})
-        assert one.json()["data"][0]["score"] == pytest.approx(squash(rewards[0] or math.nan))
+        answer = await client.post(path, json={first: question, second: "4", "use_activation": True})
+        assert answer.json()["data"][0]["score"] == pytest.approx(squash(rewards[0] or math.nan))
         none = await client.post(path, json={first: question, second: []})
         assert none.json()["data"] == []
         wrong = await client.post(path, json={first: [question] * 2, second: ["4"] * 3})
@@ -152,10 +152,10 @@ async def test_vllm_classify(connect: Connect, ratio: GuidedDensityRatio, make: 
     assert score.reward is not None
     async with connect(temperature=3.0) as client:
         answer = await client.post(path, json={"messages": talk})
-        (one,) = answer.json()["data"]
-        assert one == {"index": 0, "label": "reward", "probs": [squash(score.reward, 3.0)], "num_classes": 1}
+        (item,) = answer.json()["data"]
+        assert item == {"index": 0, "label": "reward", "probs": [squash(score.reward, 3.0)], "num_classes": 1}
         raw = await client.post(path, json={"messages": [talk, talk], "activation": False})
-        assert [one["probs"] for one in raw.json()["data"]] == [[score.reward]] * 2
+        assert [item["probs"] for item in raw.json()["data"]] == [[score.reward]] * 2
         (whole, cut) = ratio.score([make(), make(finished=False)])
         assert whole.reward != cut.reward
         open_ended = [talk[0], {"role": "assistant", **parts("Four.")}]
@@ -358,7 +358,7 @@ async def test_metrics_are_what_prometheus_reads(connect: Connect) -> None:
         page = (await client.get("/metrics")).text
     families = {family.name: family for family in text_string_to_metric_families(page)}
     labels = {
-        name: {key for one in family.samples for key in one.labels} - {"le"}
+        name: {key for sample in family.samples for key in sample.labels} - {"le"}
         for name, family in families.items()
         if name.startswith("gdr_") and not name.endswith("_created")
     }
@@ -373,8 +373,8 @@ async def test_metrics_are_what_prometheus_reads(connect: Connect) -> None:
         "gdr_tokens": {"model"},
     }
     assert all(family.documentation for family in families.values())
-    assert {name for name, one in families.items() if one.type == "unknown"} == set()
-    rewards = [one for one in families["gdr_reward"].samples if one.name == "gdr_reward_bucket"]
+    assert {name for name, family in families.items() if family.type == "unknown"} == set()
+    rewards = [sample for sample in families["gdr_reward"].samples if sample.name == "gdr_reward_bucket"]
     inner = [b.value - a.value for a, b in pairwise(rewards)]
     assert sum(inner) + rewards[0].value == 60
     assert rewards[0].value == 0  # nothing beyond the ends,

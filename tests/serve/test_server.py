@@ -36,7 +36,7 @@ from gdr_plugin.models.fake import FakeModel
 
 class Held(FakeModel):
     def score(self, spans):
-        texts = [bytes(one for one in (*span.context, *span.response) if one < 256) for span in spans]
+        texts = [bytes(byte for byte in (*span.context, *span.response) if byte < 256) for span in spans]
         if any(WORD in text for text in texts):
             open("pipe").read()
         if any(b"kill" in text for text in texts):
@@ -69,7 +69,7 @@ def score(url: str, response: str, **kwargs: Any) -> httpx2.Response:
 def test_300_clients_at_once_get_the_librarys_rewards(serve: Serve) -> None:
     ratio = GuidedDensityRatio.from_config(parse_config({"strong": "fake:strong", "weak": "fake:weak"}))
     question = (Message("user", "What is two plus two?"),)
-    expected = [one.reward for one in ratio.score([Sample(question, f"answer {i % 200}") for i in range(300)])]
+    expected = [score.reward for score in ratio.score([Sample(question, f"answer {i % 200}") for i in range(300)])]
     url = serve().url()
 
     def ask(i: int) -> float:
@@ -109,7 +109,7 @@ def test_sigterm_finishes_what_was_asked_and_exits_with_0(serve: Serve, tmp_path
         poll(lambda: not listening(port))
         assert not running.done()
         (tmp_path / "pipe").write_text("go on")
-        assert [one.result().status_code for one in (running, *queued)] == [200] * 6
+        assert [request.result().status_code for request in (running, *queued)] == [200] * 6
     assert server.end() == 0
     assert server.errors == []
 
@@ -228,7 +228,9 @@ def test_rude_clients_leave_nothing_behind(serve: Serve, tmp_path: Path) -> None
 
     def page() -> dict[str, float]:
         lines = httpx2.get(f"{url}/metrics").text.splitlines()
-        return {name: float(value) for name, value in (one.rsplit(" ", 1) for one in lines if not one.startswith("#"))}
+        return {
+            name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        }
 
     def request(text: str, *headers: str) -> bytes:
         body = json.dumps({"text_1": "Hi", "text_2": text})

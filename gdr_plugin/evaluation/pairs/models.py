@@ -12,11 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from gdr_plugin.api.errors import ConfigError, unknown
 from gdr_plugin.api.settings import ModelSpec
-from gdr_plugin.config.messages import explain
+from gdr_plugin.config.messages import validated
 from gdr_plugin.config.paths import locate
 from gdr_plugin.config.schema import Config, GuidanceSection
 from gdr_plugin.config.yamlfile import read_yaml
@@ -162,10 +160,7 @@ def _number(text: str, where: str) -> float:
 
 def _located(data: Mapping[str, object], origin: str, base: Path) -> ModelSpec:
     """A validated model whose paths are absolute and exist."""
-    try:
-        spec = ModelSpec.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(f"{origin}: {explain(error, ModelSpec, data)}") from None
+    spec = validated(ModelSpec, data, origin)
     # Paths are found by the rules of gdr.yaml, which knows two models: this one is shown to it as both.
     both, complaints = locate(Config(strong=spec, weak=spec, guidance=GuidanceSection(placement="strong")), base)
     own = [text.removeprefix("strong.") for text in complaints if text.startswith("strong.")]

@@ -11,7 +11,7 @@ import pytest
 from gdr_plugin.api.types import TokenSpan
 from gdr_plugin.cli import main
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.store.store import LogprobStore
+from gdr_plugin.store.store import LogprobStore, span_keys
 
 Gdr = Callable[..., tuple[int, str, str]]
 
@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Path:
     opened = LogprobStore(path)
     for name, count in (("a", 300), ("b", 100)):
         model, spans = FakeModel(name), [TokenSpan((1, n), tuple(range(100))) for n in range(count)]
-        opened.put(model.identity, model.name, spans, model.score(spans))
+        opened.write(model.identity, model.name, span_keys(model.identity, spans), model.score(spans))
     opened.close()
     connection = sqlite3.connect(path)
     today = int(time.time() // 86_400)
@@ -60,7 +60,7 @@ def test_info_as_json_through_a_configuration(gdr: Gdr, store: Path) -> None:
     assert code == 0
     assert facts["path"] == str(store)
     assert facts["bytes"] == store.stat().st_size
-    assert [(one["name"], one["rows"], one["tokens"]) for one in facts["models"]] == [
+    assert [(model["name"], model["rows"], model["tokens"]) for model in facts["models"]] == [
         ("fake:b", 100, 10_000),
         ("fake:a", 300, 30_000),
     ]
@@ -74,16 +74,16 @@ def test_prune_by_age(gdr: Gdr, store: Path) -> None:
     code, out, _ = gdr("store", "prune", store, "--older-than", "30")
     assert (code, out[:21]) == (0, "deleted 300 responses")
     assert store.stat().st_size < 0.5 * size
-    assert [one.rows for one in LogprobStore(store).info()] == [100]
+    assert [usage.rows for usage in LogprobStore(store).info()] == [100]
 
 
 def test_prune_by_size_and_model(gdr: Gdr, store: Path) -> None:
     code, out, _ = gdr("store", "prune", store, "--max-size", "100 kB")
     assert (code, out.split()[0]) == (0, "deleted")
     assert store.stat().st_size <= 100_000
-    assert [one.name for one in LogprobStore(store).info()] == ["fake:b", "fake:a"]
+    assert [usage.name for usage in LogprobStore(store).info()] == ["fake:b", "fake:a"]
     gdr("store", "prune", store, "--model", FakeModel("b").identity)
-    assert [one.name for one in LogprobStore(store).info()] == ["fake:a"]
+    assert [usage.name for usage in LogprobStore(store).info()] == ["fake:a"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 import gdr_plugin
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "plugin-finance"
 
 
@@ -63,7 +63,7 @@ def test_gdr_plugins_lists_it_with_its_package(installed: Path) -> None:
         "version": "0.1.0",
         "hooks": ["gdr_register_guidance", "gdr_register_routers"],
     } in listed["plugins"]
-    mine = [(one["kind"], one["name"]) for one in listed["registered"] if one["plugin"] == "finance"]
+    mine = [(entry["kind"], entry["name"]) for entry in listed["registered"] if entry["plugin"] == "finance"]
     assert mine == [("guidance", "finance-advice"), ("guidance", "finance-analysis"), ("router", "finance")]
     table = python(installed, "-m", "gdr_plugin", "plugins").stdout
     assert "gdr-plugin-finance" in table
@@ -109,7 +109,7 @@ chain = RouterChain([routers["field"], routers["finance"]], "chat")
 domains = {"chat": "", "finance-advice": "", "finance-analysis": ""}
 samples = [Sample((Message("user", text),), "", fields=fields) for text, fields in json.loads(sys.argv[1])]
 routed = chain.route(samples, RoutingContext(domains, FakeModel("a")))
-print(json.dumps([[one.domain, one.router] for one in routed]))
+print(json.dumps([[answer.domain, answer.router] for answer in routed]))
 """
 
 PROMPTS = [

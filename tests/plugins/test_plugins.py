@@ -65,7 +65,7 @@ def test_what_a_plugin_registers_comes_after_the_built_ins() -> None:
     mine = Guidance(name="mine", instruction="Be brief.")
     plugins = Plugins(
         plugin("gdr_register_guidance", [mine], kind="A"),
-        plugin("gdr_register_routers", (one for one in [EverythingRouter()]), kind="B"),
+        plugin("gdr_register_routers", (router for router in [EverythingRouter()]), kind="B"),
         entry_points=False,
     )
     assert list(plugins.guidances().items())[-1] == ("mine", mine)
@@ -120,7 +120,7 @@ def test_helpers_and_imported_specifications_are_no_hooks() -> None:
     module = types.ModuleType("helpful")
     source = """
 from gdr_plugin import hookimpl
-from gdr_plugin.hookspecs import gdr_register_routers
+from gdr_plugin.api.hooks import gdr_register_routers
 from gdr_plugin.guidance import load_guidance_file as gdr_loader
 gdr_version = "1"
 def helper(): ...

@@ -10,7 +10,7 @@ import pytest
 from gdr_plugin import builtin
 from gdr_plugin.api import hooks as hookspecs
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_hooks_are_those_with_a_specification() -> None:

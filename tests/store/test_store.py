@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,16 @@ def spans(count: int, *, length: int = 5, context: int = 7) -> list[TokenSpan]:
     return [TokenSpan((context, n // 4), tuple(range(n, n + length))) for n in range(count)]
 
 
+def look_up(store: LogprobStore, identity: str, spans: Sequence[TokenSpan]) -> list[Logprobs | None]:
+    return store.read(span_keys(identity, spans))
+
+
+def keep(
+    store: LogprobStore, identity: str, name: str, spans: Sequence[TokenSpan], logprobs: Sequence[Logprobs]
+) -> int:
+    return store.write(identity, name, span_keys(identity, spans), logprobs)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> LogprobStore:
     return LogprobStore(tmp_path / "made" / "on" / "the" / "way" / "store.sqlite")
@@ -48,37 +59,37 @@ def test_what_is_put_is_what_is_got(store: LogprobStore) -> None:
     model = FakeModel("a")
     some = [*spans(1200), TokenSpan((1,), ()), TokenSpan((1,), (2**31,))]
     scored = model.score(some)
-    assert store.get(model.identity, some) == [None] * len(some)
-    assert store.put(model.identity, model.name, some, scored) == len(some)
+    assert look_up(store, model.identity, some) == [None] * len(some)
+    assert keep(store, model.identity, model.name, some, scored) == len(some)
     for again in (store, LogprobStore(store.path), pickle.loads(pickle.dumps(store))):
-        got = again.get(model.identity, some[::-1])[::-1]
-        for one, other in zip(got, scored, strict=True):
-            assert one is not None
-            assert one.dtype == np.float32
-            assert one.flags.writeable
-            np.testing.assert_array_equal(one, other)
+        got = look_up(again, model.identity, some[::-1])[::-1]
+        for values, other in zip(got, scored, strict=True):
+            assert values is not None
+            assert values.dtype == np.float32
+            assert values.flags.writeable
+            np.testing.assert_array_equal(values, other)
 
 
 def test_another_identity_context_or_response_misses(store: LogprobStore) -> None:
     span = TokenSpan((1, 2), (3, 4))
-    store.put("a", "a", [span], [np.zeros(2, np.float32)])
-    assert store.get("b", [span]) == [None]
+    keep(store, "a", "a", [span], [np.zeros(2, np.float32)])
+    assert look_up(store, "b", [span]) == [None]
     others = [
         TokenSpan((1, 2, 3), (4,)),
         TokenSpan((1,), (2, 3, 4)),
         TokenSpan((1, 2), (3,)),
         TokenSpan((2, 1), (3, 4)),
     ]
-    assert store.get("a", others) == [None] * 4
-    assert store.get("a", [TokenSpan((1, 2), (3, 4), dropped=9)])[0] is not None
+    assert look_up(store, "a", others) == [None] * 4
+    assert look_up(store, "a", [TokenSpan((1, 2), (3, 4), dropped=9)])[0] is not None
 
 
 def test_results_that_are_not_finite_are_not_kept(store: LogprobStore) -> None:
     three = spans(3, length=1)
     values = [np.array([value], np.float32) for value in (np.nan, -np.inf, -1.0)]
-    assert store.put("a", "a", three, values) == 1
-    assert [one is None for one in store.get("a", three)] == [True, True, False]
-    assert store.put("a", "a", three[:1], values[:1]) == 0
+    assert keep(store, "a", "a", three, values) == 1
+    assert [values is None for values in look_up(store, "a", three)] == [True, True, False]
+    assert keep(store, "a", "a", three[:1], values[:1]) == 0
 
 
 ids = st.lists(st.integers(0, 300), max_size=6).map(tuple)
@@ -106,12 +117,12 @@ class TestStoredModel:
         assert (model.name, model.identity, model.chat) == (inner.name, inner.identity, inner.chat)
         asked = [*spans(20), *spans(10), *spans(3)]
         expected = plain.score(asked)
-        for one, other in zip(model.score(asked), expected, strict=True):
-            np.testing.assert_array_equal(one, other)
+        for values, other in zip(model.score(asked), expected, strict=True):
+            np.testing.assert_array_equal(values, other)
         assert (inner.scored_spans, inner.calls) == (20, 3)
         assert (model.hits, model.misses) == (13, 20)
-        for one, other in zip(model.score([*spans(25)]), plain.score(spans(25)), strict=True):
-            np.testing.assert_array_equal(one, other)
+        for values, other in zip(model.score([*spans(25)]), plain.score(spans(25)), strict=True):
+            np.testing.assert_array_equal(values, other)
         assert (inner.scored_spans, model.hits, model.misses) == (25, 33, 25)
         assert model.score([]) == []
         assert "33 hits" in model.describe()["store"]
@@ -126,9 +137,9 @@ class TestStoredModel:
     def test_a_model_that_is_both_sides_is_asked_once(self, store: LogprobStore) -> None:
         inner = FakeModel("a")
         models = [StoredModel(inner, store), StoredModel(inner, store)]
-        for one, other in (models, models[:1] * 2):
-            ratio = GuidedDensityRatio(one, other, domains={"all": None}, chain=RouterChain([], "all"))
-            prompt = (Message("user", f"Question {one is other}?"),)
+        for strong, other in (models, models[:1] * 2):
+            ratio = GuidedDensityRatio(strong, other, domains={"all": None}, chain=RouterChain([], "all"))
+            prompt = (Message("user", f"Question {strong is other}?"),)
             scores = ratio.score([Sample(prompt, f"answer {number}") for number in range(20)])
             assert [score.reward for score in scores] == [0.0] * 20
         assert inner.scored_spans == 40
@@ -155,7 +166,7 @@ class TestStoredModel:
         inner = Overflowing("a")
         model = StoredModel(inner, store)
         for _ in range(2):
-            assert all(np.isnan(one).all() for one in model.score(spans(3)))
+            assert all(np.isnan(values).all() for values in model.score(spans(3)))
         assert inner.scored_spans == 6
 
 
@@ -166,7 +177,7 @@ class TestUpkeep:
             model = FakeModel(name)
             some = spans(400, length=50, context=day)
             clock[0] = (20_000 + day) * 86_400
-            store.put(model.identity, model.name, some, model.score(some))
+            keep(store, model.identity, model.name, some, model.score(some))
 
     def test_info(self, store: LogprobStore, clock: list[float]) -> None:
         assert store.info() == []
@@ -185,7 +196,7 @@ class TestUpkeep:
         assert store.prune(older_than_days=2) == (0, 0)
         rows, size = store.prune(older_than_days=1, dry_run=True)
         assert rows == 400
-        assert sum(one.rows for one in store.info()) == 1200
+        assert sum(usage.rows for usage in store.info()) == 1200
         store.close()
         before = store.path.stat().st_size
         assert store.prune(older_than_days=1) == (rows, size)
@@ -193,24 +204,25 @@ class TestUpkeep:
         assert store.path.stat().st_size == pytest.approx(before - size, rel=0.05)
         assert store.prune(older_than_days=0, model="fake:a") == (0, 0)
         assert store.prune(model="fake:b")[0] == 400
-        assert [one.name for one in store.info()] == ["fake:a"]
+        assert [usage.name for usage in store.info()] == ["fake:a"]
         with pytest.raises(StoreError, match="unknown model 'fake:b': known are fake:a"):
             store.prune(model="fake:b")
 
     def test_prune_to_a_size_takes_the_longest_unused(self, store: LogprobStore, clock: list[float]) -> None:
         self.fill(store, clock)
         model = FakeModel("a")
-        assert all(one is not None for one in store.get(model.identity, spans(100, length=50, context=0)))  # used again
+        used_again = look_up(store, model.identity, spans(100, length=50, context=0))
+        assert all(values is not None for values in used_again)
         store.close()
         limit = store.path.stat().st_size // 2
         rows, _ = store.prune(max_bytes=limit)
         store.close()
         assert 0.85 * limit < store.path.stat().st_size <= limit
         assert rows == pytest.approx(600, rel=0.1)
-        kept = [one is not None for one in store.get(model.identity, spans(400, length=50, context=0))]
+        kept = [values is not None for values in look_up(store, model.identity, spans(400, length=50, context=0))]
         assert kept == [True] * 100 + [False] * 300
         assert store.prune(max_bytes=10**12) == (0, 0)
-        b = sum(one.rows for one in store.info() if one.name == "fake:b")
+        b = sum(usage.rows for usage in store.info() if usage.name == "fake:b")
         assert store.prune(max_bytes=0, model="fake:b")[0] == b
         assert store.prune(max_bytes=0)[0] == 1200 - rows - b
 
@@ -221,18 +233,18 @@ class TestUpkeep:
         watcher = sqlite3.connect(store.path)
         versions = []
         for _ in range(3):
-            store.get(model.identity, some)
+            look_up(store, model.identity, some)
             versions.append(watcher.execute("PRAGMA data_version").fetchone()[0])
         watcher.close()
         assert versions[0] == versions[1] == versions[2]
-        assert max(one.last_used for one in store.info() if one.name == "fake:b") == datetime.date(2024, 10, 7)
+        assert max(usage.last_used for usage in store.info() if usage.name == "fake:b") == datetime.date(2024, 10, 7)
 
     def test_reading_does_not_wait_for_a_writer(self, store: LogprobStore, clock: list[float]) -> None:
         self.fill(store, clock)
         clock[0] += 86_400
         writer = sqlite3.connect(store.path, isolation_level=None)
         writer.execute("BEGIN IMMEDIATE")
-        assert store.get(FakeModel("b").identity, spans(4, length=50, context=1))[0] is not None
+        assert look_up(store, FakeModel("b").identity, spans(4, length=50, context=1))[0] is not None
         writer.execute("ROLLBACK")
         writer.close()
 
@@ -263,14 +275,14 @@ class TestUnusableFiles:
             LogprobStore(store.path)
 
     def test_damaged(self, store: LogprobStore) -> None:
-        store.put("a", "a", spans(2000), FakeModel("a").score(spans(2000)))
+        keep(store, "a", "a", spans(2000), FakeModel("a").score(spans(2000)))
         store.close()
         size = store.path.stat().st_size
         with store.path.open("r+b") as file:
             file.seek(8192)
             file.write(os.urandom(size - 8192))
         with pytest.raises(StoreError, match="not a readable log-prob store"):
-            LogprobStore(store.path).get("a", spans(2000))
+            look_up(LogprobStore(store.path), "a", spans(2000))
 
     def test_a_folder_or_below_a_file(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="cannot be written"):
@@ -291,15 +303,15 @@ def write_many(path: Path, first: int, count: int) -> None:
     store, model = LogprobStore(path), FakeModel("a")
     for start in range(first, first + count, 10):
         some = spans(start + 10)[start:]
-        store.put(model.identity, model.name, some, model.score(some))
+        keep(store, model.identity, model.name, some, model.score(some))
     store.close()
 
 
 def check_all(path: Path, count: int) -> None:
     model, some = FakeModel("a"), spans(count)
-    for one, other in zip(LogprobStore(path).get(model.identity, some), model.score(some), strict=True):
-        assert one is not None
-        np.testing.assert_array_equal(one, other)
+    for values, other in zip(look_up(LogprobStore(path), model.identity, some), model.score(some), strict=True):
+        assert values is not None
+        np.testing.assert_array_equal(values, other)
 
 
 def test_processes_write_one_new_file_at_once(tmp_path: Path) -> None:
@@ -312,7 +324,7 @@ def test_processes_write_one_new_file_at_once(tmp_path: Path) -> None:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     check_all(path, 1000)
-    assert [one.rows for one in LogprobStore(path).info()] == [1000]
+    assert [usage.rows for usage in LogprobStore(path).info()] == [1000]
 
 
 def test_threads_share_a_store(store: LogprobStore) -> None:
@@ -323,8 +335,8 @@ def test_threads_share_a_store(store: LogprobStore) -> None:
         try:
             for start in range(first, first + 400, 40):
                 some = spans(start + 40)[start:]
-                for one, other in zip(model.score(some), FakeModel("a").score(some), strict=True):
-                    np.testing.assert_array_equal(one, other)
+                for values, other in zip(model.score(some), FakeModel("a").score(some), strict=True):
+                    np.testing.assert_array_equal(values, other)
         except Exception as error:
             failures.append(error)
 
@@ -340,34 +352,34 @@ def test_threads_share_a_store(store: LogprobStore) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_opens_its_own_connection(store: LogprobStore) -> None:
     write_many(store.path, 0, 100)
-    store.get("a", spans(1))
+    look_up(store, "a", spans(1))
     child = os.fork()
     if child == 0:
         try:
             check_all(store.path, 100)
             some, model = spans(200)[100:], FakeModel("a")
-            store.put(model.identity, model.name, some, model.score(some))
+            keep(store, model.identity, model.name, some, model.score(some))
             store.close()
         except BaseException:
             os._exit(1)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     check_all(store.path, 200)
-    store.put("a", "a", spans(1), [np.zeros(5, np.float32)])
+    keep(store, "a", "a", spans(1), [np.zeros(5, np.float32)])
 
 
 KILLED = """
 import sys
 from pathlib import Path
 from gdr_plugin.models.fake import FakeModel
-from gdr_plugin.store.store import LogprobStore
 from gdr_plugin.api.types import TokenSpan
+from gdr_plugin.store.store import LogprobStore, span_keys
 
 store, model = LogprobStore(Path(sys.argv[1])), FakeModel("a")
 n = 0
 while True:
     some = [TokenSpan((7, m // 4), tuple(range(m, m + 5))) for m in range(n, n + 10)]
-    store.put(model.identity, model.name, some, model.score(some))
+    store.write(model.identity, model.name, span_keys(model.identity, some), model.score(some))
     n += 10
     print(n, flush=True)
 """
@@ -383,7 +395,7 @@ def test_kill_in_the_middle_of_writing_loses_nothing_that_was_committed(tmp_path
             process.send_signal(signal.SIGKILL)
         check_all(path, done)
         store = LogprobStore(path)
-        assert sum(one.rows for one in store.info()) % 10 == 0  # whole transactions only
-        store.put("b", "b", spans(10), FakeModel("b").score(spans(10)))  # and it can still be written
+        assert sum(usage.rows for usage in store.info()) % 10 == 0  # whole transactions only
+        keep(store, "b", "b", spans(10), FakeModel("b").score(spans(10)))  # and it can still be written
         store.prune(model="b")
         store.close()

@@ -21,7 +21,7 @@ from gdr_plugin.cli.main import COMMANDS
 PLUGIN = """
 import sys, time
 from gdr_plugin import Guidance, hookimpl
-from gdr_plugin.errors import ConfigError
+from gdr_plugin.api.errors import ConfigError
 
 @hookimpl
 def gdr_register_guidance():
@@ -120,7 +120,7 @@ def test_plugin_files_are_loaded_and_may_be_repeated(gdr, tmp_path: Path) -> Non
         (tmp_path / f"{name}.py").write_text(PLUGIN.format(body=f"return [Guidance('{name}', 'x')]"))
     code, out, _ = gdr("--plugin", tmp_path / "one.py", "--plugin", tmp_path / "two.py", "plugins", "--json")
     assert code == 0
-    registered = {(one["name"], one["plugin"]) for one in json.loads(out)["registered"]}
+    registered = {(entry["name"], entry["plugin"]) for entry in json.loads(out)["registered"]}
     assert {(name, str(tmp_path / f"{name}.py")) for name in ("one", "two")} <= registered
     code, _, err = gdr("--plugin", tmp_path / "three.py", "plugins")
     assert (code, err) == (2, f"gdr: plugin {str(tmp_path / 'three.py')!r} cannot be read: No such file or directory\n")
