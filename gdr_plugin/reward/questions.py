@@ -10,13 +10,8 @@ from dataclasses import dataclass
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.guidance import RenderedGuidance
-<<<<<<< HEAD
 from gdr_plugin.api.models import LogprobModel, WritesTurns
-from gdr_plugin.api.types import Conversation, Logprobs, Placement, Sample, Side, TokenSpan
-=======
-from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.types import Conversation, Placement, Sample, Side
->>>>>>> main
 from gdr_plugin.arithmetic.reduction import Answer
 from gdr_plugin.config.schema import EndOfTurn
 from gdr_plugin.guidance import apply
