@@ -176,7 +176,7 @@ def _invert(work: _Run, case: Case) -> None:
 
 
 def _reread(work: _Run, case: Case, ids: Ids, texts: tuple[str, ...], prompt: str) -> None:
-    """The response of a decoded query is one of the texts, and is asked with the ids that the query was decoded from."""
+    """A decoded query's response is one of the texts, and is asked with the ids that the query was decoded from."""
     assert work.read is not None
     assert work.asked is not None
     whole = (*ids.context, *ids.response, *ids.end)
@@ -195,7 +195,7 @@ def _reread(work: _Run, case: Case, ids: Ids, texts: tuple[str, ...], prompt: st
 
 
 def _readings(reference: Reference, turns: cases.Turns, prompt: str) -> Iterator[list[tuple[str, str]]]:
-    """The turns that a rendered prompt may be read as: itself, without what the template drops, or what it cannot tell."""
+    """What a rendered prompt may be read as: the turns, less what the template drops, or what it cannot tell."""
     plain = [(str(turn["role"]), str(turn["content"]).strip()) for turn in turns]
     yield plain
     bare = [(role, text.rpartition("</think>")[2].strip() if role == "assistant" else text) for role, text in plain]

@@ -199,7 +199,7 @@ class Reference:
         tag = _TAG.match(response)
         assert tag is not None
         opening, closing = tag[0], f"{tag[0][0]}/{tag[0][1:]}"
-        if closing not in self.template and not self._speaks(form, opening):
+        if closing not in self.template and not self._speaks(form, prompt, opening):
             return self._plain(form, prompt, response)  # to this model the marks are text
         end = self._end(form)
         opened = re.search(re.escape(opening) + r"(\s*)$", prompt)
@@ -223,8 +223,9 @@ class Reference:
             made.append(Expected(prompt, response, end))  # not the template's layout: nobody knows its first line break
         return made
 
-    def _speaks(self, form: Turns, opening: str) -> bool:
-        return any(opening in text[:place] for text, place, _, _ in self._thoughts(form))
+    def _speaks(self, form: Turns, prompt: str, opening: str) -> bool:
+        """Whether the template's own field for reasoning writes this mark."""
+        return any(opening in text[len(_common(prompt, text)) : place] for text, place, _, _ in self._thoughts(form))
 
     def _closes(self, prompt: str) -> bool:
         """Whether a prompt ends with a closed thought."""
