@@ -102,6 +102,27 @@ class TestWhatIsScored:
         (reward,) = GDRReward(config(reduction))([ASKED], [completion])
         assert reward == pytest.approx((strong - weak) / size, rel=1e-12)
 
+    def test_a_messages_role_is_read_once(self) -> None:
+        asked: list[str] = []
+
+        class Watched(dict[str, Any]):
+            def get(self, key: str, default: Any = None) -> Any:
+                asked.append(f"{self['content']} {key}")
+                return super().get(key, default)
+
+        turns = [
+            answer("A"),
+            {"role": "tool", "content": "B"},
+            answer("C"),
+            {"role": "tool", "content": "D"},
+            answer("E"),
+        ]
+        ids = [[1, END, 2, 3, END]]
+        reward = GDRReward(config())
+        (found,) = reward([ASKED], [[Watched(turn) for turn in turns]], ids, log_metric=Logs(END).metric)
+        assert [found] == reward([ASKED], [turns], ids, log_metric=Logs(END).metric)
+        assert [key for key in asked if key.endswith(" role")] == [f"{text} role" for text in "ABCDE"]
+
     def test_a_completion_without_an_assistant_turn_is_not_scored(self) -> None:
         with pytest.warns(UserWarning, match="no assistant turn"):
             assert GDRReward(config())([ASKED], [[{"role": "tool", "content": "3"}]]) == [None]
