@@ -89,14 +89,16 @@ class TestWhatIsScored:
         tool = {"role": "tool", "name": "add", "content": "3"}
         completion = [answer("Let me see.", tool_calls=[call]), tool, answer("It is 3.")]
         asked = 'Let me see.\n<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
-        first = Sample((USER,), asked)
-        second = Sample((USER, Message("assistant", asked), Message("tool", "3")), "It is 3.")
-        one, two = expected(first, second, reduction=reduction)
-        strong = one.strong_logprob + two.strong_logprob  # type: ignore[operator]
-        weak = one.weak_logprob + two.weak_logprob  # type: ignore[operator]
+        turns = (
+            Sample((USER,), asked),
+            Sample((USER, Message("assistant", asked), Message("tool", "3")), "It is 3."),
+        )
+        first, second = expected(*turns, reduction=reduction)
+        strong = first.strong_logprob + second.strong_logprob  # type: ignore[operator]
+        weak = first.weak_logprob + second.weak_logprob  # type: ignore[operator]
         size = {
             "sum": 1,
-            "mean": one.strong_tokens + two.strong_tokens,
+            "mean": first.strong_tokens + second.strong_tokens,
             "per_byte": len((asked + "It is 3.").encode()),
         }[reduction]
         (reward,) = GDRReward(config(reduction))([ASKED], [completion])
@@ -264,7 +266,7 @@ class TestWhatIsReturned:
         assert score.token_ratios is not None
         assert max(map(abs, score.token_ratios)) > 1
         size = {"sum": 1, "mean": score.strong_tokens, "per_byte": len(b"A longer answer, with words.")}[reduction]
-        clipped = math.fsum(max(-1.0, min(1.0, one)) for one in score.token_ratios) / size
+        clipped = math.fsum(max(-1.0, min(1.0, ratio)) for ratio in score.token_ratios) / size
         (found,) = GDRReward(config(reduction), token_clip=1.0)(["Question?"], ["A longer answer, with words."])
         assert found == pytest.approx(clipped)
         (loose,) = GDRReward(config(reduction), token_clip=1e6)(["Question?"], ["A longer answer, with words."])
@@ -288,8 +290,8 @@ class TestLogs:
         answers, ids = ["Yes.", "No, not at all.", "A", "x"], [[1, END], [1, 2], [END], [END]]
         domains = ["chat", "safety", "chat", "nowhere"]
         samples = [
-            Sample((USER,), text, END in one, {"domain": domain})
-            for text, one, domain in zip(answers, ids, domains, strict=True)
+            Sample((USER,), text, END in tokens, {"domain": domain})
+            for text, tokens, domain in zip(answers, ids, domains, strict=True)
         ]
         scores = expected(*samples)
         with pytest.warns(UserWarning, match="not scored"):

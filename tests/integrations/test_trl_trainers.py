@@ -58,7 +58,9 @@ def policy(tiny_model: TinyModel) -> str:
 def rows(conversational: bool = True) -> Any:
     from datasets import Dataset
 
-    asked: list[Any] = [[{"role": "user", "content": one}] for one in QUESTIONS] if conversational else QUESTIONS
+    asked: list[Any] = (
+        [[{"role": "user", "content": question}] for question in QUESTIONS] if conversational else QUESTIONS
+    )
     return Dataset.from_dict({"prompt": asked, "domain": ["safety", "chat", None, "safety"]})
 
 
@@ -266,7 +268,7 @@ def test_rows_that_cannot_be_scored_do_not_move_the_policy(pair: Config, policy:
         elif "gdr/not_scored" in entry:
             assert entry["grad_norm"] > 0
             assert math.isfinite(entry["reward"])
-    ours = [str(one.message) for one in caught if "not scored" in str(one.message)]
+    ours = [str(warning.message) for warning in caught if "not scored" in str(warning.message)]
     assert len(ours) == 1
     assert "nowhere" in ours[0]
 
@@ -312,7 +314,9 @@ def test_async_grpo_scores_its_groups(pair: Config, policy: str, kind: Any) -> N
         reward_kwargs={"domain": ["safety"] * 3},
         completions=[[{"role": "assistant", "content": text}] for text in texts],
         completions_ids=ids,
-        completions_sequences=[[TrainingSequence(one, [1] * len(one), [0.0] * len(one), None)] for one in ids],
+        completions_sequences=[
+            [TrainingSequence(tokens, [1] * len(tokens), [0.0] * len(tokens), None)] for tokens in ids
+        ],
         tool_call_counts=[0] * 3,
         tool_failure_counts=[0] * 3,
         model_version=0,
@@ -327,7 +331,7 @@ def test_async_grpo_scores_its_groups(pair: Config, policy: str, kind: Any) -> N
 
     asked = (Message("user", QUESTIONS[0]),)
     scores = reward.ratio.score(
-        [Sample(asked, text, end in one, {"domain": "safety"}) for text, one in zip(texts, ids, strict=True)]
+        [Sample(asked, text, end in tokens, {"domain": "safety"}) for text, tokens in zip(texts, ids, strict=True)]
     )
-    assert [one.metrics["rewards/gdr"] for one in samples] == pytest.approx([score.reward for score in scores])
-    assert sum(one.advantage for one in samples) == pytest.approx(0, abs=1e-5)
+    assert [sample.metrics["rewards/gdr"] for sample in samples] == pytest.approx([score.reward for score in scores])
+    assert sum(sample.advantage for sample in samples) == pytest.approx(0, abs=1e-5)
