@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +69,25 @@ def save_tokenizer(folder: Path, chat_template: str | None = CHATML) -> int:
     tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(folder)
     return len(tokenizer)
+
+
+Gdr = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def gdr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Gdr:
+    """`gdr(*arguments, stdin=None)` runs the command in this process: exit code, standard output, standard error."""
+    from gdr_plugin.cli import main
+
+    def run(*arguments: object, stdin: str | None = None) -> tuple[int, str, str]:
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        with pytest.raises(SystemExit) as done:
+            main([str(argument) for argument in arguments])
+        assert isinstance(done.value.code, int)
+        return done.value.code, *capsys.readouterr()
+
+    return run
 
 
 TinyModel = Callable[..., Path]
