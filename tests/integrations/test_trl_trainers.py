@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import pickle
-import socket
-import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -169,24 +168,12 @@ def test_rloo_waits_for_the_async_reward(pair: Config, policy: str, tmp_path: Pa
 
 
 @pytest.fixture
-def server(pair: Config) -> Iterator[str]:
-    """A real `gdr serve` of the pair, on a port of its own."""
-    import uvicorn
-
-    from gdr_plugin.plugins.registry import Plugins
+def server(pair: Config, serving: Callable[..., AbstractContextManager[str]]) -> Iterator[str]:
+    """A real `gdr serve` of the pair."""
     from gdr_plugin.reward.reward import GuidedDensityRatio
-    from gdr_plugin.serve import BatchingService
-    from gdr_plugin.serve.app import create_app
 
-    app = create_app(BatchingService(GuidedDensityRatio.from_config(pair)), Plugins())
-    running = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=asyncio.run, args=(running.serve(sockets=[bound]),))
-        thread.start()
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-        running.should_exit = True
-        thread.join(30)
+    with serving(GuidedDensityRatio.from_config(pair)) as url:
+        yield url
 
 
 def test_a_server_gives_the_same_training(pair: Config, policy: str, tmp_path: Path, server: str) -> None:
