@@ -81,7 +81,7 @@ def check_prompt(messages: Conversation) -> None:
         messages: Turns whose roles and texts are valid already.
 
     Raises:
-        DataError: There is no user turn, a system turn is not at the start, or the last turn is an assistant's or empty.
+        DataError: No turn is the user's, a system turn comes later, or the last turn is an assistant's or empty.
     """
     if not any(message.role == "user" for message in messages):
         raise DataError("`prompt` has no user turn")
