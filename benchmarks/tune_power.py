@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from gdr_plugin.tuning.halving import Outcome, Outcomes, halve
+from gdr_plugin.tuning.halving import PromptResult, PromptResults, halve
 from gdr_plugin.tuning.split import parts
 from gdr_plugin.tuning.verdict import compare, judge
 
@@ -27,14 +27,14 @@ GOOD = 1
 """The candidate that gains; 0 is no guidance."""
 
 
-def outcomes(rng: random.Random, prompts: int, gain: float) -> list[list[Outcome]]:
-    """Every candidate's outcomes on every prompt."""
+def results(rng: random.Random, prompts: int, gain: float) -> list[list[PromptResult]]:
+    """Draw every candidate's results on every prompt."""
     luck = [rng.random() for _ in range(prompts)]
     table = []
     for candidate in range(CANDIDATES):
         chance = BASE + gain * (candidate == GOOD)
         own = (draw if rng.random() < SHARED else rng.random() for draw in luck)
-        table.append([Outcome(float(draw < chance), (draw < chance) - 0.5) for draw in own])
+        table.append([PromptResult(float(draw < chance), (draw < chance) - 0.5) for draw in own])
     return table
 
 
@@ -42,9 +42,9 @@ def once(seed: int, prompts: int, gain: float) -> tuple[bool, bool, float, float
     """Run one search; say whether guidance is recommended, whether the right candidate won, and its search score and
     held-out accuracy."""
     _, search, held_out = parts(prompts)
-    table = outcomes(random.Random(seed), search + held_out, gain)
+    table = results(random.Random(seed), search + held_out, gain)
 
-    def ask(names: Sequence[int], start: int, stop: int) -> dict[int, Outcomes]:
+    def ask(names: Sequence[int], start: int, stop: int) -> dict[int, PromptResults]:
         return {name: table[name][start:stop] for name in names}
 
     winner, optimistic = halve(range(CANDIDATES), search, ask)[-1].ranking[0]
