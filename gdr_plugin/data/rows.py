@@ -73,6 +73,19 @@ def parse_prompt(value: object, *, prefill: bool = False) -> Conversation:
         )
     else:
         raise DataError(f"`prompt` must be a string or a list of messages, not {type_name(value)}")
+    check_prompt(messages)
+    return messages
+
+
+def check_prompt(messages: Conversation) -> None:
+    """Refuse a conversation that cannot be answered.
+
+    Args:
+        messages: Turns whose roles and texts are valid already.
+
+    Raises:
+        DataError: No turn is the user's, a system turn comes later, or the last turn is an assistant's or empty.
+    """
     if not any(message.role == "user" for message in messages):
         raise DataError("`prompt` has no user turn")
     body = False
@@ -84,7 +97,6 @@ def parse_prompt(value: object, *, prefill: bool = False) -> Conversation:
         raise DataError("`prompt` ends with an assistant turn: what is to be scored belongs in the response")
     if not messages[-1].content.strip():
         raise DataError("`prompt` is empty: its last turn has no text")
-    return messages
 
 
 def parse_score_row(row: Row) -> ScoreRow:

@@ -1,45 +1,56 @@
-"""What TRL passes to a reward function, as samples of ours.
+"""What TRL passes for one completion, read once: its assistant turns as samples, and whether it was cut.
 
-Knows TRL's shapes of prompts and completions (text, messages, tool turns, content blocks, reasoning) and token ids of
-completions. Knows nothing of scores.
+Knows TRL's shapes of prompts and completions (text, messages, tool turns, content blocks, reasoning). Knows nothing of
+scores.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from gdr_plugin.api.errors import DataError, unknown
-from gdr_plugin.api.types import Sample
+from gdr_plugin.api.types import Message, Sample
 from gdr_plugin.data.content import NotTextError, content_of
-from gdr_plugin.data.rows import ROLES, parse_prompt
+from gdr_plugin.data.rows import ROLES, check_prompt
 from gdr_plugin.text import text_problem, type_name
+from gdr_trl.ends import CompletionTokens
 
 Reasoning = Literal["score", "drop"]
 
 _ROLES: Final = {"developer": "system", "function": "tool"}
-"""Roles that datasets have and the core calls otherwise."""
+"""Roles of datasets that have another name in the core."""
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
-    """One completion: a sample for each of its assistant turns, or why there is none."""
+class Completion:
+    """One completion as the reward reads it."""
 
-    samples: tuple[Sample, ...]
+    samples: tuple[Sample, ...] = ()
+    """One for each assistant turn, with everything before it as its prompt. Only the last one can be unfinished."""
     reason: str | None = None
+    """Why there are no samples."""
+    length: int | None = None
+    """The policy's own tokens, the end counted and padding not; None where they are not known."""
 
 
 def read_completion(
-    prompt: object, completion: object, *, finished: bool, fields: Mapping[str, Any], reasoning: Reasoning
-) -> Turns:
+    prompt: object,
+    completion: object,
+    *,
+    tokens: CompletionTokens | None,
+    fields: Mapping[str, Any],
+    reasoning: Reasoning,
+) -> Completion:
     """Split a completion into its assistant turns, each with everything before it as its prompt.
 
     Args:
         prompt: Text (one user turn) or messages.
         completion: Text, or messages in which tool turns stand between the assistant's.
-        finished: Whether the last assistant turn ended by itself. Earlier ones did: somebody answered them.
+        tokens: The completion's token ids: without an end token the last assistant turn was cut. None: it is finished.
+            Earlier turns ended by themselves, because somebody answered them.
         fields: Data set columns of this row.
         reasoning: Whether reasoning before an answer is part of what is scored, and shown to later turns. That of the
             prompt's own turns never is: chat templates drop it, too.
@@ -48,38 +59,38 @@ def read_completion(
         The samples in order. A completion that cannot be read has none, and a reason.
 
     Raises:
-        DataError: A turn holds an image or something else that is not text.
+        NotTextError: A turn holds an image or something else that is not text.
     """
     samples: list[Sample] = []
     try:
-        before = [_message(one, "drop") for one in _messages(prompt, "user", "prompt")]
-        for turn in _messages(completion, "assistant", "completion"):
-            message = _message(turn, reasoning)
-            if message["role"] == "assistant":
-                response = _encodable(message["content"])
-                samples.append(Sample(parse_prompt(before), response, True, fields))
+        before = [_read_message(message, "drop") for message in _messages(prompt, "user", "prompt")]
+        for item in _messages(completion, "assistant", "completion"):
+            message = _read_message(item, reasoning)
+            if message.role == "assistant":
+                samples.append(_sample(before, message.content, fields))
             before.append(message)
     except NotTextError:
         raise
     except DataError as error:
-        return Turns((), f"cannot be read: {error}")
+        return Completion(reason=f"cannot be read: {error}")
     if not samples:
-        return Turns((), "the completion has no assistant turn")
-    if not finished and before[-1]["role"] == "assistant":
-        last = samples[-1]
-        samples[-1] = Sample(last.prompt, last.response, False, last.fields)
-    return Turns(tuple(samples))
+        return Completion(reason="the completion has no assistant turn")
+    if tokens is None:
+        return Completion(tuple(samples))
+    if before[-1].role == "assistant":
+        samples[-1] = replace(samples[-1], finished=tokens.ended(len(samples)))
+    return Completion(tuple(samples), length=tokens.length(len(samples)))
 
 
 def row_fields(columns: Mapping[str, object], count: int) -> list[dict[str, Any]]:
-    """Turn the columns that TRL passes as keywords into one mapping a row.
+    """Turn the columns that TRL passes as keywords into one mapping for each row.
 
     Args:
         columns: Everything but prompts, completions and what belongs to the trainer.
         count: Rows.
 
     Returns:
-        One mapping a row. What is not a list of `count` values, such as a trainer's own object, is left out.
+        One mapping for each row. What is not a list of `count` values, such as a trainer's own object, is left out.
     """
     usable = {
         name: values
@@ -89,34 +100,16 @@ def row_fields(columns: Mapping[str, object], count: int) -> list[dict[str, Any]
     return [{name: values[row] for name, values in usable.items()} for row in range(count)]
 
 
-def count_turns(completion: object) -> int:
-    """Assistant turns of a completion."""
-    if not isinstance(completion, list | tuple):
-        return 1
-    return sum(1 for turn in completion if isinstance(turn, Mapping) and turn.get("role") == "assistant")
-
-
-def ended(ids: Sequence[int], ends: Collection[int], turns: int = 1) -> bool:
-    """Whether a completion ended by itself rather than at the length limit.
-
-    Args:
-        ids: The completion's token ids, padded on the right or not.
-        ends: The policy's end-of-sequence ids.
-        turns: Assistant turns in it: earlier ones of several hold ends of their own.
-
-    Returns:
-        Whether the (last) turn's end is there.
-    """
-    if turns > 1:
-        return bool(ids) and ids[-1] in ends
-    return any(id in ends for id in ids)
-
-
-def length(ids: Sequence[int], ends: Collection[int], turns: int = 1) -> int:
-    """How many tokens a completion has, its end counted and padding after it not; arguments as for `ended`."""
-    if turns > 1:
-        return len(ids)
-    return next((place for place, id in enumerate(ids, start=1) if id in ends), len(ids))
+def _sample(before: Sequence[Message], response: str, fields: Mapping[str, Any]) -> Sample:
+    """One assistant turn with the turns before it."""
+    if problem := text_problem(response):
+        raise DataError(f"the completion {problem}")
+    for number, message in enumerate(before, start=1):
+        if problem := text_problem(message.content):
+            raise DataError(f"the content of message {number} of `prompt` {problem}")
+    prompt = tuple(before)
+    check_prompt(prompt)
+    return Sample(prompt, response, True, fields)
 
 
 def _messages(value: object, role: str, what: str) -> Iterator[Mapping[str, Any]]:
@@ -131,36 +124,38 @@ def _messages(value: object, role: str, what: str) -> Iterator[Mapping[str, Any]
         yield message
 
 
-def _message(message: Mapping[str, Any], reasoning: Reasoning) -> dict[str, str]:
-    """Role and text alone: what an assistant reasoned and which tools it called become text as it wrote it."""
-    role = _ROLES.get(message.get("role", ""), message.get("role"))
+def _read_message(message: Mapping[str, Any], reasoning: Reasoning) -> Message:
+    """Role and text: an assistant's reasoning and tool calls become text in the form in which models write them."""
+    role = message.get("role")
+    role = _ROLES.get(role, role) if isinstance(role, str) else role
     if role not in ROLES:
         raise DataError(unknown("role", role, ROLES))
-    text = _text(message.get("content"))
+    text = _content(message.get("content"))
     if role == "assistant":
-        text = _reasoned(message, text) if reasoning == "score" else _answer(text)
+        text = _with_reasoning(message, text) if reasoning == "score" else _without_reasoning(text)
         calls = [_call(call) for call in message.get("tool_calls") or ()]
         text = "\n".join([text, *calls] if text else calls) if calls else text
-    return {"role": role, "content": text}
+    return Message(role, text)
 
 
-def _reasoned(message: Mapping[str, Any], text: str) -> str:
-    """The text after its reasoning, where that came apart from it."""
+def _with_reasoning(message: Mapping[str, Any], text: str) -> str:
+    """The text after the reasoning that the message holds in a field of its own."""
     thought = message.get("reasoning_content") or message.get("thinking")
     if not isinstance(thought, str) or not thought.strip():
         return text
     return "<think>\n" + thought.strip("\n") + "\n</think>\n\n" + text
 
 
-def _answer(text: str) -> str:
-    """The text without reasoning in it; some templates open the block themselves, so that only its end is there."""
+def _without_reasoning(text: str) -> str:
+    """The text after its `<think>` block; some templates open the block, so that the text has only its end."""
     thought, mark, rest = text.partition("</think>")
     if mark:
         return rest.lstrip("\n")
     return "" if thought.lstrip().startswith("<think>") else text
 
 
-def _text(content: object) -> str:
+def _content(content: object) -> str:
+    """A message's text: a string, or blocks of text that are joined."""
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list | tuple):
@@ -189,10 +184,3 @@ def _call(call: object) -> str:
         raise DataError("a tool call has no function name")
     shown = {"name": function["name"], "arguments": function.get("arguments", {})}
     return f"<tool_call>\n{json.dumps(shown, ensure_ascii=False)}\n</tool_call>"
-
-
-def _encodable(text: str) -> str:
-    problem = text_problem(text)
-    if problem is not None:
-        raise DataError(f"the completion {problem}")
-    return text
