@@ -6,22 +6,19 @@ scores.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
-from gdr_plugin.api.errors import DataError, unknown
+from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Message, Sample
-from gdr_plugin.data.content import NotTextError, content_of
-from gdr_plugin.data.rows import ROLES, check_prompt
-from gdr_plugin.text import text_problem, type_name
+from gdr_plugin.data.content import NotTextError
+from gdr_plugin.data.messages import message_of
+from gdr_plugin.data.rows import check_prompt
+from gdr_plugin.text import type_name
 from gdr_trl.ends import CompletionTokens
 
 Reasoning = Literal["score", "drop"]
-
-_ROLES: Final = {"developer": "system", "function": "tool"}
-"""Roles of datasets that have another name in the core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +60,23 @@ def read_completion(
     """
     samples: list[Sample] = []
     try:
-        before = [_read_message(message, "drop") for message in _messages(prompt, "user", "prompt")]
+        before = [_read(item, "the prompt", "drop") for item in _messages(prompt, "user", "prompt")]
+        begun = before[-1:] if before and before[-1].role == "assistant" else []
         for item in _messages(completion, "assistant", "completion"):
-            message = _read_message(item, reasoning)
-            if message.role == "assistant":
-                samples.append(_sample(before, message.content, fields))
-            before.append(message)
-    except NotTextError:
-        raise
+            turn = _read(item, "the completion", reasoning)
+            if turn.role == "assistant":
+                check_prompt(tuple(before), prefill=True)
+                samples.append(Sample(tuple(before), turn.content, True, fields, turn.reasoning, turn.tool_calls))
+            if begun and before[-1] is begun[0]:  # the completion goes on with the prompt's last turn
+                before[-1] = replace(turn, content=begun[0].content + turn.content)
+            else:
+                before.append(turn)
+    except NotTextError as error:
+        raise NotTextError(
+            f"a message holds a block of type {error.kind!r}: the reward is of text alone; use a data set without "
+            "images or leave such rows to another reward function",
+            error.kind,
+        ) from error
     except DataError as error:
         return Completion(reason=f"cannot be read: {error}")
     if not samples:
@@ -100,18 +106,6 @@ def row_fields(columns: Mapping[str, object], count: int) -> list[dict[str, Any]
     return [{name: values[row] for name, values in usable.items()} for row in range(count)]
 
 
-def _sample(before: Sequence[Message], response: str, fields: Mapping[str, Any]) -> Sample:
-    """One assistant turn with the turns before it."""
-    if problem := text_problem(response):
-        raise DataError(f"the completion {problem}")
-    for number, message in enumerate(before, start=1):
-        if problem := text_problem(message.content):
-            raise DataError(f"the content of message {number} of `prompt` {problem}")
-    prompt = tuple(before)
-    check_prompt(prompt)
-    return Sample(prompt, response, True, fields)
-
-
 def _messages(value: object, role: str, what: str) -> Iterator[Mapping[str, Any]]:
     if isinstance(value, str):
         yield {"role": role, "content": value}
@@ -124,26 +118,15 @@ def _messages(value: object, role: str, what: str) -> Iterator[Mapping[str, Any]
         yield message
 
 
-def _read_message(message: Mapping[str, Any], reasoning: Reasoning) -> Message:
-    """Role and text: an assistant's reasoning and tool calls become text in the form in which models write them."""
-    role = message.get("role")
-    role = _ROLES.get(role, role) if isinstance(role, str) else role
-    if role not in ROLES:
-        raise DataError(unknown("role", role, ROLES))
-    text = _content(message.get("content"))
-    if role == "assistant":
-        text = _with_reasoning(message, text) if reasoning == "score" else _without_reasoning(text)
-        calls = [_call(call) for call in message.get("tool_calls") or ()]
-        text = "\n".join([text, *calls] if text else calls) if calls else text
-    return Message(role, text)
-
-
-def _with_reasoning(message: Mapping[str, Any], text: str) -> str:
-    """The text after the reasoning that the message holds in a field of its own."""
-    thought = message.get("reasoning_content") or message.get("thinking")
-    if not isinstance(thought, str) or not thought.strip():
-        return text
-    return "<think>\n" + thought.strip("\n") + "\n</think>\n\n" + text
+def _read(item: Mapping[str, Any], what: str, reasoning: Reasoning) -> Message:
+    """A message as a turn; an assistant's reasoning is kept apart from its answer, or dropped."""
+    blocks = item.get("content")
+    if isinstance(blocks, list | tuple):  # TRL's own code writes texts among the blocks
+        blocks = [{"type": "text", "text": block} if isinstance(block, str) else block for block in blocks]
+    turn = message_of({**item, "content": "" if blocks is None else blocks}, f"a message of {what}")
+    if turn.role != "assistant" or reasoning == "score":
+        return turn
+    return replace(turn, content=_without_reasoning(turn.content), reasoning="")
 
 
 def _without_reasoning(text: str) -> str:
@@ -152,35 +135,3 @@ def _without_reasoning(text: str) -> str:
     if mark:
         return rest.lstrip("\n")
     return "" if thought.lstrip().startswith("<think>") else text
-
-
-def _content(content: object) -> str:
-    """A message's text: a string, or blocks of text that are joined."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    if not isinstance(content, list | tuple):
-        raise DataError(f"a message's content must be text, not {type_name(content)}")
-    return "".join(map(_block, content))
-
-
-def _block(block: object) -> str:
-    if isinstance(block, str):
-        return block
-    try:
-        return content_of([block], "a message")
-    except NotTextError as error:
-        kind = error.kind if isinstance(block, Mapping) else type_name(block)
-        raise NotTextError(
-            f"a message holds a block of type {kind!r}: the reward is of text alone; use a data set without images or "
-            "leave such rows to another reward function",
-            kind,
-        ) from None
-
-
-def _call(call: object) -> str:
-    """A tool call in the form that most open models write it in."""
-    function = call.get("function", call) if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or "name" not in function:
-        raise DataError("a tool call has no function name")
-    shown = {"name": function["name"], "arguments": function.get("arguments", {})}
-    return f"<tool_call>\n{json.dumps(shown, ensure_ascii=False)}\n</tool_call>"
