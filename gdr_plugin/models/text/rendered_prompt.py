@@ -153,7 +153,7 @@ class RenderedPromptReader:
             best = min(found, key=self._unlikeliness)
             if self._unlikeliness(best)[0]:
                 raise DataError(
-                    f"marks of the chat template stand inside a turn of this prompt ({text[:60]!r}), as of a tool call: "
+                    f"marks of the chat template stand inside a turn of this prompt ({text[:60]!r}), as of a call: "
                     "its turns cannot be told apart; send the messages in the label (`messages`)"
                 )
             return best
