@@ -67,9 +67,9 @@ def parse(row: Row, format: str) -> Item:
     Raises:
         DataError: The row is malformed, or a column is missing or of another type; names the row.
     """
+    data = row.data  # raises, with the row's place, what is wrong with a line that could not be read
     if format not in FORMATS:
         raise DataError(unknown("format", format, ["auto", *FORMATS]))
-    data = row.data  # raises, with the row's place, what is wrong with a line that could not be read
     try:
         return FORMATS[format].parse(row)
     except KeyError as error:

@@ -1,6 +1,7 @@
 """Rows out of files and data sets, one at a time, whatever the format.
 
-Knows where rows come from and how a source is named; text formats are taken apart in `text_formats`. It does not know
+Knows where rows come from and how a source is named; text formats are taken apart in `text_formats` and
+`csv_format`. It does not know
 what the columns mean. Nothing is held in memory but the row at hand (Parquet: one batch of rows).
 """
 
@@ -10,12 +11,13 @@ import gzip
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
 from gdr_plugin.api.errors import DataError, MissingDependencyError, unknown
-from gdr_plugin.data.text_formats import Cells, Located, read_csv, read_json_array, read_jsonl, typed
+from gdr_plugin.data.csv_format import Cells, read_csv, typed
+from gdr_plugin.data.text_formats import Located, read_json_array, read_jsonl
 from gdr_plugin.text import first_line
 
 STDIN = "-"
@@ -80,9 +82,17 @@ def read_rows(source: str | Path, *, columns: Mapping[str, str] | None = None) -
             if missing and number == 1:
                 raise DataError(f"{where}: {unknown('column', missing[0], content)}")
             content = rename(content, columns)
-        yield Row(number, where, typed(content) if cells else content)
+        yield _typed(Row(number, where, content)) if cells else Row(number, where, content)
     if not number:
         raise DataError(f"{_name_of(source)} has no rows")
+
+
+def _typed(row: Row) -> Row:
+    """A row of cells with their types."""
+    try:
+        return replace(row, content=typed(row.data))
+    except DataError as error:
+        return Row(row.number, row.where, None, f"{row.where}: {error}")
 
 
 def rename(content: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
