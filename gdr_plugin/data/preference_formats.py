@@ -18,7 +18,7 @@ from gdr_plugin.api.types import Conversation, Message
 from gdr_plugin.data import benchmarks
 from gdr_plugin.data.content import text_of
 from gdr_plugin.data.item import Item
-from gdr_plugin.data.responses import responses_of
+from gdr_plugin.data.responses import responses_of, said
 from gdr_plugin.data.rows import id_of, parse_prompt
 from gdr_plugin.data.sources import Row
 from gdr_plugin.text import is_missing, type_name
@@ -138,7 +138,7 @@ def _judgebench(row: Row) -> Item:
     )
     identifier = str(data["pair_id"]) if data.get("pair_id") else id_of(row)
     prompt = parse_prompt(data["question"])
-    return Item(identifier, prompt, (answers[label[0]],), (answers[label[2]],), None, source, fields)
+    return Item(identifier, prompt, (said(answers[label[0]]),), (said(answers[label[2]]),), None, source, fields)
 
 
 def _llmbar(row: Row) -> Item:
@@ -150,7 +150,7 @@ def _llmbar(row: Row) -> Item:
     worse = "2" if better == "1" else "1"
     fields = _fields(data, ("id", "input", "output_1", "output_2", "label", "subset"), None)
     prompt = parse_prompt(data["input"])
-    return Item(id_of(row), prompt, (outputs[better],), (outputs[worse],), None, _part(data), fields)
+    return Item(id_of(row), prompt, (said(outputs[better]),), (said(outputs[worse]),), None, _part(data), fields)
 
 
 def _hh(row: Row) -> Item:
@@ -162,7 +162,7 @@ def _hh(row: Row) -> Item:
     if prompt != other:
         raise DataError("`chosen` and `rejected` part before the last reply: they answer different prompts")
     fields = _fields(data, ("id", *sides, "subset"), None)
-    return Item(id_of(row), prompt, (chosen,), (rejected,), None, _part(data), fields)
+    return Item(id_of(row), prompt, (said(chosen),), (said(rejected),), None, _part(data), fields)
 
 
 def _transcript(text: str, name: str) -> tuple[Conversation, str]:

@@ -86,13 +86,23 @@ def fingerprint(items: Iterable[Item]) -> str:
         16 hexadecimal digits.
     """
     rows = (
-        json.dumps([[(m.role, m.content) for m in item.prompt], item.chosen, item.rejected], ensure_ascii=True)
+        json.dumps([list(map(_turn, item.prompt)), *(_texts(side) for side in (item.chosen, item.rejected))])
         for item in items
     )
     digest = hashlib.blake2b(digest_size=8)
     for row in sorted(rows):
         digest.update(row.encode() + b"\n")
     return digest.hexdigest()
+
+
+def _texts(side: tuple[Message, ...]) -> list[object]:
+    return [_turn(turn) if turn.reasoning or turn.tool_calls else turn.content for turn in side]
+
+
+def _turn(turn: Message) -> list[object]:
+    """What counts of a turn, with what it holds besides its text where it does."""
+    calls = [[call.name, call.arguments] for call in turn.tool_calls]
+    return [turn.role, turn.content, *([turn.reasoning, calls] if turn.reasoning or calls else [])]
 
 
 def _key(item: Item) -> str:
