@@ -7,19 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import Conversation, Message
-from gdr_plugin.models.text.layout import Header, TurnLayout
+from gdr_plugin.models.text.layout import Header, ReasoningForm, TurnLayout
 from gdr_plugin.models.text.reasoning import USUAL
 from gdr_plugin.models.text.template import ChatTemplate
 
-__all__ = ["Kind", "Piece", "RenderedCalls", "places", "reasoned_pieces", "rendered_calls", "text_pieces"]
+_CLOSINGS: Final = (">", "]")
+"""How marks end: a call that the template closes with one has an end of its own."""
 
-Kind: TypeAlias = Literal["answer", "thought", "written"]
-"""What stands behind a context: an answer without reasoning, a response with its own, or one whose reasoning the
-template's own form writes."""
+__all__ = [
+    "Kind",
+    "Piece",
+    "RenderedCalls",
+    "as_text",
+    "behind",
+    "kind_of",
+    "places",
+    "reasoned_pieces",
+    "rendered_calls",
+    "text_pieces",
+]
+
+Kind: TypeAlias = Literal["answer", "thought", "written", "call"]
+"""What stands behind a context: an answer without reasoning, a response with its own, one whose reasoning the
+template's own form writes, or a call of tools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,53 +57,64 @@ class RenderedCalls(NamedTuple):
     """Everything that the assistant writes, without the end of turn."""
 
 
-def text_pieces(layout: TurnLayout, response: str) -> tuple[Kind, list[Piece]]:
-    """The text that is encoded for a response, and the kind of context that it follows.
+def kind_of(layout: TurnLayout, response: str) -> Kind:
+    """The kind of context that a response's text follows."""
+    return "answer" if layout.reasoning_of(response) is None else "thought"
+
+
+def text_pieces(layout: TurnLayout, response: str, opened: str) -> list[Piece]:
+    """The text that is encoded for a response.
 
     Args:
         layout: What the template writes.
         response: The response's text; reasoning in it is spelt with the model's own marks.
+        opened: The mark of reasoning that its context opens, with the white space behind it; or nothing.
     """
     size = len(response)
     marks = layout.reasoning_of(response)
     if marks is None:
         lead = [Piece(layout.lead, 0, 0, literal=False)] if response and layout.lead else []
-        return "answer", [*lead, Piece(response, 0, size)]
+        return [*lead, Piece(response, 0, size)]
     start = size - len(response.lstrip())
-    if not (response.startswith(marks.opening, start) and layout.opened.startswith(marks.opening)):
-        return "thought", [Piece(response, 0, size)]
-    # The generation prompt has written the opening mark, and maybe white space behind it.
+    if not response.startswith(marks.opening, start):
+        return [Piece(response, 0, size)]
+    if not opened.startswith(marks.opening):
+        lead = [Piece(layout.thought_lead, 0, 0, literal=False)] if layout.thought_lead and not start else []
+        return [*lead, Piece(response, 0, size)]
+    # The context has the opening mark already, and maybe white space behind it.
     start += len(marks.opening)
-    gap = layout.opened[len(marks.opening) :]
+    gap = opened[len(marks.opening) :]
     start += len(gap) if response.startswith(gap, start) else 0
-    return "thought", [Piece(response[start:], start, size)]
+    return [Piece(response[start:], start, size)]
 
 
-def reasoned_pieces(layout: TurnLayout, reasoning: str, response: str) -> tuple[Kind, list[Piece]]:
-    """As `text_pieces`, for reasoning that came apart from its answer.
+def reasoned_pieces(form: ReasoningForm, reasoning: str, response: str) -> list[Piece]:
+    """The text that is encoded for reasoning and answer that came apart, in the template's own form.
 
     Args:
-        layout: What the template writes.
+        form: How the template writes reasoning.
         reasoning: What the assistant thought.
         response: Its answer.
     """
-    answer = Piece(response, 0, len(response))
-    if layout.form is not None:
-        parts = ((layout.form.before, False), (reasoning.strip("\n"), True), (layout.form.between, False))
-        pieces = [*(Piece(text, 0, 0, literal) for text, literal in parts if text), answer]
-        return "written", pieces
+    parts = ((form.before, False), (reasoning.strip("\n"), True), (form.between, False))
+    return [*(Piece(text, 0, 0, literal) for text, literal in parts if text), Piece(response, 0, len(response))]
+
+
+def as_text(layout: TurnLayout, reasoning: str) -> str:
+    """Reasoning between the model's marks, for a template that has no form of its own for it."""
     marks = layout.marks[0] if layout.marks else USUAL
-    before = f"{marks.opening}\n{reasoning.strip(chr(10))}\n{marks.closing}\n\n"
-    kind, pieces = text_pieces(layout, before + response)
-    cut = len(before)
+    return f"{marks.opening}\n{reasoning.strip(chr(10))}\n{marks.closing}\n\n"
+
+
+def behind(pieces: Sequence[Piece], cut: int) -> list[Piece]:
+    """Pieces of a text whose first `cut` characters are no part of the response."""
     found = []
     for piece in pieces:
-        inside = piece.literal and piece.stop > cut
-        thought = piece.text[: cut - piece.start] if inside else piece.text
-        found.append(Piece(thought, 0, 0, piece.literal))
-        if inside:
-            found.append(answer)
-    return kind, [piece for piece in found if piece.text]
+        inside = piece.text[: max(0, cut - piece.start)] if piece.literal else piece.text
+        rest = piece.text[len(inside) :]
+        found += [Piece(inside, 0, 0, piece.literal)] if inside else []
+        found += [Piece(rest, max(0, piece.start - cut), piece.stop - cut)] if rest else []
+    return found
 
 
 def places(
@@ -154,13 +179,15 @@ def rendered_calls(
     headers: tuple[tuple[Kind, Header], ...] = (
         ("answer", layout.answer),
         ("thought", layout.thought),
+        ("call", layout.bare),
     )
     for kind, header in headers:
         context = header.apply(prompt)
         if whole.startswith(context):
             text = whole[len(context) :]
-            closed = bool(layout.after) and not text.endswith(layout.after)
-            return RenderedCalls(kind, text if closed or not layout.after else text[: -len(layout.after)]), closed
+            if layout.after and text.endswith(layout.after):
+                return RenderedCalls(kind, text[: -len(layout.after)]), False
+            return RenderedCalls(kind, text), bool(layout.after) or text.rstrip().endswith(_CLOSINGS)
     raise ChatError(
         "the chat template writes a turn with tool calls behind another header than it asks with: such responses "
         "cannot be scored with it"

@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import Conversation, Message, TokenSpan
-from gdr_plugin.models.text.answer import Kind, Piece, places, reasoned_pieces, rendered_calls, text_pieces
+from gdr_plugin.models.text.answer import (
+    Kind,
+    Piece,
+    as_text,
+    behind,
+    kind_of,
+    places,
+    reasoned_pieces,
+    rendered_calls,
+    text_pieces,
+)
 from gdr_plugin.models.text.ends import find_end
 from gdr_plugin.models.text.layout import TurnLayout
 from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
@@ -37,6 +47,8 @@ TEXT: Final = "text"
 class _Context:
     ids: tuple[int, ...]
     dropped: int = 0
+    opened: str = ""
+    """The mark of reasoning that the prompt opens, with the white space behind it; or nothing."""
     problem: str | None = None
     """Why the conversation has no context; remembered, so that every candidate of a prompt learns it at once."""
 
@@ -137,9 +149,7 @@ class Chat:
             raise ChatError("a prompt that is rendered text cannot be answered by tool calls: give messages")
         turns = self._layout.place(tuple(self._safe(turn) for turn in conversation))
         answer, closed = rendered_calls(self._template, self._layout, turns, self._safe(turn))
-        context = self._context(tuple(conversation), answer.kind)
-        if context.problem is not None:
-            raise ChatError(context.problem)
+        context = self._known_context(conversation, answer.kind)
         return self._span(context, answer.text, end and not closed)
 
     def offsets(self, conversation: Conversation, response: str) -> tuple[tuple[int, int], ...]:
@@ -193,21 +203,30 @@ class Chat:
         """The context that a response follows, and the text that is encoded behind it."""
         if not conversation:
             raise ChatError("the prompt has no turns: give at least one user turn")
+        layout, form = self._layout, self._layout.form
+        kind: Kind
         if conversation[0].role == TEXT or conversation[-1].role == "assistant":
-            kind: Kind = "thought"
-            pieces = [Piece(response, 0, len(response))]
-        elif reasoning.strip():
-            kind, pieces = reasoned_pieces(self._layout, reasoning, response)
+            kind, pieces = "thought", [Piece(response, 0, len(response))]
+            context = self._known_context(conversation, kind)
+        elif reasoning.strip() and form is not None:
+            kind, pieces = "written", reasoned_pieces(form, reasoning, response)
+            context = self._known_context(conversation, kind)
         else:
-            kind, pieces = text_pieces(self._layout, response)
-        pieces = [
+            before = as_text(layout, reasoning) if reasoning.strip() else ""
+            kind = kind_of(layout, before + response)
+            context = self._known_context(conversation, kind)
+            pieces = text_pieces(layout, before + response, context.opened)
+            pieces = behind(pieces, len(before)) if before else pieces
+        return context, [
             replace(piece, text=self._tokens.protect(piece.text, assistant=True)) if piece.literal else piece
             for piece in pieces
         ]
+
+    def _known_context(self, conversation: Conversation, kind: Kind) -> _Context:
         context = self._context(tuple(conversation), kind)
         if context.problem is not None:
             raise ChatError(context.problem)
-        return context, pieces
+        return context
 
     def _too_long(self, context: int, response: int) -> str:
         if self._long_input == "error":
@@ -242,7 +261,7 @@ class Chat:
         if turns[-1].role == "assistant":
             return self._prefix + tuple(self._tokens.encode(self._prefilled(turns)).ids)
         text = self._template.render(turns)
-        header = {"answer": layout.answer, "thought": layout.thought}.get(kind)
+        header = {"answer": layout.answer, "thought": layout.thought, "call": layout.bare}.get(kind)
         if header is None:
             assert layout.form is not None  # the kind is `written` only where there is a form
             header = layout.form.header
@@ -250,6 +269,13 @@ class Chat:
         if not ids:
             raise ChatError("the chat template renders this prompt as nothing: check `chat_template`")
         return ids
+
+    def _opened(self, conversation: Conversation) -> str:
+        """The mark of reasoning that the conversation's prompt opens."""
+        if not self._layout.opened or conversation[0].role == TEXT or conversation[-1].role == "assistant":
+            return ""
+        turns = self._layout.place(tuple(map(self._safe, conversation)))
+        return self._layout.opened_by(self._template.render(turns))
 
     def _prefilled(self, turns: Conversation) -> str:
         """A prompt that ends within an assistant's turn: the response goes on with that turn."""
@@ -290,8 +316,9 @@ class Chat:
         except ChatError as error:
             return _Context((), problem=str(error))
         room = self.max_length - self._free
+        opened = self._opened(conversation) if kind == "thought" else ""
         if self._long_input == "error" or len(ids) <= room:
-            return _Context(ids)
+            return _Context(ids, opened=opened)
         kept = self._keep_end(conversation, kind, room)
         if kept is None:
             return _Context(
@@ -300,7 +327,7 @@ class Chat:
                 f"the {room} tokens that max_length {self.max_length} leaves to a prompt: shorten the guidance or "
                 "raise limits.max_length",
             )
-        return _Context(kept, dropped=len(ids) - len(kept))
+        return _Context(kept, dropped=len(ids) - len(kept), opened=opened)
 
     def _keep_end(self, conversation: Conversation, kind: Kind, room: int) -> tuple[int, ...] | None:
         """Leave out the oldest turns, then the beginning of the last user turn; None when even that is not enough.

@@ -17,6 +17,8 @@ from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
 
 _SYSTEM, _USER, _NEXT = "qsystemprobeq", "quserprobeq", "qnextprobeq"
 _ANSWER, _THOUGHT = "qanswerprobeq", "qthoughtprobeq"
+_TAIL: Final = 80
+"""Characters at a prompt's end in which reasoning is opened."""
 _LONGEST_SHAPE: Final = 10
 """Turns of a conversation that is probed as it is."""
 _FAMILIES: Final = {
@@ -72,10 +74,14 @@ class TurnLayout:
     """White space that the template puts in front of an answer; the model generates it with its first token."""
     thought: Header
     """Where a response with its own reasoning stands: the generation prompt without reasoning that it has closed."""
+    bare: Header
+    """Where a turn stands that neither answers nor reasons, but calls tools: without the reasoning that is opened."""
     opened: str
     """The mark of reasoning that the generation prompt opens, with the white space behind it; or nothing."""
     marks: tuple[Marks, ...]
     """The marks of reasoning that the template knows."""
+    thought_lead: str
+    """White space that the template puts in front of the opening mark of reasoning; the model generates it."""
     form: ReasoningForm | None
     """How reasoning is written that is given apart; None where the template has no field for it."""
     after: str
@@ -95,13 +101,23 @@ class TurnLayout:
         history = before.rpartition(_USER)[2] if found else self._ask
         self.following = self._render((*answered, Message("user", _NEXT))).partition(_ANSWER)[2].partition(_NEXT)[0]
         self.answer, self.lead = _answer_header(self._ask, history)
-        self.marks = tuple(marks_in(template.text + self._ask + history))
-        self.opened = self._ask[mark.start() :] if (mark := opens(self._ask)) else ""
+        known = template.text + self._ask + history
+        self.marks = tuple(pair for pair in marks_in(known) if pair.closing in known)
+        self.opened = self.opened_by(self._ask)
         closed = "" if self.opened else _closed_reasoning(self._ask, self.marks)
         self.thought = Header(closed)
+        self.bare = Header(self.opened)
         self.form = self._probe_form()
+        before = self.form.before if self.form else ""
+        self.thought_lead = before[: len(before) - len(before.lstrip())]
         self.markup = template.scaffold + guided + self._render(answered, ask=False) + self.following
         self._shown = lru_cache(1024)(self._probe_turns)
+
+    def opened_by(self, prompt: str) -> str:
+        """The mark of reasoning that a rendered prompt opens, with the white space behind it; or nothing."""
+        mark = opens(prompt[-_TAIL:])
+        opened = prompt[-_TAIL:][mark.start() :] if mark else ""
+        return opened if mark and not opened[len(mark[0]) :].strip() else ""
 
     @property
     def inside(self) -> str:
