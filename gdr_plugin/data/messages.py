@@ -14,13 +14,15 @@ from gdr_plugin.api.types import Message, ToolCall
 from gdr_plugin.data.content import content_of, text_of
 from gdr_plugin.text import is_missing, type_name
 
-__all__ = ["ROLES", "message_of"]
+__all__ = ["ROLES", "STRUCTURED", "message_of"]
 
 ROLES: Final = ("system", "user", "assistant", "tool")
 _SYNONYMS: Final = {"developer": "system", "function": "tool", "ipython": "tool", "model": "assistant"}
 """Roles that data sets have, and what they are here."""
 _REASONING: Final = ("reasoning_content", "reasoning", "thinking")
 """Fields in which servers, trainers and data sets put reasoning apart from its answer."""
+STRUCTURED: Final = (*_REASONING, "tool_calls", "function_call")
+"""Fields of an assistant's message that its text does not hold."""
 
 
 def message_of(item: object, what: str) -> Message:

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from gdr_plugin.api.errors import DataError
-from gdr_plugin.api.types import Conversation, Message
+from gdr_plugin.api.types import Message
 from gdr_plugin.data.content import text_of
 from gdr_plugin.data.message_lists import messages_in
 from gdr_plugin.data.messages import message_of
 from gdr_plugin.data.prompts import Prompt, parse_prompt, prompt_of
 from gdr_plugin.text import type_name
 
-__all__ = ["response_of", "responses_of", "said"]
+__all__ = ["joined_prompt", "response_of", "responses_of", "said"]
 
 
 def said(text: str) -> Message:
@@ -34,7 +34,7 @@ def response_of(value: object, what: str) -> tuple[list[Any], Message]:
     Raises:
         DataError: It is something else.
     """
-    if not isinstance(value, list | tuple) or not value:
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(item, Mapping) for item in value):
         return [], said(text_of(value, what))
     last = message_of(value[-1], f"the last message of {what}")
     if last.role != "assistant":
@@ -50,25 +50,43 @@ def responses_of(data: Mapping[str, Any]) -> tuple[Prompt, tuple[Message, ...], 
     """
     chosen, rejected = (_side(data[name], f"`{name}`") for name in ("chosen", "rejected"))
     heads = [head for head, _ in (*chosen, *rejected) if head]
-    given = data.get("prompt")
-    if not heads:
-        prompt = prompt_of(data, data["prompt"])
-    else:
-        # Compared as turns: columns of a table may spell one conversation with different keys that are null.
-        turns = [parse_prompt(head) for head in heads]
-        if len(heads) < len(chosen) + len(rejected) or any(head != turns[0] for head in turns):
-            raise DataError("`chosen` and `rejected` part before the last message: they answer different prompts")
-        if given is not None:
-            _check_agreement(prompt_of({}, given).turns, turns[0])
-        prompt = prompt_of(data, heads[0])
-    sides = (tuple(prompt.answer(turn) for _, turn in side) for side in (chosen, rejected))
-    return prompt, *sides
+    if heads and len(heads) < len(chosen) + len(rejected):
+        raise _parted()
+    # Compared as turns: columns of a table may spell one conversation with other keys that are null.
+    if any(parse_prompt(head) != parse_prompt(heads[0]) for head in heads):
+        raise _parted()
+    prompt = joined_prompt(data, data.get("prompt") if heads else data["prompt"], heads[0] if heads else [])
+    first, second = (tuple(prompt.answer(turn) for _, turn in side) for side in (chosen, rejected))
+    return prompt, first, second
 
 
-def _check_agreement(stated: Conversation, turns: Conversation) -> None:
-    known = [_what_counts(turn) for turn in turns]
-    if any(_what_counts(turn) not in known for turn in stated):
-        raise DataError("`prompt` is not in the conversation that `chosen` and `rejected` continue: give one of them")
+def joined_prompt(data: Mapping[str, Any], given: object, head: list[Any]) -> Prompt:
+    """The prompt of a row whose responses may be conversations.
+
+    Args:
+        data: The row's columns; see `prompt_of`.
+        given: The prompt that the row states; may be None where there is a head.
+        head: The messages before the response; may be empty.
+
+    Raises:
+        DataError: There is neither; or what is stated is not in the conversation.
+    """
+    if not head:
+        return prompt_of(data, given)
+    turns = parse_prompt(head)
+    if given is not None:
+        known = [_what_counts(turn) for turn in turns]
+        if any(_what_counts(turn) not in known for turn in prompt_of({}, given).turns):
+            raise DataError(
+                "`prompt` is not in the conversation that `chosen` and `rejected` continue: give one of them"
+                if "chosen" in data
+                else "`prompt` is not in the conversation that ends with the response: give one of them"
+            )
+    return prompt_of(data, head)
+
+
+def _parted() -> DataError:
+    return DataError("`chosen` and `rejected` part before the last message: they answer different prompts")
 
 
 def _what_counts(turn: Message) -> object:

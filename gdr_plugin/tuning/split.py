@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from gdr_plugin.api.errors import DataError
+from gdr_plugin.api.types import Message
 from gdr_plugin.data.item import Item
 
 Prompted: TypeAlias = "tuple[Item, ...]"
@@ -106,4 +107,4 @@ def _turn(turn: Message) -> list[object]:
 
 
 def _key(item: Item) -> str:
-    return json.dumps([(turn.role, " ".join(turn.content.split()).casefold()) for turn in item.prompt])
+    return json.dumps([(turn.role, " ".join(turn.text.split()).casefold()) for turn in item.prompt])
