@@ -8,6 +8,7 @@ what the columns mean. Nothing is held in memory but the row at hand (Parquet: o
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -185,11 +186,29 @@ def _parquet(path: Path) -> Iterator[Located]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_BATCH):
+                encoded = [field.name for field in batch.schema if _is_json(field.type)]
                 for content in batch.to_pylist():
                     number += 1
+                    for name in encoded:
+                        content[name] = _decoded(content[name])
                     yield f"{path} row {number}", content
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
+
+
+def _is_json(kind: Any) -> bool:
+    """Whether a column has Arrow's type `json`, or lists of it: objects whose keys differ, spelt as text."""
+    inner = getattr(kind, "value_type", kind)
+    return getattr(inner, "extension_name", None) == "arrow.json"
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _folder(path: Path) -> Iterator[Located]:
