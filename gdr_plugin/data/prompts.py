@@ -42,7 +42,7 @@ class Prompt:
         return replace(turn, content=turn.content.strip()) if self.transcript else turn
 
 
-def prompt_of(data: Mapping[str, Any], value: object) -> Prompt:
+def prompt_of(data: Mapping[str, Any], value: object, *, prefill: bool = False) -> Prompt:
     """The prompt of a row.
 
     Args:
@@ -50,6 +50,7 @@ def prompt_of(data: Mapping[str, Any], value: object) -> Prompt:
             system turn already.
         value: The prompt itself: as for `parse_prompt`, messages spelt as JSON, or a transcript from `Human:` to an
             empty `Assistant:`.
+        prefill: As for `parse_prompt`.
 
     Raises:
         DataError: As for `parse_prompt`.
@@ -59,7 +60,7 @@ def prompt_of(data: Mapping[str, Any], value: object) -> Prompt:
         check_prompt(turns[:-1])
         return with_system(turns[:-1], data, transcript=True)
     spelt = messages_in(value, "`prompt`") if isinstance(value, str) else None
-    return with_system(parse_prompt(spelt or value), data)
+    return with_system(parse_prompt(spelt or value, prefill=prefill), data)
 
 
 def with_system(turns: Conversation, data: Mapping[str, Any], *, transcript: bool = False) -> Prompt:

@@ -60,19 +60,20 @@ def responses_of(data: Mapping[str, Any]) -> tuple[Prompt, tuple[Message, ...], 
     return prompt, first, second
 
 
-def joined_prompt(data: Mapping[str, Any], given: object, head: list[Any]) -> Prompt:
+def joined_prompt(data: Mapping[str, Any], given: object, head: list[Any], *, prefill: bool = False) -> Prompt:
     """The prompt of a row whose responses may be conversations.
 
     Args:
         data: The row's columns; see `prompt_of`.
         given: The prompt that the row states; may be None where there is a head.
         head: The messages before the response; may be empty.
+        prefill: As for `parse_prompt`, where there is no head.
 
     Raises:
         DataError: There is neither; or what is stated is not in the conversation.
     """
     if not head:
-        return prompt_of(data, given)
+        return prompt_of(data, given, prefill=prefill)
     turns = parse_prompt(head)
     if given is not None:
         known = [_what_counts(turn) for turn in turns]

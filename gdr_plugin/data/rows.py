@@ -62,25 +62,34 @@ class PromptRow:
 
 def is_score_row(data: Mapping[str, Any]) -> bool:
     """Whether a row has one response to a prompt, rather than chosen and rejected ones."""
-    return not {"chosen", "rejected"} <= data.keys() and not data.keys().isdisjoint(("response", *_INSTEAD))
+    return not {"chosen", "rejected"} <= data.keys() and response_column(data) is not None
 
 
-def parse_score_row(row: Row) -> ScoreRow:
+def response_column(data: Mapping[str, Any]) -> str | None:
+    """The column with a row's one response; None where it has none."""
+    return next((name for name in ("response", *_INSTEAD) if name in data), None)
+
+
+def parse_score_row(row: Row, *, prefill: bool = False) -> ScoreRow:
     """Read a row `{"id"?, "prompt", "response", "finished"?, ...}`; other columns go into the sample's fields.
 
     The response is a text, or messages that end with the assistant's. `completion` is another name for it. `messages`
     alone are a conversation that ends with it.
 
+    Args:
+        row: As read.
+        prefill: Whether the prompt may end with an assistant's turn, which the response goes on with.
+
     Raises:
         DataError: The row is malformed, or a column is missing or of another type; names the row and the column.
     """
     with _at(row) as data:
-        name = next((name for name in _INSTEAD if name in data), "response") if "response" not in data else "response"
+        name = response_column(data) or "response"
         given = data.get("prompt") if name == "messages" else _column(data, "prompt")
         head, turn = response_of(_column(data, name), f"`{name}`")
         if not head and given is None:
             raise DataError("`messages` has nothing before the assistant's message: give the whole conversation")
-        prompt = joined_prompt(data, given, head)
+        prompt = joined_prompt(data, given, head, prefill=prefill)
         turn = prompt.answer(turn)
         used = ("id", "prompt", name, "finished", *prompt.columns)
         sample = Sample(
