@@ -15,8 +15,7 @@ from gdr_plugin.models.text.layout import Header, ReasoningForm, TurnLayout
 from gdr_plugin.models.text.reasoning import USUAL
 from gdr_plugin.models.text.template import ChatTemplate
 
-_CLOSINGS: Final = (">", "]")
-"""How marks end: a call that the template closes with one has an end of its own."""
+_TOOL: Final = "qtoolprobeq"
 
 __all__ = [
     "Kind",
@@ -54,7 +53,11 @@ class RenderedCalls(NamedTuple):
     kind: Kind
     """Which context it follows."""
     text: str
-    """Everything that the assistant writes, without the end of turn."""
+    """Everything that the assistant writes, without the end of turn where that is the usual one."""
+    usual_end: bool
+    """Whether the usual end of turn follows."""
+    following: str
+    """What follows up to the tool's answer, where the usual end does not."""
 
 
 def kind_of(layout: TurnLayout, response: str) -> Kind:
@@ -101,9 +104,17 @@ def reasoned_pieces(form: ReasoningForm, reasoning: str, response: str) -> list[
 
 
 def as_text(layout: TurnLayout, reasoning: str) -> str:
-    """Reasoning between the model's marks, for a template that has no form of its own for it."""
-    marks = layout.marks[0] if layout.marks else USUAL
-    return f"{marks.opening}\n{reasoning.strip(chr(10))}\n{marks.closing}\n\n"
+    """Reasoning as text before its answer, for a template that has no form of its own for it.
+
+    Raises:
+        ChatError: The template's marks are others, and nothing says how it writes them.
+    """
+    if layout.marks and USUAL not in layout.marks:
+        raise ChatError(
+            f"the chat template has no form for reasoning apart from its answer ({layout.marks[0].opening} ...): write "
+            "it into the response as the model does, or leave it out"
+        )
+    return f"{USUAL.opening}\n{reasoning.strip(chr(10))}\n{USUAL.closing}\n\n"
 
 
 def behind(pieces: Sequence[Piece], cut: int) -> list[Piece]:
@@ -154,9 +165,7 @@ def places(
     return tuple(found)
 
 
-def rendered_calls(
-    template: ChatTemplate, layout: TurnLayout, turns: Conversation, turn: Message
-) -> tuple[RenderedCalls, bool]:
+def rendered_calls(template: ChatTemplate, layout: TurnLayout, turns: Conversation, turn: Message) -> RenderedCalls:
     """What the template writes for an assistant turn with tool calls.
 
     Args:
@@ -165,30 +174,39 @@ def rendered_calls(
         turns: The turns before, as the template takes them.
         turn: The assistant's turn.
 
-    Returns:
-        The text behind its context, and whether that has an end of its own, as gpt-oss's calls have.
-
     Raises:
         ChatError: The template drops the calls, or writes the turn in a way that no context of it begins.
     """
     prompt = template.render(turns)
     whole = template.render((*turns, turn), ask=False)
-    bare = template.render((*turns, Message("assistant", turn.content or "-")), ask=False)
-    if whole == bare or any(call.name not in whole for call in turn.tool_calls):
+    if any(call.name not in whole for call in turn.tool_calls):
         raise ChatError("the chat template does not write tool calls: such responses cannot be scored with it")
     headers: tuple[tuple[Kind, Header], ...] = (
         ("answer", layout.answer),
-        ("thought", layout.thought),
-        ("call", layout.bare),
+        ("thought", Header()),
+        ("call", layout.history),
     )
     for kind, header in headers:
         context = header.apply(prompt)
         if whole.startswith(context):
             text = whole[len(context) :]
             if layout.after and text.endswith(layout.after):
-                return RenderedCalls(kind, text[: -len(layout.after)]), False
-            return RenderedCalls(kind, text), bool(layout.after) or text.rstrip().endswith(_CLOSINGS)
+                return RenderedCalls(kind, text[: -len(layout.after)], True, "")
+            return RenderedCalls(kind, text, False, _before_answer(template, turns, turn, whole))
     raise ChatError(
         "the chat template writes a turn with tool calls behind another header than it asks with: such responses "
         "cannot be scored with it"
     )
+
+
+def _before_answer(template: ChatTemplate, turns: Conversation, turn: Message, whole: str) -> str:
+    """What the template writes between a call and the tool's answer."""
+    call = turn.tool_calls[-1]
+    try:
+        answered = template.render(
+            (*turns, turn, Message("tool", _TOOL, tool_call_id=call.id, name=call.name)), ask=False
+        )
+    except ChatError:
+        return ""
+    following, found, _ = answered[len(whole) :].partition(_TOOL)
+    return following if found and answered.startswith(whole) else ""

@@ -29,7 +29,7 @@ from gdr_plugin.models.text.answer import (
     text_pieces,
 )
 from gdr_plugin.models.text.ends import find_end
-from gdr_plugin.models.text.layout import TurnLayout
+from gdr_plugin.models.text.layout import Header, TurnLayout
 from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
 from gdr_plugin.models.text.tokens import Tokens
 
@@ -148,9 +148,17 @@ class Chat:
         if not conversation or conversation[0].role == TEXT:
             raise ChatError("a prompt that is rendered text cannot be answered by tool calls: give messages")
         turns = self._layout.place(tuple(self._safe(turn) for turn in conversation))
-        answer, closed = rendered_calls(self._template, self._layout, turns, self._safe(turn))
-        context = self._known_context(conversation, answer.kind)
-        return self._span(context, answer.text, end and not closed)
+        calls = rendered_calls(self._template, self._layout, turns, self._safe(turn))
+        span = self._span(self._known_context(conversation, calls.kind), calls.text, end and calls.usual_end)
+        if calls.usual_end or not span.response or span.response[-1] in self._tokens.control_ids or not end:
+            return span  # where the template closes a call with a token of its own, that is its end
+        return replace(span, response=span.response + self._call_end(calls.following))
+
+    def _call_end(self, following: str) -> tuple[int, ...]:
+        """What ends a call behind which the template writes nothing: what stands before the tool's answer."""
+        ids = self._tokens.after_answer(following)
+        stop = next((at for at, id in enumerate(ids) if id in self._tokens.control_ids), None)
+        return self._end.ids if stop is None else ids[: stop + 1]
 
     def offsets(self, conversation: Conversation, response: str) -> tuple[tuple[int, int], ...]:
         """From which to which character of `response` each of its ids reaches; see `TokenOffsets.offsets`."""
@@ -180,6 +188,8 @@ class Chat:
             facts["template variables"] = ", ".join(f"{name}={value!r}" for name, value in template.variables.items())
         if layout.answer.add.strip():
             facts["before an answer"] = repr(layout.answer.add)
+        if layout.closed:
+            facts["reasoning"] = "the prompt closes it: for responses with reasoning, see `chat_template_kwargs`"
         if layout.inside:
             facts["reasoning"] = f"the prompt opens {layout.inside}: answers without reasoning are scored inside it"
         if "strftime_now" in template.text:
@@ -208,6 +218,12 @@ class Chat:
         if conversation[0].role == TEXT or conversation[-1].role == "assistant":
             kind, pieces = "thought", [Piece(response, 0, len(response))]
             context = self._known_context(conversation, kind)
+        elif reasoning.strip() and layout.closed:
+            raise ChatError(
+                "the chat template's generation prompt closes reasoning before it began, so a response with reasoning "
+                "does not belong behind it: set the template's variable for it in `chat_template_kwargs` "
+                "(enable_thinking, thinking, ...), or leave the reasoning out"
+            )
         elif reasoning.strip() and form is not None:
             kind, pieces = "written", reasoned_pieces(form, reasoning, response)
             context = self._known_context(conversation, kind)
@@ -261,7 +277,7 @@ class Chat:
         if turns[-1].role == "assistant":
             return self._prefix + tuple(self._tokens.encode(self._prefilled(turns)).ids)
         text = self._template.render(turns)
-        header = {"answer": layout.answer, "thought": layout.thought, "call": layout.bare}.get(kind)
+        header = {"answer": layout.answer, "thought": Header(), "call": layout.history}.get(kind)
         if header is None:
             assert layout.form is not None  # the kind is `written` only where there is a form
             header = layout.form.header

@@ -72,10 +72,10 @@ class TurnLayout:
     (Qwen3's `<think></think>`), or closes the reasoning that the generation prompt opens."""
     lead: str
     """White space that the template puts in front of an answer; the model generates it with its first token."""
-    thought: Header
-    """Where a response with its own reasoning stands: the generation prompt without reasoning that it has closed."""
-    bare: Header
-    """Where a turn stands that neither answers nor reasons, but calls tools: without the reasoning that is opened."""
+    history: Header
+    """Where turns of history stand."""
+    closed: bool
+    """Whether the generation prompt has closed reasoning: a response that reasons does not belong behind it."""
     opened: str
     """The mark of reasoning that the generation prompt opens, with the white space behind it; or nothing."""
     marks: tuple[Marks, ...]
@@ -100,15 +100,15 @@ class TurnLayout:
         before, found, self.after = self._render(answered, ask=False).partition(_ANSWER)
         history = before.rpartition(_USER)[2] if found else self._ask
         self.following = self._render((*answered, Message("user", _NEXT))).partition(_ANSWER)[2].partition(_NEXT)[0]
-        self.answer, self.lead = _answer_header(self._ask, history)
         known = template.text + self._ask + history
         self.marks = tuple(pair for pair in marks_in(known) if pair.closing in known)
         self.opened = self.opened_by(self._ask)
-        closed = "" if self.opened else _closed_reasoning(self._ask, self.marks)
-        self.thought = Header(closed)
-        self.bare = Header(self.opened)
+        self.closed = not self.opened and _closes_reasoning(self._ask, self.marks)
+        self.answer, self.lead = _answer_header(self._ask, history, closed=self.closed)
+        shared = _shared(self._ask, history)
+        self.history = Header(self._ask[len(shared) :], history[len(shared) :])
         self.form = self._probe_form()
-        before = self.form.before if self.form else ""
+        before = self.form.before if self.form else self.lead if self.answer == Header() else ""
         self.thought_lead = before[: len(before) - len(before.lstrip())]
         self.markup = template.scaffold + guided + self._render(answered, ask=False) + self.following
         self._shown = lru_cache(1024)(self._probe_turns)
@@ -202,50 +202,50 @@ class TurnLayout:
             return ""
 
     def _probe_form(self) -> ReasoningForm | None:
-        text = self._render((Message("user", _USER), Message("assistant", _ANSWER, _THOUGHT)), ask=False)
-        before, found, rest = text.rpartition(_USER)[2].partition(_THOUGHT)
-        between, answered, _ = rest.partition(_ANSWER)
-        if not found or not answered:
-            return None
-        shared = _shared(before, self._ask)
-        return ReasoningForm(Header(self._ask[len(shared) :]), before[len(shared) :], between)
+        turns = (Message("user", _USER), Message("assistant", _ANSWER, _THOUGHT))
+        for self._template.reasoning_blocks in (False, True):
+            before, found, rest = self._render(turns, ask=False).rpartition(_USER)[2].partition(_THOUGHT)
+            between, answered, _ = rest.partition(_ANSWER)
+            if found and answered and "thinking" not in before + between:  # no block written as Python writes it
+                shared = _shared(before, self._ask)
+                return ReasoningForm(Header(self._ask[len(shared) :]), before[len(shared) :], between)
+        self._template.reasoning_blocks = False
+        return None
 
 
-def _answer_header(ask: str, history: str) -> tuple[Header, str]:
+def _answer_header(ask: str, history: str, *, closed: bool) -> tuple[Header, str]:
     """Where an answer without reasoning stands, and the white space before it that the model generates.
 
     Args:
         ask: The generation prompt, from the user's text on.
         history: What stands before an answered turn's text instead.
+        closed: Whether the generation prompt has closed reasoning at its end.
     """
-    if history.startswith(ask):
-        cut, add = "", history[len(ask) :]
-    else:
-        shared = _shared(ask, history)
-        cut, add = ask[len(shared) :], history[len(shared) :]
-        # A generation prompt that says more than history is what the model is asked with, unless it opens reasoning
-        # that history shows closed.
-        if not add.strip() or opens(ask) is None:
-            return Header(), ""
+    shared = _shared(ask, history)
+    cut, add = ask[len(shared) :], history[len(shared) :]
+    if cut and (not add.strip() or ask.endswith(add)):
+        return Header(), ""  # what the model is asked with says more than history does
+    if cut and closed:
+        cut = ""  # reasoning is closed, and the answer's own header comes behind it
+    elif cut and opens(ask) is None:
+        return Header(), ""
     # Behind other text a line break stays in the context, as in `</think>\n\n`; a space starts the next word.
     block = add.rstrip(" \t") if add.strip() else ""
     return Header(cut, block) if cut or block else Header(), add[len(block) :]
 
 
-def _closed_reasoning(ask: str, marks: Sequence[Marks]) -> str:
-    """The reasoning that a generation prompt has closed at its end: `<think></think>`, or `</think>` alone."""
-    for pair in marks:
-        at = ask.rfind(pair.closing)
-        if at >= 0 and not ask[at + len(pair.closing) :].strip():
-            begin = ask.rfind(pair.opening, 0, at)
-            return ask[begin if begin >= 0 and not ask[begin + len(pair.opening) : at].strip() else at :]
-    return ""
+def _closes_reasoning(ask: str, marks: Sequence[Marks]) -> bool:
+    """Whether a generation prompt has closed reasoning at its end: `<think></think>`, or `</think>` alone."""
+    return any(ask.rstrip().endswith(pair.closing) for pair in marks)
 
 
 def _shared(one: str, other: str) -> str:
-    """The common beginning of two texts."""
+    """The common beginning of two texts, which ends before a mark that only one of them has."""
     size = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    return one[:size]
+    shared = one[:size]
+    begun = max(shared.rfind("<"), shared.rfind("["))
+    inside = begun >= 0 and not any(end in shared[begun:] for end in ">]")
+    return shared[:begun] if inside and size < max(len(one), len(other)) else shared
 
 
 def _joined(role: str, turns: Conversation) -> Message:

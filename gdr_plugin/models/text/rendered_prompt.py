@@ -15,6 +15,7 @@ from gdr_plugin.api.errors import ChatError, DataError
 from gdr_plugin.api.types import Conversation
 from gdr_plugin.models.text.ends import find_end, stop_ids
 from gdr_plugin.models.text.layout import TurnLayout
+from gdr_plugin.models.text.reasoning import marks_in
 from gdr_plugin.models.text.template import ChatTemplate
 from gdr_plugin.models.text.template_turns import TemplateTurns
 from gdr_plugin.models.text.tokens import Tokens
@@ -67,7 +68,7 @@ class RenderedPromptReader:
         turn, EOS, those of the generation config, and padding: trainers pad behind the end, and some models stop with
         their padding token."""
         header = layout.answer.add
-        self._header = header if any(spelling in header for spelling in tokens.control) else ""
+        self._header = "" if marks_in(header) else header
         """What a policy writes before an answer and the scoring template writes again, such as gpt-oss's channel."""
         self._before_end = tokens.spelling(find_end(tokens, layout, eos=eos, stops=stops).ids[:-1])
         self._padding = (*self.ends, *((str(tokenizer.bos_token),) if tokenizer.bos_token else ()))
@@ -149,7 +150,13 @@ class RenderedPromptReader:
             )
         found = [turns for turns in islice(self._turns.readings(text), _READINGS) if self._renders(turns, text)]
         if found:
-            return min(found, key=self._unlikeliness)
+            best = min(found, key=self._unlikeliness)
+            if self._unlikeliness(best)[0]:
+                raise DataError(
+                    f"marks of the chat template stand inside a turn of this prompt ({text[:60]!r}), as of a call: "
+                    "its turns cannot be told apart; send the messages in the label (`messages`)"
+                )
+            return best
         if cut:
             for turns in self._turns.tails(text):
                 first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)

@@ -60,6 +60,8 @@ class ChatTemplate:
         self.variables = dict(variables or {})
         self.text, self.source = _resolve(tokenizer, template)
         self._parts = False
+        self.reasoning_blocks = False
+        """Whether the template reads reasoning from a block of the content rather than from a field."""
         self.scaffold = self._probe_prompt()
 
     def render(self, turns: Sequence[Message], *, ask: bool = True) -> str:
@@ -98,7 +100,10 @@ class ChatTemplate:
     def _as_dict(self, turn: Message, *, as_text: bool = False) -> dict[str, Any]:
         content: Any = [{"type": "text", "text": turn.content}] if self._parts else turn.content
         message: dict[str, Any] = {"role": turn.role, "content": content}
-        if turn.reasoning:
+        if turn.reasoning and self.reasoning_blocks:
+            thought = {"type": "thinking", "thinking": turn.reasoning}
+            message["content"] = [thought, {"type": "text", "text": turn.content}]
+        elif turn.reasoning:
             message |= dict.fromkeys(_REASONING_FIELDS, turn.reasoning)
         if turn.tool_calls:
             message["tool_calls"] = [_call(call, as_text) for call in turn.tool_calls]
