@@ -114,11 +114,9 @@ def check_rows(
 
 def _warn(columns: Sequence[str]) -> None:
     names = ", ".join(f"`{name}`" for name in columns)
-    are, them = ("columns {} are", "them") if len(columns) > 1 else ("column {} is", "it")
+    are = "columns {} are" if len(columns) > 1 else "column {} is"
     warnings.warn(
-        f"the {are.format(names)} not used: what belongs to the question must be in `prompt`, so write {them} into it",
-        DataWarning,
-        stacklevel=2,
+        f"the {are.format(names)} not used: what belongs to the question must be in `prompt`", DataWarning, stacklevel=3
     )
 
 

@@ -110,8 +110,7 @@ class TestUnusedContext:
         data = {"instruction": BASIL, "input": "It faces north.", "tools": [{"type": "function"}], "response": "r"}
         path = write(tmp_path / "in.jsonl", {**data, "input": "", "tools": []}, data, data)
         assert self.names(path, columns={"prompt": "instruction"}) == [
-            "the columns `input`, `tools` are not used: what belongs to the question must be in `prompt`, so write "
-            "them into it"
+            "the columns `input`, `tools` are not used: what belongs to the question must be in `prompt`"
         ]
 
     def test_another_system_turn(self, tmp_path: Path) -> None:
