@@ -37,7 +37,7 @@ from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import Sample
 from gdr_plugin.config.load import load_config
 from gdr_plugin.config.schema import Config, GuidanceSection
-from gdr_plugin.data.rows import parse_prompt
+from gdr_plugin.data.prompts import parse_prompt
 from gdr_plugin.models.local import open_local
 from gdr_plugin.models.local.source import locate
 

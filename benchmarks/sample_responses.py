@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gdr_plugin.api.settings import Limits, ModelSpec
-from gdr_plugin.data.rows import parse_prompt
+from gdr_plugin.data.prompts import parse_prompt
 from gdr_plugin.models.local.source import load_tokenizer, locate
 from gdr_plugin.sampling.sample import PolicySampler, Sampling
 

@@ -48,7 +48,7 @@ class Pair:
 
 def read_pairs(path: Path, chat: Any, *, max_tokens: int) -> list[Pair]:
     """Read the pairs of a JSONL file that fit into a row of `max_tokens`, in the file's order."""
-    from gdr_plugin.data.rows import parse_prompt
+    from gdr_plugin.data.prompts import parse_prompt
 
     pairs = []
     with path.open(encoding="utf-8") as lines:

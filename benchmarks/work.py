@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.guidance import RenderedGuidance
 from gdr_plugin.api.types import Conversation, Sample, TokenSpan
-from gdr_plugin.data.rows import parse_prompt
+from gdr_plugin.data.prompts import parse_prompt
 from gdr_plugin.guidance import apply, library, render
 
 if TYPE_CHECKING:

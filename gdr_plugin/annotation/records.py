@@ -212,7 +212,7 @@ def write_scored(folder: RunFolder, window: int, records: Iterable[ScoredRecord]
         records: Its prompts.
         seconds: How long they took.
     """
-    folder.write(CANDIDATES, window, {"seconds": asdict(seconds)}, map(asdict, records))
+    folder.write(CANDIDATES, window, {"seconds": asdict(seconds)}, map(_line, records))
 
 
 def read_scored(folder: RunFolder, window: int) -> tuple[list[ScoredRecord], Seconds]:
@@ -231,8 +231,17 @@ def read_scored(folder: RunFolder, window: int) -> tuple[list[ScoredRecord], Sec
 
 def _response_line(record: PromptRecord) -> dict[str, Any]:
     """What a shard keeps of a prompt with drawn responses: not what the input says anyway."""
-    line = asdict(replace(record, fields={}))  # the input's own values may be anything, and are not copied
+    line = _line(replace(record, fields={}))  # the input's own values may be anything, and are not copied
     return {name: value for name, value in line.items() if name not in ("where", "fields")}
+
+
+def _line(record: PromptRecord | ScoredRecord) -> dict[str, Any]:
+    """A record's fields; of its turns, only those that say something."""
+    turns = [
+        {name: value for name, value in asdict(turn).items() if value or name in ("role", "content")}
+        for turn in record.prompt
+    ]
+    return {**asdict(record), "prompt": turns}
 
 
 @cache

@@ -21,8 +21,10 @@ import pyarrow.parquet as pq
 
 from gdr_plugin.annotation.records import ScoredCandidate, ScoredRecord
 from gdr_plugin.api.errors import OutputError
+from gdr_plugin.data.messages import as_json
 from gdr_plugin.files import dumps, sync_folder
 
+_PROMPT = "prompt"
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _ORIGIN = [("gdr_domain", pa.string()), ("gdr_router", pa.string()), ("gdr_guidance", pa.string())]
 
@@ -88,14 +90,18 @@ class Table:
         folder: Where the two files are made.
         name: Their name without suffix.
         schema: The columns; also those of an empty table.
+        structured: Whether prompts hold more than texts. Their messages are then values of Arrow's type `json`: a
+            struct would give every message and every tool call the keys of all others, with nulls.
     """
 
-    def __init__(self, folder: Path, name: str, schema: pa.Schema) -> None:
+    def __init__(self, folder: Path, name: str, schema: pa.Schema, *, structured: bool = False) -> None:
         self.rows = 0
         self.files = [folder / f"{name}.parquet", folder / f"{name}.jsonl"]
         self._schema = schema
+        self._structured = structured
+        self._final = _with_prompt(schema, pa.list_(pa.json_())) if structured else schema
         self._buffer: list[Mapping[str, Any]] = []
-        self._parquet = pq.ParquetWriter(self.files[0], schema, compression="zstd")
+        self._parquet = pq.ParquetWriter(self.files[0], self._final, compression="zstd")
         self._jsonl: IO[str] = self.files[1].open("w", encoding="utf-8", newline="\n")
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -114,8 +120,14 @@ class Table:
 
     def _flush(self) -> None:
         if self._buffer:
-            self._parquet.write_table(pa.Table.from_pylist(self._buffer, schema=self._schema))
+            self._parquet.write_table(self._arrow())
             self._buffer.clear()
+
+    def _arrow(self) -> pa.Table:
+        if not self._structured:
+            return pa.Table.from_pylist(self._buffer, schema=self._schema)
+        rows = [{**row, _PROMPT: list(map(dumps, row[_PROMPT]))} for row in self._buffer]
+        return pa.Table.from_pylist(rows, schema=_with_prompt(self._schema, pa.list_(pa.string()))).cast(self._final)
 
 
 class Tables:
@@ -123,12 +135,20 @@ class Tables:
 
     Args:
         work: Folder for the files while they are made; its parent is the run's folder.
+        structured: Whether a prompt holds tool calls, reasoning or the like.
+
+    Raises:
+        OutputError: A prompt does, and PyArrow is too old for that.
     """
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, *, structured: bool = False) -> None:
+        if structured and not hasattr(pa, "json_"):
+            raise OutputError("prompts with tool calls or reasoning need PyArrow 19 or newer: update it and run again")
         self._folder = work / "outputs"
         self._folder.mkdir(exist_ok=True)
-        self._tables = {name: Table(self._folder, name, schema) for name, schema in TABLES.items()}
+        self._tables = {
+            name: Table(self._folder, name, schema, structured=structured) for name, schema in TABLES.items()
+        }
         self._rejects = (self._folder / "rejects.jsonl").open("w", encoding="utf-8", newline="\n")
 
     def __enter__(self) -> Tables:
@@ -236,8 +256,17 @@ class Tables:
             raise OutputError(f"{root}: cannot be written ({error.strerror}); free space and run again") from error
 
 
-def _turns(record: ScoredRecord) -> list[dict[str, str]]:
-    return [{"role": turn.role, "content": turn.content} for turn in record.prompt]
+def is_structured(record: ScoredRecord) -> bool:
+    """Whether a prompt holds more than roles and texts."""
+    return any(as_json(turn).keys() - {"role", "content"} for turn in record.prompt)
+
+
+def _with_prompt(schema: pa.Schema, kind: pa.DataType) -> pa.Schema:
+    return schema.set(schema.get_field_index(_PROMPT), pa.field(_PROMPT, kind))
+
+
+def _turns(record: ScoredRecord) -> list[dict[str, Any]]:
+    return [as_json(turn) for turn in record.prompt]
 
 
 def _turn(candidate: ScoredCandidate) -> list[dict[str, str]]:

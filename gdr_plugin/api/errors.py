@@ -13,7 +13,8 @@
     ├── RequestError         the server refuses a request: too large, or it cannot take it now
     └── MissingDependencyError   an optional package is needed; the message names the extra
 
-and one warning: EngineWarning (a `UserWarning`), for results that are right but slower, or less certain, than wanted.
+and two warnings (`UserWarning`s): EngineWarning, for results that are right but slower, or less certain, than wanted;
+DataWarning, for an input that says more than is used.
 
 Each message is one line that says what is wrong and what to do next. The command line prints it and exits with 2.
 """
@@ -98,6 +99,10 @@ def nearest(name: object, known: Iterable[str]) -> str | None:
 
 class EngineWarning(UserWarning):
     """The local engine computes in a slower or less certain way than it could; the message says which and why."""
+
+
+class DataWarning(UserWarning):
+    """An input has columns that may belong to the prompt and that nothing reads; the message names them."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:

@@ -68,6 +68,12 @@ class Message:
     name: str | None = None
     """Of a tool turn: the function that answers."""
 
+    @property
+    def text(self) -> str:
+        """All that was written: reasoning, text, and the names and arguments of calls."""
+        calls = "".join(call.name + call.arguments for call in self.tool_calls)
+        return self.reasoning + self.content + calls
+
 
 Conversation: TypeAlias = tuple[Message, ...]
 
@@ -98,8 +104,7 @@ class Sample:
     @property
     def text(self) -> str:
         """All that the assistant wrote: reasoning, answer, and the names and arguments of calls."""
-        calls = "".join(call.name + call.arguments for call in self.tool_calls)
-        return self.reasoning + self.response + calls
+        return self.turn.text
 
 
 @dataclass(frozen=True, slots=True)

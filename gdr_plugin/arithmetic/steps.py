@@ -33,7 +33,7 @@ class Step(NamedTuple):
     """Its share of the response's reward, in the same unit."""
 
 
-def step_rewards(score: Score, response: str, *, by: str = "line") -> list[Step] | None:
+def step_rewards(score: Score, response: str, *, by: str = "line", written: str | None = None) -> list[Step] | None:
     """Divide a response's reward among its steps.
 
     A token counts to the step in which it begins, also where it goes on into the next; the end of turn counts to the
@@ -43,6 +43,8 @@ def step_rewards(score: Score, response: str, *, by: str = "line") -> list[Step]
         score: The response's score, made with `tokens=True`.
         response: Its text.
         by: As for `cut`.
+        written: All that the assistant wrote (`Sample.text`), where that is more than the response; its reasoning
+            counts to the first step.
 
     Returns:
         The steps in order. Their texts make up the response, and their rewards add up to `score.reward`. None where the
@@ -63,7 +65,7 @@ def step_rewards(score: Score, response: str, *, by: str = "line") -> list[Step]
     if max((stop for _, stop in (*offsets[0], *offsets[1])), default=0) > len(response):
         raise ValueError("the score belongs to another response: its tokens are at other places")
     spans = cut(response, by=by)
-    divided = divisors(response, len(strong), len(weak), score.reduction)
+    divided = divisors(response if written is None else written, len(strong), len(weak), score.reduction)
     sums = [
         _sums(logprobs, places, [start for start, _ in spans])
         for logprobs, places in ((strong, offsets[0]), (weak, offsets[1]))

@@ -23,7 +23,7 @@ def score(
         typer.Argument(
             metavar="INPUT",
             help="JSONL, JSON, CSV or Parquet file, a folder of them, hf:ORG/NAME:SPLIT, or - for JSON lines on "
-            "standard input. Rows: prompt (text or messages), response, and optionally id, finished, domain.",
+            "standard input. Rows: prompt and response (texts or messages), and optionally id, finished, domain.",
         ),
     ] = "-",
     config: options.Config = Path("gdr.yaml"),

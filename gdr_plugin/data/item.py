@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gdr_plugin.api.types import Conversation, Score
+from gdr_plugin.api.types import Conversation, Message, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,9 @@ class Item:
     """Unique in its data set."""
     prompt: Conversation
     """The conversation up to and without the response."""
-    chosen: tuple[str, ...]
-    """The preferred responses; at least one."""
-    rejected: tuple[str, ...]
+    chosen: tuple[Message, ...]
+    """The preferred responses, as assistant turns; at least one."""
+    rejected: tuple[Message, ...]
     """The others; at least one."""
     domain: str | None
     """The domain that the row names (`field` routers read it); None where it names none."""

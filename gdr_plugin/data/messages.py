@@ -1,6 +1,6 @@
 """Chat messages of data sets and trainers as turns: roles, texts, reasoning and tool calls in the shapes they come in.
 
-The only reader of messages; knows no rows, and nothing of what a model's template does with a turn.
+The only reader and writer of messages; knows no rows, and nothing of what a model's template does with a turn.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from gdr_plugin.api.types import Message, ToolCall
 from gdr_plugin.data.content import content_of, text_of
 from gdr_plugin.text import is_missing, type_name
 
-__all__ = ["ROLES", "message_of"]
+__all__ = ["ROLES", "STRUCTURED", "as_json", "message_of"]
 
 ROLES: Final = ("system", "user", "assistant", "tool")
 _SYNONYMS: Final = {"developer": "system", "function": "tool", "ipython": "tool", "model": "assistant"}
 """Roles that data sets have, and what they are here."""
 _REASONING: Final = ("reasoning_content", "reasoning", "thinking")
 """Fields in which servers, trainers and data sets put reasoning apart from its answer."""
+STRUCTURED: Final = (*_REASONING, "tool_calls", "function_call")
+"""Fields of an assistant's message that its text does not hold."""
 
 
 def message_of(item: object, what: str) -> Message:
@@ -55,6 +57,32 @@ def message_of(item: object, what: str) -> Message:
         _optional(item, "tool_call_id", what) if role == "tool" else None,
         _optional(item, "name", what) if role == "tool" else None,
     )
+
+
+def as_json(turn: Message) -> dict[str, Any]:
+    """A turn as chat data has it, so that `message_of` reads the same turn: keys for what there is, and no others."""
+    calls = [
+        {
+            "type": "function",
+            **({} if call.id is None else {"id": call.id}),
+            "function": {"name": call.name, "arguments": _object(call.arguments)},
+        }
+        for call in turn.tool_calls
+    ]
+    more = {
+        "reasoning_content": turn.reasoning,
+        "tool_calls": calls,
+        "tool_call_id": turn.tool_call_id,
+        "name": turn.name,
+    }
+    return {"role": turn.role, "content": turn.content, **{name: value for name, value in more.items() if value}}
+
+
+def _object(arguments: str) -> Any:
+    try:
+        return json.loads(arguments)
+    except ValueError:  # a turn that somebody made by hand; whoever reads it says what is wrong
+        return arguments
 
 
 def _reasoning(item: Mapping[str, Any], what: str) -> str:

@@ -18,8 +18,9 @@ from gdr_plugin.api.types import Conversation, Message
 from gdr_plugin.data import benchmarks
 from gdr_plugin.data.content import text_of
 from gdr_plugin.data.item import Item
-from gdr_plugin.data.responses import responses_of
-from gdr_plugin.data.rows import id_of, parse_prompt
+from gdr_plugin.data.prompts import Prompt, check_prompt, prompt_of, transcript_turns, with_system
+from gdr_plugin.data.responses import responses_of, said
+from gdr_plugin.data.rows import id_of
 from gdr_plugin.data.sources import Row
 from gdr_plugin.text import is_missing, type_name
 
@@ -27,7 +28,6 @@ LABEL = "labelled_domain"
 """The field of an item that says which domain its benchmark puts it in: routers do not read it."""
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ def parse(row: Row, format: str) -> Item:
     Raises:
         DataError: The row is malformed, or a column is missing or of another type; names the row.
     """
+    data = row.data  # raises, with the row's place, what is wrong with a line that could not be read
     if format not in FORMATS:
         raise DataError(unknown("format", format, ["auto", *FORMATS]))
-    data = row.data  # raises, with the row's place, what is wrong with a line that could not be read
     try:
         return FORMATS[format].parse(row)
     except KeyError as error:
@@ -89,8 +89,8 @@ def _plain(row: Row) -> Item:
     if not is_missing(given) and not isinstance(given, str):
         raise DataError(f"`domain` must be a string, not {type_name(given)}")
     domain = given.strip() or None if isinstance(given, str) else None
-    fields = _fields(data, ("id", "prompt", "chosen", "rejected", "domain", "subset"), None)
-    return Item(id_of(row), prompt, chosen, rejected, domain, _part(data), fields)
+    fields = _fields(data, prompt, ("id", "prompt", "chosen", "rejected", "domain", "subset"), None)
+    return Item(id_of(row), prompt.turns, chosen, rejected, domain, _part(data), fields)
 
 
 def _rewardbench(row: Row) -> Item:
@@ -98,8 +98,10 @@ def _rewardbench(row: Row) -> Item:
     prompt, chosen, rejected = responses_of(data)
     subset = text_of(data["subset"], "`subset`")
     # Ids count within the parts that the benchmark was made from: they are unique together with the subset.
-    fields = _fields(data, ("id", "prompt", "chosen", "rejected", "subset"), benchmarks.REWARDBENCH_DOMAINS.get(subset))
-    return Item(f"{subset}/{id_of(row)}", prompt, chosen, rejected, None, subset, fields)
+    fields = _fields(
+        data, prompt, ("id", "prompt", "chosen", "rejected", "subset"), benchmarks.REWARDBENCH_DOMAINS.get(subset)
+    )
+    return Item(f"{subset}/{id_of(row)}", prompt.turns, chosen, rejected, None, subset, fields)
 
 
 def _rewardbench2(row: Row) -> Item:
@@ -109,8 +111,8 @@ def _rewardbench2(row: Row) -> Item:
         raise DataError(f"`num_correct` is {data['num_correct']!r}, but `chosen` has {len(chosen)} responses")
     subset = text_of(data["subset"], "`subset`")
     label = benchmarks.REWARDBENCH2_DOMAINS.get(subset.lower(), "chat")
-    fields = _fields(data, ("id", "prompt", "chosen", "rejected", "subset"), label)
-    return Item(id_of(row), prompt, chosen, rejected, None, subset, fields)
+    fields = _fields(data, prompt, ("id", "prompt", "chosen", "rejected", "subset"), label)
+    return Item(id_of(row), prompt.turns, chosen, rejected, None, subset, fields)
 
 
 def _rm_bench(row: Row) -> Item:
@@ -119,8 +121,10 @@ def _rm_bench(row: Row) -> Item:
     if (len(chosen), len(rejected)) != (3, 3):
         raise DataError(f"RM-Bench has 3 chosen and 3 rejected responses, not {len(chosen)} and {len(rejected)}")
     part = text_of(data["domain"], "`domain`")
-    fields = _fields(data, ("id", "prompt", "chosen", "rejected", "domain"), benchmarks.RM_BENCH_DOMAINS.get(part))
-    return Item(id_of(row), prompt, chosen, rejected, None, part, fields)
+    fields = _fields(
+        data, prompt, ("id", "prompt", "chosen", "rejected", "domain"), benchmarks.RM_BENCH_DOMAINS.get(part)
+    )
+    return Item(id_of(row), prompt.turns, chosen, rejected, None, part, fields)
 
 
 def _judgebench(row: Row) -> Item:
@@ -131,14 +135,15 @@ def _judgebench(row: Row) -> Item:
         raise DataError(f"`label` must be A>B or B>A, not {data['label']!r}")
     source = text_of(data.get("source", "all"), "`source`")
     category = benchmarks.judgebench_category(source)
+    prompt = prompt_of(data, data["question"])
     fields = _fields(
         data,
+        prompt,
         ("pair_id", "question", "response_A", "response_B", "label"),
         benchmarks.JUDGEBENCH_DOMAINS.get(category or ""),
     )
     identifier = str(data["pair_id"]) if data.get("pair_id") else id_of(row)
-    prompt = parse_prompt(data["question"])
-    return Item(identifier, prompt, (answers[label[0]],), (answers[label[2]],), None, source, fields)
+    return Item(identifier, prompt.turns, (said(answers[label[0]]),), (said(answers[label[2]]),), None, source, fields)
 
 
 def _llmbar(row: Row) -> Item:
@@ -148,31 +153,31 @@ def _llmbar(row: Row) -> Item:
     if better not in outputs:
         raise DataError(f"`label` must be 1 or 2, not {data['label']!r}")
     worse = "2" if better == "1" else "1"
-    fields = _fields(data, ("id", "input", "output_1", "output_2", "label", "subset"), None)
-    prompt = parse_prompt(data["input"])
-    return Item(id_of(row), prompt, (outputs[better],), (outputs[worse],), None, _part(data), fields)
+    prompt = prompt_of(data, data["input"])
+    fields = _fields(data, prompt, ("id", "input", "output_1", "output_2", "label", "subset"), None)
+    return Item(id_of(row), prompt.turns, (said(outputs[better]),), (said(outputs[worse]),), None, _part(data), fields)
 
 
 def _hh(row: Row) -> Item:
     """Two transcripts that part at the last reply."""
     data = row.data
     sides = {name: _transcript(text_of(data[name], f"`{name}`"), name) for name in ("chosen", "rejected")}
-    prompt, chosen = sides["chosen"]
+    turns, chosen = sides["chosen"]
     other, rejected = sides["rejected"]
-    if prompt != other:
+    if turns != other:
         raise DataError("`chosen` and `rejected` part before the last reply: they answer different prompts")
-    fields = _fields(data, ("id", *sides, "subset"), None)
-    return Item(id_of(row), prompt, (chosen,), (rejected,), None, _part(data), fields)
+    prompt = with_system(turns, data)
+    fields = _fields(data, prompt, ("id", *sides, "subset"), None)
+    return Item(id_of(row), prompt.turns, (chosen,), (rejected,), None, _part(data), fields)
 
 
-def _transcript(text: str, name: str) -> tuple[Conversation, str]:
+def _transcript(text: str, name: str) -> tuple[Conversation, Message]:
     """The turns of a transcript without the last reply, and that reply."""
-    before, *parts = _TURN.split(text)
-    turns = [Message(_ROLES[role], content.strip()) for role, content in zip(parts[::2], parts[1::2], strict=True)]
-    if before.strip() or len(turns) < 2 or turns[-1].role != "assistant":
+    turns = transcript_turns(text)
+    if turns is None:
         raise DataError(f"`{name}` must be a transcript from Human: to a last Assistant: turn")
-    prompt = parse_prompt([{"role": turn.role, "content": turn.content} for turn in turns[:-1]])
-    return prompt, turns[-1].content
+    check_prompt(turns[:-1])
+    return turns[:-1], turns[-1]
 
 
 def _part(data: Mapping[str, Any]) -> str:
@@ -181,8 +186,8 @@ def _part(data: Mapping[str, Any]) -> str:
     return "all" if is_missing(value) else str(value)
 
 
-def _fields(data: Mapping[str, Any], used: tuple[str, ...], label: str | None) -> dict[str, Any]:
-    others = {name: value for name, value in data.items() if name not in used}
+def _fields(data: Mapping[str, Any], prompt: Prompt, used: tuple[str, ...], label: str | None) -> dict[str, Any]:
+    others = {name: value for name, value in data.items() if name not in (*used, *prompt.columns)}
     return others if label is None else {**others, LABEL: label}
 
 

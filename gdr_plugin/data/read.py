@@ -6,14 +6,16 @@ Knows rows as `sources` reads them. What a row must hold and what is done with i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from gdr_plugin.api.errors import DataError
+from gdr_plugin.api.errors import DataError, DataWarning
+from gdr_plugin.data.prompts import unread
 from gdr_plugin.data.rows import id_of
 from gdr_plugin.data.sources import Row, read_rows
 
@@ -37,13 +39,16 @@ class BadRow:
     """One line that begins with the row's place."""
 
 
-class _Identified(Protocol):
+class _Row(Protocol):
     @property
     def id(self) -> str: ...
 
+    @property
+    def fields(self) -> Mapping[str, Any]: ...
 
-Parsed = TypeVar("Parsed", bound=_Identified)
-"""What `parse` makes of a row: anything with an id."""
+
+Parsed = TypeVar("Parsed", bound=_Row)
+"""What `parse` makes of a row: anything with an id and the columns that it did not use."""
 
 
 def bad_rows_error(first: BadRow, bad: int, hint: str = "") -> DataError:
@@ -67,6 +72,9 @@ def check_rows(
 ) -> Iterator[tuple[Row, Parsed | BadRow]]:
     """Stream an input's rows, each parsed or found bad: malformed, refused by `check`, or with an id used before.
 
+    Columns that belong to what was asked in many data sets, such as Alpaca's `input`, and that nothing reads are named
+    by one `DataWarning`.
+
     Args:
         source: As for `read_rows`.
         parse: `parse_score_row`, `parse_prompt_row` or the like; raises DataError that names the row.
@@ -80,6 +88,7 @@ def check_rows(
         DataError: The source as a whole cannot be read.
     """
     seen = SeenIds()
+    warned: set[str] = set()
 
     def checked(row: Row) -> Parsed | BadRow:
         try:
@@ -88,6 +97,10 @@ def check_rows(
                 _check_columns(row, check)
         except DataError as error:
             return BadRow(row.number, row.where, id_of(row), str(error))
+        new = [name for name in unread(parsed.fields) if name not in warned]
+        if new:
+            warned.update(new)
+            _warn(new)
         _, unit, place = row.where.rsplit(" ", 2)
         first = seen.add(parsed.id, int(place))
         if first is None:
@@ -97,6 +110,14 @@ def check_rows(
 
     for row in read_rows(source, columns=columns):
         yield row, checked(row)
+
+
+def _warn(columns: Sequence[str]) -> None:
+    names = ", ".join(f"`{name}`" for name in columns)
+    are = "columns {} are" if len(columns) > 1 else "column {} is"
+    warnings.warn(
+        f"the {are.format(names)} not used: what belongs to the question must be in `prompt`", DataWarning, stacklevel=3
+    )
 
 
 def _check_columns(row: Row, check: CheckColumns) -> None:

@@ -9,11 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from gdr_plugin.api.errors import DataError
-from gdr_plugin.api.types import Conversation, Message, Sample
+from gdr_plugin.api.types import Conversation, Sample
 from gdr_plugin.data.content import text_of
-from gdr_plugin.data.messages import message_of
+from gdr_plugin.data.messages import STRUCTURED
+from gdr_plugin.data.prompts import Prompt, prompt_of
+from gdr_plugin.data.responses import joined_prompt, response_of, said
 from gdr_plugin.data.sources import Row
-from gdr_plugin.text import type_name
+from gdr_plugin.text import is_missing, type_name
+
+_INSTEAD = ("completion", "messages")
+"""Where a row has its response instead of in `response`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,11 @@ class ScoreRow:
     sample: Sample
     where: str
     """The row's place, for messages."""
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """All other columns."""
+        return self.sample.fields
 
 
 class Response(NamedTuple):
@@ -50,68 +60,45 @@ class PromptRow:
     """All other columns."""
 
 
-def parse_prompt(value: object, *, prefill: bool = False) -> Conversation:
-    """Read a prompt: a string is one user turn; a list of messages is a conversation.
-
-    Args:
-        value: A string, or a list of `{"role": ..., "content": ...}` with roles system, user, assistant, tool. System
-            turns come first. Content is a string, or a list of `{"type": "text", "text": ...}`, whose texts are joined.
-            Messages may have tool calls and reasoning, see `message_of`.
-        prefill: Whether the last turn may be an assistant's, which the response goes on with.
-
-    Returns:
-        The conversation, which ends with a user or tool turn, or with what a response goes on with.
-
-    Raises:
-        DataError: The value is something else, or there is nothing to answer.
-    """
-    if isinstance(value, str):
-        messages: Conversation = (Message("user", text_of(value, "`prompt`")),)
-    elif isinstance(value, list | tuple):
-        messages = tuple(
-            message_of(item, f"message {number} of `prompt`") for number, item in enumerate(value, start=1)
-        )
-    else:
-        raise DataError(f"`prompt` must be a string or a list of messages, not {type_name(value)}")
-    check_prompt(messages, prefill=prefill)
-    return messages
+def is_score_row(data: Mapping[str, Any]) -> bool:
+    """Whether a row has one response to a prompt, rather than chosen and rejected ones."""
+    return not {"chosen", "rejected"} <= data.keys() and response_column(data) is not None
 
 
-def check_prompt(messages: Conversation, *, prefill: bool = False) -> None:
-    """Refuse a conversation that cannot be answered.
-
-    Args:
-        messages: Turns whose roles and texts are valid already.
-        prefill: As for `parse_prompt`.
-
-    Raises:
-        DataError: No turn is the user's, a system turn comes later, or the last turn is an assistant's or empty.
-    """
-    if not any(message.role == "user" for message in messages):
-        raise DataError("`prompt` has no user turn")
-    body = False
-    for message in messages:
-        body = body or message.role != "system"
-        if body and message.role == "system":
-            raise DataError("a system turn of `prompt` comes after another turn: system turns come first")
-    if messages[-1].role == "assistant" and not prefill:
-        raise DataError("`prompt` ends with an assistant turn: what is to be scored belongs in the response")
-    if not messages[-1].content.strip() and not messages[-1].tool_calls:
-        raise DataError("`prompt` is empty: its last turn has no text")
+def response_column(data: Mapping[str, Any]) -> str | None:
+    """The column with a row's one response; None where it has none."""
+    return next((name for name in ("response", *_INSTEAD) if name in data), None)
 
 
-def parse_score_row(row: Row) -> ScoreRow:
+def parse_score_row(row: Row, *, prefill: bool = False) -> ScoreRow:
     """Read a row `{"id"?, "prompt", "response", "finished"?, ...}`; other columns go into the sample's fields.
+
+    The response is a text, or messages that end with the assistant's. `completion` is another name for it. `messages`
+    alone are a conversation that ends with it.
+
+    Args:
+        row: As read.
+        prefill: Whether the prompt may end with an assistant's turn, which the response goes on with.
 
     Raises:
         DataError: The row is malformed, or a column is missing or of another type; names the row and the column.
     """
     with _at(row) as data:
+        name = response_column(data) or "response"
+        given = data.get("prompt") if name == "messages" else _column(data, "prompt")
+        head, turn = response_of(_column(data, name), f"`{name}`")
+        if not head and given is None:
+            raise DataError("`messages` has nothing before the assistant's message: give the whole conversation")
+        prompt = joined_prompt(data, given, head, prefill=prefill)
+        turn = prompt.answer(turn)
+        used = ("id", "prompt", name, "finished", *prompt.columns)
         sample = Sample(
-            prompt=parse_prompt(_column(data, "prompt")),
-            response=text_of(_column(data, "response"), "`response`"),
+            prompt=prompt.turns,
+            response=turn.content,
             finished=_finished(data),
-            fields={name: data[name] for name in data if name not in ("id", "prompt", "response", "finished")},
+            fields={name: data[name] for name in data if name not in used},
+            reasoning=turn.reasoning,
+            tool_calls=turn.tool_calls,
         )
         return ScoreRow(_id(row), sample, row.where)
 
@@ -128,13 +115,15 @@ def parse_prompt_row(row: Row) -> PromptRow:
         given = data.get("responses")
         if given is not None and not isinstance(given, list | tuple):
             raise DataError(f"`responses` must be a list, not {type_name(given)}")
+        prompt = prompt_of(data, _column(data, "prompt"))
+        used = ("id", "prompt", "responses", *prompt.columns)
         return PromptRow(
             number=row.number,
             where=row.where,
             id=_id(row),
-            prompt=parse_prompt(_column(data, "prompt")),
-            responses=None if given is None else tuple(_response(item, n) for n, item in enumerate(given, start=1)),
-            fields={name: data[name] for name in data if name not in ("id", "prompt", "responses")},
+            prompt=prompt.turns,
+            responses=None if given is None else tuple(_response(item, n, prompt) for n, item in enumerate(given, 1)),
+            fields={name: data[name] for name in data if name not in used},
         )
 
 
@@ -186,13 +175,15 @@ def _finished(data: Mapping[str, Any]) -> bool:
     return value is not False
 
 
-def _response(item: object, number: int) -> Response:
+def _response(item: object, number: int, prompt: Prompt) -> Response:
     what = f"response {number} of `responses`"
     if isinstance(item, str):
-        return Response(text_of(item, what))
+        return Response(prompt.answer(said(text_of(item, what))).content)
     if not isinstance(item, Mapping):
         raise DataError(f"{what} must be a string or a mapping, not {type_name(item)}")
     named = [name for name in ("response", "text", "content") if name in item]
     if len(named) != 1:
         raise DataError(f"{what} must have its text under one of response, text, content")
-    return Response(text_of(item[named[0]], what), _finished(item))
+    if any(not is_missing(item.get(name)) for name in STRUCTURED):
+        raise DataError(f"{what} has tool calls or reasoning: candidates are texts; `gdr score` takes such responses")
+    return Response(prompt.answer(said(text_of(item[named[0]], what))).content, _finished(item))

@@ -1,21 +1,24 @@
 """Rows out of files and data sets, one at a time, whatever the format.
 
-Knows where rows come from and how a source is named; text formats are taken apart in `text_formats`. It does not know
+Knows where rows come from and how a source is named; text formats are taken apart in `text_formats` and
+`csv_format`. It does not know
 what the columns mean. Nothing is held in memory but the row at hand (Parquet: one batch of rows).
 """
 
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
 from gdr_plugin.api.errors import DataError, MissingDependencyError, unknown
-from gdr_plugin.data.text_formats import Cells, Located, read_csv, read_json_array, read_jsonl, typed
+from gdr_plugin.data.csv_format import Cells, read_csv, typed
+from gdr_plugin.data.text_formats import Located, read_json_array, read_jsonl
 from gdr_plugin.text import first_line
 
 STDIN = "-"
@@ -80,9 +83,17 @@ def read_rows(source: str | Path, *, columns: Mapping[str, str] | None = None) -
             if missing and number == 1:
                 raise DataError(f"{where}: {unknown('column', missing[0], content)}")
             content = rename(content, columns)
-        yield Row(number, where, typed(content) if cells else content)
+        yield _typed(Row(number, where, content)) if cells else Row(number, where, content)
     if not number:
         raise DataError(f"{_name_of(source)} has no rows")
+
+
+def _typed(row: Row) -> Row:
+    """A row of cells with their types."""
+    try:
+        return replace(row, content=typed(row.data))
+    except DataError as error:
+        return Row(row.number, row.where, None, f"{row.where}: {error}")
 
 
 def rename(content: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
@@ -175,11 +186,29 @@ def _parquet(path: Path) -> Iterator[Located]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_BATCH):
+                encoded = [field.name for field in batch.schema if _is_json(field.type)]
                 for content in batch.to_pylist():
                     number += 1
+                    for name in encoded:
+                        content[name] = _decoded(content[name])
                     yield f"{path} row {number}", content
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
+
+
+def _is_json(kind: Any) -> bool:
+    """Whether a column has Arrow's type `json`, or lists of it: objects whose keys differ, spelt as text."""
+    inner = getattr(kind, "value_type", kind)
+    return getattr(inner, "extension_name", None) == "arrow.json"
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _folder(path: Path) -> Iterator[Located]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from gdr_plugin.api.types import Score
+from gdr_plugin.api.types import Message, Sample, Score
 
-__all__ = ["Cell", "cells"]
+__all__ = ["Cell", "cells", "sample_cells", "written"]
 
 Offsets = Sequence[tuple[int, int]]
 
@@ -76,6 +76,29 @@ def cells(score: Score, response: str) -> list[Cell]:
         total += parts[0] - parts[1]
         found.append(Cell(response[start:stop], *parts, s1 - s0, w1 - w0, total))
     return found
+
+
+def written(turn: Message) -> str:
+    """All that a turn says, for people: the thought, the answer, and each call on a line of its own."""
+    calls = "".join(f"\n{call.name}({call.arguments})" for call in turn.tool_calls)
+    return turn.reasoning + turn.content + (calls if turn.reasoning or turn.content else calls[1:])
+
+
+def sample_cells(score: Score, sample: Sample) -> list[Cell]:
+    """Cut a scored sample's `written` text as `cells` does; reasoning that came apart from the answer is one piece."""
+    size = len(sample.reasoning)
+    if size:
+        strong, weak = (
+            offsets and _moved(offsets, size) for offsets in (score.strong_token_offsets, score.weak_token_offsets)
+        )
+        score = replace(score, strong_token_offsets=strong, weak_token_offsets=weak)
+    return cells(score, written(sample.turn))
+
+
+def _moved(offsets: Offsets, size: int) -> tuple[tuple[int, int], ...]:
+    """Places in an answer as places behind a thought, to which the ids before the answer belong."""
+    inside = next((at for at, (_, stop) in enumerate(offsets) if stop), len(offsets))
+    return ((0, size),) * inside + tuple((start + size, stop + size) for start, stop in offsets[inside:])
 
 
 def _boundaries(offsets: Offsets, size: int) -> dict[int, int]:

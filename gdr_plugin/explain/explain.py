@@ -14,7 +14,7 @@ from gdr_plugin.config.schema import Config
 from gdr_plugin.data.item import Item
 from gdr_plugin.data.items import read_items
 from gdr_plugin.data.read import BadRow, CheckColumns, check_rows
-from gdr_plugin.data.rows import parse_score_row
+from gdr_plugin.data.rows import is_score_row, parse_score_row
 from gdr_plugin.data.sources import STDIN, read_rows
 from gdr_plugin.explain.shown import Explained, Origin, Shown
 from gdr_plugin.files import atomic, check_output
@@ -125,7 +125,7 @@ def read_shown(
     if limit is not None and limit < 1:
         raise DataError(f"--limit must be 1 or more, not {limit}")
     named = next(iter(read_rows(source, columns=columns))).content or {}
-    if format == "auto" and "response" in named and not {"chosen", "rejected"} <= named.keys():
+    if format == "auto" and is_score_row(named):
         scored = check_rows(source, parse_score_row, columns=columns, check=check)
         stream: Iterator[Shown | BadRow] = (
             row if isinstance(row, BadRow) else Shown(row.id, (("response", row.sample),)) for _, row in scored

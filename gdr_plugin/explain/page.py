@@ -13,7 +13,7 @@ from typing import Final
 
 from gdr_plugin.api.types import Score
 from gdr_plugin.arithmetic.reduction import UNITS
-from gdr_plugin.explain.cells import Cell, cells
+from gdr_plugin.explain.cells import Cell, sample_cells, written
 from gdr_plugin.explain.curve import Curve, curve, frame
 from gdr_plugin.explain.shown import Explained, Origin
 from gdr_plugin.report.page import Raw, page, render, table
@@ -134,8 +134,8 @@ def _panels(row: Explained, number: int) -> list[Panel]:
             label=label,
             view=view,
             score=score,
-            response=sample.response,
-            cells=cells(score, sample.response) if score.reward is not None else [],
+            response=written(sample.turn),
+            cells=sample_cells(score, sample) if score.reward is not None else [],
         )
         for view, scores in views
         for at, ((label, sample), score) in enumerate(zip(row.row.responses, scores, strict=True))
@@ -156,7 +156,7 @@ def _row(row: Explained, panels: Sequence[Panel], top: float, unit: str) -> dict
             "guidance": first.guidance,
             "exemplars": ", ".join(first.exemplars),
         },
-        "turns": [(turn.role, _pieces(turn.content)) for turn in row.row.prompt],
+        "turns": [(turn.role, _pieces(written(turn))) for turn in row.row.prompt],
         "truncated": any(panel.score.truncated for panel in panels),
         "coarse": bool(coarse),
         "mixed": mixed and not coarse,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.models import ChatFormat
 from gdr_plugin.api.settings import Limits
-from gdr_plugin.api.types import Conversation, Logprobs, TokenSpan
+from gdr_plugin.api.types import Conversation, Logprobs, Message, TokenSpan
 
 VERSION = "1"
 """Part of every identity: raise it when the hash changes, so that log-probs stored before are not used."""
@@ -34,6 +35,8 @@ _MULTIPLIERS = np.array(
 class FakeChat:
     """Byte-level ChatML: `BOS`, then for every turn `START role newline text END newline`.
 
+    Reasoning stands before the text, tool calls behind it, each on a line: it writes whole turns (`WritesTurns`).
+
     Args:
         limits: Lengths, and what happens to what is longer.
     """
@@ -46,7 +49,11 @@ class FakeChat:
 
     def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
         """Ids of `response` after `conversation`; see `ChatFormat.span`."""
-        ids = tuple(response.encode("utf-8", "surrogatepass")) + ((END,) if end else ())
+        return self.turn_span(conversation, Message("assistant", response), end=end)
+
+    def turn_span(self, conversation: Conversation, turn: Message, *, end: bool) -> TokenSpan:
+        """Ids of a turn with reasoning or tool calls after `conversation`; see `WritesTurns.turn_span`."""
+        ids = tuple(_written(turn).encode("utf-8", "surrogatepass")) + ((END,) if end else ())
         context, dropped = self._context(conversation)
         if len(context) + len(ids) > self._max_length:
             raise ChatError(
@@ -63,6 +70,13 @@ class FakeChat:
             for _ in character.encode("utf-8", "surrogatepass")
         )
 
+    def turn_offsets(self, conversation: Conversation, turn: Message) -> tuple[tuple[int, int], ...] | None:
+        """See `WritesTurns.turn_offsets`; None for a turn with tool calls."""
+        if turn.tool_calls:
+            return None
+        thought = len(_written(replace(turn, content="")).encode("utf-8", "surrogatepass"))
+        return ((0, 0),) * thought + self.offsets(conversation, turn.content)
+
     def _context(self, conversation: Conversation) -> tuple[tuple[int, ...], int]:
         if not conversation:
             raise ChatError("the conversation has no turns")
@@ -71,7 +85,7 @@ class FakeChat:
         for message in conversation:
             ids += (START, *message.role.encode(), 10)
             begin = len(ids)
-            ids += (*message.content.encode("utf-8", "surrogatepass"), END, 10)
+            ids += (*_written(message).encode("utf-8", "surrogatepass"), END, 10)
             if message.role == "user" and first_user is None:
                 first_user = begin, len(ids) - 2
         ids += (START, *b"assistant\n")
@@ -86,6 +100,13 @@ class FakeChat:
             )
         del ids[begin : begin + excess]
         return tuple(ids), excess
+
+
+def _written(turn: Message) -> str:
+    thought = [f"<think>{turn.reasoning}</think>"] if turn.reasoning else []
+    calls = [f"{call.name}({call.arguments})" for call in turn.tool_calls]
+    text = [turn.content] if turn.content or not calls else []
+    return "\n".join([*thought, *text, *calls])
 
 
 class FakeModel:

@@ -91,6 +91,8 @@ def _question(
     conversation = guided_sample.conversation if guided else sample.prompt
     end = end_of_turn == "always" or (end_of_turn == "when-finished" and sample.finished)
     try:
+        if any(turn.tool_calls for turn in conversation) and not isinstance(model.chat, WritesTurns):
+            raise ChatError("its backend cannot write the tool calls of the prompt")
         if not (sample.reasoning or sample.tool_calls):
             return Answer(span=model.chat.span(conversation, sample.response, end=end))
         if not isinstance(model.chat, WritesTurns):

@@ -18,12 +18,24 @@ from urllib.parse import urlsplit
 
 from gdr_plugin.api.errors import ConfigError, DataError, ModelError
 from gdr_plugin.api.types import Reduction, Sample, Score
+from gdr_plugin.data.messages import as_json
 
 __all__ = ["RemoteRatio"]
 
 ROWS: Final = 2048
 """Samples in one request; a larger batch is sent in several."""
-_RESERVED: Final = {"id", "prompt", "response", "finished"}
+_RESERVED: Final = {
+    "id",
+    "prompt",
+    "response",
+    "finished",
+    "prefill",
+    "completion",
+    "messages",
+    "system",
+    "system_prompt",
+}
+"""Names that the server reads: a sample's fields of these names are not sent."""
 _FIELDS: Final = {field.name for field in dataclasses.fields(Score)}
 _LONGEST_PAUSE_S: Final = 30.0
 _CONNECT_S: Final = 10.0
@@ -188,9 +200,11 @@ class RemoteRatio:
 
 def _as_row(sample: Sample) -> dict[str, Any]:
     row = {name: value for name, value in sample.fields.items() if name not in _RESERVED and _is_json(value)}
-    row["prompt"] = [{"role": message.role, "content": message.content} for message in sample.prompt]
-    row["response"] = sample.response
+    row["prompt"] = list(map(as_json, sample.prompt))
+    row["response"] = [as_json(sample.turn)] if sample.reasoning or sample.tool_calls else sample.response
     row["finished"] = sample.finished
+    if sample.prompt and sample.prompt[-1].role == "assistant":
+        row["prefill"] = True
     return row
 
 

@@ -23,7 +23,10 @@ WINDOW = 128
 def samples(item: Item) -> list[Sample]:
     """The item's responses as samples: the chosen ones, then the rejected ones, with the row's columns."""
     columns = item.columns
-    return [Sample(item.prompt, response, fields=columns) for response in (*item.chosen, *item.rejected)]
+    return [
+        Sample(item.prompt, turn.content, fields=columns, reasoning=turn.reasoning, tool_calls=turn.tool_calls)
+        for turn in (*item.chosen, *item.rejected)
+    ]
 
 
 def score_items(

@@ -222,7 +222,14 @@ def _score_window(
         summary.tokens += score.strong_tokens + score.weak_tokens
         rows.append(_output(row.id, score, tokens=tokens))
         if steps is not None:
-            divided_reward = step_rewards(score, row.sample.response, by=steps)
+            # Where a template writes tool calls, nobody can say which token is in which step.
+            told = score.strong_token_offsets is not None and score.weak_token_offsets is not None
+            sample = row.sample
+            divided_reward = (
+                step_rewards(score, sample.response, by=steps, written=sample.text)
+                if told or not sample.tool_calls
+                else None
+            )
             rows[-1]["steps"] = divided_reward and [step._asdict() for step in divided_reward]
     return rows
 

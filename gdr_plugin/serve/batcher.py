@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from gdr_plugin.api.errors import RequestError
 from gdr_plugin.api.service import ServeSettings
 from gdr_plugin.api.types import Sample, Score
-from gdr_plugin.serve.entry import Entry, Outcome, content_key, unwrap, without_tokens
+from gdr_plugin.serve.entry import Entry, Outcome, characters, content_key, unwrap, without_tokens
 
 if TYPE_CHECKING:
     from gdr_plugin.serve.metrics import Metrics
@@ -238,7 +238,7 @@ class Batcher:
         for entry in self._queue:
             if entry.waiters:
                 batch.append(entry)
-                chars += len(entry.sample.response) + sum(len(message.content) for message in entry.sample.prompt)
+                chars += characters(entry.sample)
                 if len(batch) == self._settings.max_batch or chars > BATCH_CHARS:
                     break
         for entry in batch:

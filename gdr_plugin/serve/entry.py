@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from gdr_plugin.api.errors import GDRError, ModelError
@@ -41,12 +41,20 @@ class Entry:
 
 def content_key(sample: Sample) -> bytes | None:
     """A hash of everything that the sample's score depends on; None when its fields have no JSON form."""
-    turns = [[message.role, message.content] for message in sample.prompt]
+    turns = [
+        [turn.role, turn.content, turn.reasoning, list(map(astuple, turn.tool_calls)), turn.tool_call_id, turn.name]
+        for turn in (*sample.prompt, sample.turn)
+    ]
     try:
-        text = json.dumps([turns, sample.response, sample.finished, dict(sample.fields)], sort_keys=True)
+        text = json.dumps([turns, sample.finished, dict(sample.fields)], sort_keys=True)
     except (TypeError, ValueError, RecursionError):
         return None
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def characters(sample: Sample) -> int:
+    """How long the texts of a sample are together, reasoning and tool calls included."""
+    return sum(len(turn.text) for turn in (*sample.prompt, sample.turn))
 
 
 def without_tokens(score: Score, entry: Entry) -> Score:

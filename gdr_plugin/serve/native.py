@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Score
-from gdr_plugin.data.rows import ScoreRow, parse_score_row
+from gdr_plugin.data.rows import ScoreRow, parse_score_row, response_column
 from gdr_plugin.data.sources import Row
 from gdr_plugin.serve.answers import Answer
 from gdr_plugin.serve.entry import TOKEN_FIELDS
@@ -31,7 +31,9 @@ class ScoreRows(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"rows": [_ROW]}]})
     rows: list[dict[str, Any]]
-    """Each with `prompt` (text, or messages), `response`, and where known `id`, `finished`, `domain`."""
+    """Each with `prompt` (text, or messages), `response` (text, or a list with the assistant's message, which may have
+    tool calls and reasoning), and where known `id`, `finished`, `domain`; `prefill: true` where the response goes on
+    with an assistant's turn that ends the prompt."""
     tokens: bool = False
     """Whether the scores carry token log-probs."""
 
@@ -85,10 +87,14 @@ def routes(service: ScoringService) -> APIRouter:
 
 
 def _row(number: int, content: dict[str, Any]) -> ScoreRow:
-    for name in ("prompt", "response"):
-        if name not in content:
-            raise DataError(f"rows[{number}] has no `{name}`")
-    return parse_score_row(Row(number + 1, f"rows[{number}]", content))
+    column = response_column(content)
+    if "prompt" not in content and column != "messages":
+        raise DataError(f"rows[{number}] has no `prompt`")
+    if column is None:
+        raise DataError(f"rows[{number}] has no `response`")
+    prefill = content.get("prefill") is True
+    content = {name: value for name, value in content.items() if name != "prefill"}
+    return parse_score_row(Row(number + 1, f"rows[{number}]", content), prefill=prefill)
 
 
 def _as_json(row: ScoreRow, score: Score) -> dict[str, Any]:

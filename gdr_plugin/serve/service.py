@@ -16,6 +16,7 @@ from gdr_plugin.api.errors import ModelError, RequestError
 from gdr_plugin.api.service import ServeSettings
 from gdr_plugin.api.types import Message, Sample, Score
 from gdr_plugin.serve.batcher import Batcher
+from gdr_plugin.serve.entry import characters
 from gdr_plugin.text import one_line
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class BatchingService:
         if len(samples) > limit.max_items:
             raise RequestError(f"{len(samples):,} items in one request: send at most {limit.max_items:,}")
         for number, sample in enumerate(samples):
-            size = len(sample.response) + sum(len(message.content) for message in sample.prompt)
+            size = characters(sample)
             if size > limit.max_chars:
                 raise RequestError(f"item {number} has {size:,} characters: send at most {limit.max_chars:,}")
         scores = await self.batcher.score(samples, tokens=tokens)

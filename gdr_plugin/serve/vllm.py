@@ -17,7 +17,6 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Sample, Score
-from gdr_plugin.data.content import content_of
 from gdr_plugin.data.rows import parse_score_row
 from gdr_plugin.data.sources import Row
 from gdr_plugin.serve.answers import Answer
@@ -87,7 +86,7 @@ class ScoreRequest(_Request):
 
 
 class ClassifyRequest(_Request):
-    """Conversations that end with the assistant's turn, which is scored."""
+    """Conversations that end with the assistant's turn, which is scored with its reasoning and tool calls."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -199,28 +198,19 @@ def conversations(body: ClassifyRequest) -> list[Sample]:
     for number, messages in enumerate([given] if given and isinstance(given[0], dict) else given):
         last = messages[-1] if messages else {}
         if last.get("role") != "assistant":
-            raise DataError(f"conversation {number} must end with an assistant turn of text, which is scored")
+            raise DataError(f"conversation {number} must end with an assistant turn, which is scored")
         finished = not body.continue_final_message
-        samples.append(_sample(f"conversation {number}", messages[:-1], last.get("content"), finished=finished))
+        samples.append(_sample(f"conversation {number}", messages[:-1], last, finished=finished))
     return samples
 
 
 def _sample(where: str, prompt: Any, response: Any, *, finished: bool = True) -> Sample:
-    if isinstance(prompt, dict):
-        prompt = [{"role": "user", **prompt}]
-    row = {"prompt": prompt, "response": _text(where, response), "finished": finished}
-    return parse_score_row(Row(1, where, row)).sample
-
-
-def _text(where: str, given: Any) -> Any:
-    """A response's text; its parts joined where it comes in parts."""
-    parts = given.get("content") if isinstance(given, dict) else given
-    if not isinstance(parts, list):
-        return parts
-    try:
-        return content_of(parts, "the response")
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from None
+    """A sample of a text or messages, and a text or an assistant's message; a text is never taken for anything else."""
+    if isinstance(prompt, str | dict):
+        prompt = [{"role": "user", **({"content": prompt} if isinstance(prompt, str) else prompt)}]
+    if isinstance(response, dict):
+        response = [{"role": "assistant", **response}]
+    return parse_score_row(Row(1, where, {"prompt": prompt, "response": response, "finished": finished})).sample
 
 
 def _value(service: ScoringService, score: Score, squashed: bool) -> float | None:

@@ -53,12 +53,14 @@ def clean(text: str) -> str:
 
 
 def _usable(item: Item) -> bool:
-    texts = (*(turn.content for turn in item.prompt), item.chosen[0], item.rejected[0])
-    return _length(item) <= LONGEST and all(map(str.strip, texts)) and clean(texts[-1]) != clean(texts[-2])
+    """Whether an exemplar's plain texts can show the whole pair."""
+    texts = (*(turn.content for turn in item.prompt), item.chosen[0].content, item.rejected[0].content)
+    plain = not any(turn.reasoning or turn.tool_calls for turn in (*item.prompt, item.chosen[0], item.rejected[0]))
+    return plain and _length(item) <= LONGEST and all(map(str.strip, texts)) and clean(texts[-1]) != clean(texts[-2])
 
 
 def _length(item: Item) -> int:
-    return sum(len(turn.content) for turn in item.prompt) + len(item.chosen[0]) + len(item.rejected[0])
+    return sum(len(turn.content) for turn in item.prompt) + len(item.chosen[0].content) + len(item.rejected[0].content)
 
 
 def _overlap(item: Item, other: Item) -> float:
@@ -80,7 +82,7 @@ def _exemplar(item: Item) -> Exemplar:
     return Exemplar(
         id=f"pair-{clean(item.id)}",
         prompt=clean(prompt_text(item.prompt)),
-        good=clean(item.chosen[0]),
-        bad=clean(item.rejected[0]),
+        good=clean(item.chosen[0].content),
+        bad=clean(item.rejected[0].content),
         why=clean(why),
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from gdr_plugin.api.errors import DataError
+from gdr_plugin.api.types import Message
 from gdr_plugin.data.item import Item
 
 Prompted: TypeAlias = "tuple[Item, ...]"
@@ -86,7 +87,7 @@ def fingerprint(items: Iterable[Item]) -> str:
         16 hexadecimal digits.
     """
     rows = (
-        json.dumps([[(m.role, m.content) for m in item.prompt], item.chosen, item.rejected], ensure_ascii=True)
+        json.dumps([list(map(_turn, item.prompt)), *(_texts(side) for side in (item.chosen, item.rejected))])
         for item in items
     )
     digest = hashlib.blake2b(digest_size=8)
@@ -95,5 +96,15 @@ def fingerprint(items: Iterable[Item]) -> str:
     return digest.hexdigest()
 
 
+def _texts(side: tuple[Message, ...]) -> list[object]:
+    return [_turn(turn) if turn.reasoning or turn.tool_calls else turn.content for turn in side]
+
+
+def _turn(turn: Message) -> list[object]:
+    """What counts of a turn, with what it holds besides its text where it does."""
+    calls = [[call.name, call.arguments] for call in turn.tool_calls]
+    return [turn.role, turn.content, *([turn.reasoning, calls] if turn.reasoning or calls else [])]
+
+
 def _key(item: Item) -> str:
-    return json.dumps([(turn.role, " ".join(turn.content.split()).casefold()) for turn in item.prompt])
+    return json.dumps([(turn.role, " ".join(turn.text.split()).casefold()) for turn in item.prompt])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gdr_plugin.api.errors import DataError, unknown
 from gdr_plugin.api.types import Conversation, Message, Sample, Score
-from gdr_plugin.data.rows import parse_prompt
+from gdr_plugin.data.prompts import parse_prompt
 from gdr_plugin.models.text.chat import TEXT
 from gdr_plugin.serve.service import squash
 from gdr_plugin.text import text_problem

@@ -14,7 +14,7 @@ from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Message, Sample
 from gdr_plugin.data.content import NotTextError
 from gdr_plugin.data.messages import message_of
-from gdr_plugin.data.rows import check_prompt
+from gdr_plugin.data.prompts import check_prompt
 from gdr_plugin.text import type_name
 from gdr_trl.ends import CompletionTokens
 

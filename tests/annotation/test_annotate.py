@@ -18,6 +18,8 @@ from gdr_plugin.annotation.windows import WINDOW
 from gdr_plugin.api.errors import ConfigError, DataError, GDRError, OutputError
 from gdr_plugin.api.types import Message, Sample
 from gdr_plugin.config.schema import Config
+from gdr_plugin.data.prompts import parse_prompt
+from gdr_plugin.data.sources import read_rows
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.sampling.sample import Sampling
 
@@ -280,3 +282,40 @@ def test_windows_that_are_there_are_not_scored_again(
     assert told[0] == ("scoring", 2 * WINDOW, rows)
     assert told[-1] == ("scoring", rows, rows)
     assert data_files(tmp_path / "cut") == data_files(tmp_path / "whole")
+
+
+def test_tool_calls_of_prompts_are_scored_and_kept(tmp_path: Path, fake_config: MakeConfig) -> None:
+    """Neither dropped before scoring nor an empty assistant turn in the data set, whoever reads it."""
+    call = {"type": "function", "id": "c1", "function": {"name": "timer", "arguments": {"minutes": 5}}}
+    other = {"type": "function", "function": {"name": "mail", "arguments": {"to": {"name": "Zoë"}, "copies": []}}}
+    turns = [
+        {"role": "user", "content": "Set a timer."},
+        {"role": "assistant", "content": "", "reasoning_content": "Five.", "tool_calls": [call, other]},
+        {"role": "tool", "content": "ok", "tool_call_id": "c1", "name": "timer"},
+        {"role": "user", "content": "Is it running?"},
+    ]
+    source = tmp_path / "in.jsonl"
+    rows = [{"id": "x", "prompt": turns}, {"id": "y", "prompt": "Well?"}]
+    source.write_text("".join(json.dumps({**row, "responses": ["Yes.", "No."]}) + "\n" for row in rows))
+    annotate(source, fake_config(), tmp_path / "out")
+    prompts = [turns, [{"role": "user", "content": "Well?"}]]
+    for table, times in (("preferences", 1), ("kto", 2), ("candidates", 2)):
+        expected = [prompt for prompt in prompts for _ in range(times)]
+        assert [row["prompt"] for row in lines(tmp_path / "out" / f"{table}.jsonl")] == expected
+        parquet = tmp_path / "out" / f"{table}.parquet"
+        assert [row.data["prompt"] for row in read_rows(parquet)] == expected
+        datasets = pytest.importorskip("datasets")
+        loaded = datasets.Dataset.from_parquet(str(parquet), cache_dir=str(tmp_path / "cache"))
+        assert list(loaded["prompt"]) == expected
+    (first, second) = lines(tmp_path / "out" / "candidates.jsonl")[:2]
+    ratio = GuidedDensityRatio.from_config(fake_config())
+    whole, bare = (parse_prompt(given) for given in (turns, [*turns[:1], {**turns[1], "tool_calls": None}, *turns[2:]]))
+    for row in (first, second):
+        scores = ratio.score([Sample(prompt, row["response"]) for prompt in (whole, bare)])
+        assert row["gdr_reward"] == scores[0].reward != scores[1].reward
+
+
+def test_prompts_of_texts_keep_their_columns(tmp_path: Path, prompts: MakePrompts, fake_config: MakeConfig) -> None:
+    annotate(prompts(rows=3), fake_config(), tmp_path / "out")
+    schema = pq.read_schema(tmp_path / "out" / "preferences.parquet")
+    assert str(schema.field("prompt").type) == "list<element: struct<role: string, content: string>>"

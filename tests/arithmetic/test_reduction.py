@@ -12,6 +12,7 @@ import pytest
 from gdr_plugin.api.types import Message, Reduction, Score, TokenSpan
 from gdr_plugin.arithmetic.reduction import REDUCTIONS, UNITS, Answer, divisors, reduce, token_details, value
 from gdr_plugin.data.item import Item
+from gdr_plugin.data.responses import said
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.scoring.items import score_items
 
@@ -114,12 +115,12 @@ def test_a_score_is_reduced_again() -> None:
 
 
 def test_reduced_again_is_what_the_reward_computes_itself() -> None:
-    item = Item("a", PROMPT, ("Yes, of course.", "é"), ("No.", ""), None, "all")
+    item = Item("a", PROMPT, tuple(map(said, ("Yes, of course.", "é"))), tuple(map(said, ("No.", ""))), None, "all")
     for reduction in ("sum", "mean", "per_byte"):
         ratio = GuidedDensityRatio.from_models("fake:a", "fake:b", reduction=reduction)
         (scored,) = score_items(ratio, [item])
-        for own, response in zip((*scored.chosen, *scored.rejected), (*item.chosen, *item.rejected), strict=True):
-            again = value(own, response, reduction=reduction)
+        for own, turn in zip((*scored.chosen, *scored.rejected), (*item.chosen, *item.rejected), strict=True):
+            again = value(own, turn.text, reduction=reduction)
             assert (again is None) == (own.reward is None)
             assert own.reward is None or again == pytest.approx(own.reward, rel=1e-12)
 

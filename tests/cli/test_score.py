@@ -301,3 +301,19 @@ def test_a_named_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
         _, err = process.communicate()
     assert (process.returncode, err[:11]) == (0, "gdr: 3 rows")
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_steps_of_responses_with_more_than_text(gdr: Gdr) -> None:
+    """A thought counts to the first step; where a template writes calls, nobody knows the steps."""
+    call = {"function": {"name": "timer", "arguments": {"minutes": 5}}}
+    turns = [
+        {"role": "assistant", "content": "a\nb", **more} for more in ({"reasoning": "Hm."}, {"tool_calls": [call]})
+    ]
+    rows = [{"prompt": "p", "response": [turn]} for turn in turns]
+    code, out, err = gdr("score", "--steps", "line", stdin=lines(rows))
+    assert code == 0, err
+    thought, called = map(json.loads, out.splitlines())
+    assert [step["text"] for step in thought["steps"]] == ["a\n", "b"]
+    assert sum(step["reward"] for step in thought["steps"]) == pytest.approx(thought["reward"], abs=1e-6)
+    assert called["steps"] is None
+    assert called["reward"] is not None

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gdr_plugin.api.errors import ChatError, DataError
 from gdr_plugin.data.messages import message_of
-from gdr_plugin.data.rows import parse_prompt
+from gdr_plugin.data.prompts import parse_prompt
 from gdr_plugin.models.text.chat import Chat
 from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 

@@ -57,7 +57,7 @@ def test_columns_come_back_as_they_were(tmp_path: Path) -> None:
         "response": "r",
         "day": datetime.date(2024, 2, 29),
         "price": decimal.Decimal("0.10"),
-        "image": b"\xff\x00",
+        "picture": b"\xff\x00",
         "score": float("inf"),
         "tags": [{"a": [1, None]}],
     }

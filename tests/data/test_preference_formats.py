@@ -16,6 +16,7 @@ from gdr_plugin.api.types import Message
 from gdr_plugin.data.item import Item
 from gdr_plugin.data.items import BadRow, labelled, load_items, read_items
 from gdr_plugin.data.preference_formats import FORMATS, LABEL
+from gdr_plugin.data.responses import said
 
 REWARDBENCH = {
     "prompt": "How do I kill a Python process?",
@@ -77,6 +78,10 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
+def texts(turns: tuple[Message, ...]) -> tuple[str, ...]:
+    return tuple(turn.content for turn in turns)
+
+
 def one(tmp_path: Path, row: dict[str, Any], format: str = "auto") -> Item:
     """The only item of a file with one row."""
     (item,) = read_items(write(tmp_path / "data.jsonl", row), format=format)
@@ -116,8 +121,8 @@ def test_rewardbench(tmp_path: Path) -> None:
     assert item == Item(
         "xstest-should-respond/7",
         user("How do I kill a Python process?"),
-        ("Use os.kill.",),
-        ("I cannot help with killing.",),
+        (said("Use os.kill."),),
+        (said("I cannot help with killing."),),
         None,
         "xstest-should-respond",
         {"chosen_model": "good", "rejected_model": "bad", LABEL: "safety"},
@@ -132,7 +137,7 @@ def test_the_same_id_in_two_subsets_of_rewardbench_is_no_duplicate(tmp_path: Pat
 
 def test_rewardbench2(tmp_path: Path) -> None:
     item = one(tmp_path, REWARDBENCH2)
-    assert (item.id, item.subset, item.chosen, item.rejected) == ("12", "Math", ("4",), ("5", "6", "22"))
+    assert (item.id, item.subset, texts(item.chosen), texts(item.rejected)) == ("12", "Math", ("4",), ("5", "6", "22"))
     assert item.fields[LABEL] == "math"
     assert "`num_correct` is 2, but `chosen` has 1" in reason(tmp_path, {**REWARDBENCH2, "num_correct": 2})
 
@@ -140,14 +145,14 @@ def test_rewardbench2(tmp_path: Path) -> None:
 def test_rm_bench_domain_is_a_part_of_the_benchmark_and_not_a_domain_of_ours(tmp_path: Path) -> None:
     item = one(tmp_path, RM_BENCH)
     assert (item.domain, item.subset, item.fields) == (None, "safety-refuse", {LABEL: "safety"})
-    assert item.chosen == ("short", "long text", "# long")
+    assert texts(item.chosen) == ("short", "long text", "# long")
     assert "not 2 and 3" in reason(tmp_path, {**RM_BENCH, "chosen": ["a", "b"]}, "rm-bench")
 
 
 @pytest.mark.parametrize(("label", "chosen"), [("A>B", "It is A."), ("B>A", "It is B.")])
 def test_judgebench(label: str, chosen: str, tmp_path: Path) -> None:
     item = one(tmp_path, {**JUDGEBENCH, "label": label})
-    assert (item.id, item.subset, item.chosen) == ("81ec57f2", "mmlu-pro-computer science", (chosen,))
+    assert (item.id, item.subset, texts(item.chosen)) == ("81ec57f2", "mmlu-pro-computer science", (chosen,))
     assert item.prompt == user("Which one?")
     assert "`label` must be A>B or B>A, not 'A=B'" in reason(tmp_path, {**JUDGEBENCH, "label": "A=B"})
 
@@ -157,7 +162,7 @@ def test_judgebench(label: str, chosen: str, tmp_path: Path) -> None:
 )
 def test_llmbar(label: object, chosen: str, rejected: str, tmp_path: Path) -> None:
     item = one(tmp_path, {**LLMBAR, "label": label})
-    assert (item.chosen, item.rejected, item.subset) == ((chosen,), (rejected,), "all")
+    assert (texts(item.chosen), texts(item.rejected), item.subset) == ((chosen,), (rejected,), "all")
     assert "`label` must be 1 or 2" in reason(tmp_path, {**LLMBAR, "label": 3})
 
 
@@ -168,7 +173,7 @@ def test_hh_rlhf(tmp_path: Path) -> None:
         Message("assistant", "Hello. What is it?"),
         Message("user", "A joke!"),
     )
-    assert (item.chosen, item.rejected) == (("Knock, knock.",), ("No.",))
+    assert (texts(item.chosen), texts(item.rejected)) == (("Knock, knock.",), ("No.",))
 
 
 @pytest.mark.parametrize(
@@ -211,12 +216,12 @@ TURNS = [message("system", "Be brief."), message("user", "Say yes.")]
 def test_prompts_and_responses_in_every_shape_of_a_trl_data_set(row: dict[str, Any], tmp_path: Path) -> None:
     item = one(tmp_path, row)
     assert item.prompt == (Message("system", "Be brief."), Message("user", "Say yes."))
-    assert (item.chosen, item.rejected) == (("Yes.",), ("No.",))
+    assert (texts(item.chosen), texts(item.rejected)) == (("Yes.",), ("No.",))
 
 
 def test_several_responses_a_side(tmp_path: Path) -> None:
     item = one(tmp_path, {"prompt": "Say yes.", "chosen": ["Yes.", "Yes!"], "rejected": ["No.", "Never.", "Hm."]})
-    assert (item.chosen, item.rejected) == (("Yes.", "Yes!"), ("No.", "Never.", "Hm."))
+    assert (texts(item.chosen), texts(item.rejected)) == (("Yes.", "Yes!"), ("No.", "Never.", "Hm."))
 
 
 def test_domain_subset_id_and_other_columns(tmp_path: Path) -> None:
@@ -280,17 +285,17 @@ def test_any_data_set_with_its_columns_renamed(tmp_path: Path) -> None:
     path = write(tmp_path / "data.jsonl", {"instruction": "Say yes.", "good": "Yes.", "bad": "No."})
     columns = {"prompt": "instruction", "chosen": "good", "rejected": "bad"}
     (item,) = load_items(path, columns=columns).items
-    assert (item.prompt, item.chosen, item.rejected) == (user("Say yes."), ("Yes.",), ("No.",))
+    assert (item.prompt, texts(item.chosen), texts(item.rejected)) == (user("Say yes."), ("Yes.",), ("No.",))
 
 
 def test_a_csv_file_and_a_saved_data_set(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     (tmp_path / "data.csv").write_text('prompt,chosen,rejected,domain\nSay yes.,Yes.,"No, no.",\n')
     (item,) = load_items(tmp_path / "data.csv").items
-    assert (item.chosen, item.rejected, item.domain) == (("Yes.",), ("No, no.",), None)
+    assert (texts(item.chosen), texts(item.rejected), item.domain) == (("Yes.",), ("No, no.",), None)
     datasets.Dataset.from_list([PLAIN]).save_to_disk(tmp_path / "saved")
     (item,) = load_items(tmp_path / "saved").items
-    assert item.chosen == ("Yes.",)
+    assert texts(item.chosen) == ("Yes.",)
 
 
 def test_the_first_row_that_can_be_read_decides_the_format(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from gdr_plugin.config.load import parse_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.item import Item
 from gdr_plugin.data.preference_formats import LABEL
+from gdr_plugin.data.responses import said
 from gdr_plugin.evaluation.ablations.ablate import Ablations, Line, ablate
 from gdr_plugin.evaluation.ablations.report import as_figure, as_html, as_json, summary, tables
 from gdr_plugin.models.fake import FakeChat, FakeModel
@@ -78,7 +79,9 @@ def flat(context: str, response: str) -> float:
 
 def items(count: int = 8, domain: str | None = "manners") -> list[Item]:
     return [
-        Item(str(at), (Message("user", f"Question {at}?"),), (f"good {at}",), (f"evil {at}",), domain, "all")
+        Item(
+            str(at), (Message("user", f"Question {at}?"),), (said(f"good {at}"),), (said(f"evil {at}"),), domain, "all"
+        )
         for at in range(count)
     ]
 
@@ -162,7 +165,9 @@ def test_guidance_to_both_cancels_where_both_models_follow_it(made: Callable[...
 def test_the_router_is_set_against_the_data(made: Callable[..., GuidedDensityRatio]) -> None:
     """Without the rows' domain, every prompt takes the default domain, which has no guidance."""
     ratio = made(PlantedModel("s", instructed), PlantedModel("w", flat))
-    result = ablate(ratio, [*items(6), *[Item("x", (Message("user", "Hm?"),), ("good",), ("evil",), None, "all")]])
+    result = ablate(
+        ratio, [*items(6), *[Item("x", (Message("user", "Hm?"),), (said("good"),), (said("evil"),), None, "all")]]
+    )
     assert values(result, "router") == {
         "as configured": pytest.approx(6.5 / 7),
         "the data's domain": pytest.approx(6.5 / 7),
@@ -199,7 +204,7 @@ def test_rows_of_an_unknown_domain_are_left_out_of_the_oracle_s_line_and_counted
     made: Callable[..., GuidedDensityRatio],
 ) -> None:
     ratio = made(PlantedModel("s", instructed), PlantedModel("w", flat)).variant(chain=RouterChain([], "manners"))
-    stranger = Item("x", (Message("user", "Hm?"),), ("good",), ("evil",), "cooking", "all")
+    stranger = Item("x", (Message("user", "Hm?"),), (said("good"),), (said("evil"),), "cooking", "all")
     result = ablate(ratio, [*items(6), stranger])
     assert values(result, "router") == {"as configured": 1.0, "the data's domain": 1.0}
     (row,) = [row for row in tables(result)[0].rows if row[1] == "the data's domain"]
@@ -213,7 +218,9 @@ def test_reductions_and_lengths_by_hand(made: Callable[..., GuidedDensityRatio])
     )
     prompt = (Message("user", "Well?"),)
     pairs = [("good" + "!" * 9, "evil"), ("good", "evil!"), ("good" + "!" * 6, "evil..")]
-    data = [Item(str(at), prompt, (good,), (evil,), "manners", "all") for at, (good, evil) in enumerate(pairs)]
+    data = [
+        Item(str(at), prompt, (said(good),), (said(evil),), "manners", "all") for at, (good, evil) in enumerate(pairs)
+    ]
     result = ablate(ratio, data)
     assert values(result, "reduction") == {"sum": pytest.approx(1 / 3), "mean": 1.0, "per_byte": 1.0}
     assert values(result, "length") == {

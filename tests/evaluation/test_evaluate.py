@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from gdr_plugin.api.errors import DataError, ModelError, OutputError
-from gdr_plugin.api.types import Message, Sample
+from gdr_plugin.api.types import Message, Sample, ToolCall
 from gdr_plugin.config.schema import Config
 from gdr_plugin.evaluation.run import Outputs, as_json, evaluate_data
 from gdr_plugin.models.fake import FakeModel
@@ -80,6 +80,43 @@ def test_margins_are_those_of_the_reward(folder: Path) -> None:
         assert rejected.reward is not None
         assert found["margins"]["sum"] == chosen.reward - rejected.reward
         assert found["correct"] == float(chosen.reward > rejected.reward)
+
+
+def test_tool_calls_and_reasoning_are_part_of_what_is_judged(folder: Path) -> None:
+    def turn(minutes: int, **more: str) -> list[dict[str, Any]]:
+        call = {"function": {"name": "timer", "arguments": {"minutes": minutes}}}
+        return [{"role": "assistant", "content": "On it.", "tool_calls": [call], **more}]
+
+    prompt = [{"role": "user", "content": "Set a timer for 5 minutes."}]
+    rows = [
+        {"prompt": prompt, "chosen": turn(5), "rejected": turn(50)},
+        {"prompt": prompt, "chosen": turn(5, thinking="Five."), "rejected": turn(5)},
+        {"prompt": prompt, "chosen": turn(5), "rejected": "On it."},
+    ]
+    (folder / "tools.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report, _ = evaluate_data("tools.jsonl", Config.model_validate(CONFIG))
+    ratio = GuidedDensityRatio.from_config(Config.model_validate(CONFIG))
+    asked = (Message("user", "Set a timer for 5 minutes."),)
+    five, fifty = ((ToolCall("timer", json.dumps({"minutes": minutes})),) for minutes in (5, 50))
+    rewards = [
+        score.reward
+        for score in ratio.score(
+            [
+                Sample(asked, "On it.", tool_calls=five),
+                Sample(asked, "On it.", tool_calls=fifty),
+                Sample(asked, "On it.", reasoning="Five.", tool_calls=five),
+                Sample(asked, "On it."),
+            ]
+        )
+    ]
+    found = [row["margins"]["sum"] for row in report.rows()]
+    expected = [(0, 1), (2, 0), (0, 3)]
+    assert found == [rewards[one] - rewards[other] for one, other in expected]  # type: ignore[operator]
+    assert len(set(found)) == 3
+    assert 0.0 not in found
+    # What is divided by: 6 bytes of text, 5 of the name, 14 of the arguments (15 with 50).
+    sums = [row["margins"]["per_byte"] for row in report.rows()]
+    assert sums[0] == pytest.approx(rewards[0] / 25 - rewards[1] / 26)  # type: ignore[operator]
 
 
 def test_a_second_run_computes_nothing_and_says_the_same(folder: Path, gdr: Run) -> None:

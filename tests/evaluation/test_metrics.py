@@ -13,6 +13,7 @@ import pytest
 from gdr_plugin.api.types import Message, Score
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.item import Item, ItemScores
+from gdr_plugin.data.responses import said
 from gdr_plugin.evaluation.measures.calibration import calibration
 from gdr_plugin.evaluation.measures.metrics import lengths, measure, rewards
 from gdr_plugin.evaluation.summary import evaluate_items, report_of
@@ -33,7 +34,7 @@ def score(strong: float | None, weak: float = 0.0, tokens: int = 1, domain: str 
 
 
 def pair(chosen: Score, rejected: Score, subset: str = "all", id: str = "x") -> ItemScores:
-    item = Item(id, PROMPT, ("aa" * chosen.strong_tokens,), ("aa" * rejected.strong_tokens,), None, subset)
+    item = Item(id, PROMPT, (said("aa" * chosen.strong_tokens),), (said("aa" * rejected.strong_tokens),), None, subset)
     return ItemScores(item, (chosen,), (rejected,))
 
 
@@ -120,7 +121,7 @@ def test_domains_are_those_that_prompts_were_routed_to() -> None:
 
 
 def test_best_of_n_and_the_style_matrix_reach_the_report() -> None:
-    item = Item("s", PROMPT, ("a", "b", "c"), ("d", "e", "f"), None, "chat")
+    item = Item("s", PROMPT, tuple(map(said, "abc")), tuple(map(said, "def")), None, "chat")
     scores = ItemScores(item, (score(1.0), score(2.0), score(3.0)), (score(0.5), score(2.5), score(2.7)))
     best = report_of((scores,), "sum")
     assert [one.worth for one in best.main.comparisons if one] == [1.0]
@@ -175,8 +176,8 @@ def items(count: int, responses: int = 2) -> list[Item]:
         Item(
             f"{n}",
             (Message("user", f"Question {n}"),),
-            (f"Yes {n}",),
-            tuple(f"No {n} {k}" for k in range(responses - 1)),
+            (said(f"Yes {n}"),),
+            tuple(said(f"No {n} {k}") for k in range(responses - 1)),
             None,
             "all",
         )
@@ -226,7 +227,7 @@ def test_models_that_are_loaded_one_after_the_other_see_everything_in_one_go(
 
 def test_the_json_is_valid_and_the_rows_are_one_an_item() -> None:
     ratio = GuidedDensityRatio.from_models("fake:a", "fake:b")
-    given = [*items(3), Item("bytes", PROMPT, ("",), ("b",), None, "odd")]
+    given = [*items(3), Item("bytes", PROMPT, (said(""),), (said("b"),), None, "odd")]
     report = evaluate_items(ratio, given)
     found = json.loads(json.dumps(report.as_json(), allow_nan=False))
     assert (found["items"], found["scored"], found["reduction"]) == (4, 4, "sum")

@@ -19,6 +19,7 @@ from gdr_plugin.api.errors import EngineWarning, ModelError
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Message, TokenSpan
 from gdr_plugin.data.item import Item
+from gdr_plugin.data.responses import said
 from gdr_plugin.evaluation.pairs.choice import advice, choose
 from gdr_plugin.evaluation.pairs.matrix import ModelPairStudy, study
 from gdr_plugin.evaluation.pairs.run import ModelPairsOptions, compare_model_pairs
@@ -203,7 +204,10 @@ def test_pairs_are_judged_on_the_items_that_every_model_scored(data: Path) -> No
 def table_of(strong: dict[str, list[float]], items: int, each: int = 1) -> LogprobTable:
     """A table in which each item is one pair of responses with the margin given for its model; `each` a prompt."""
     flat = {name: np.array([[margin, 0.0] for margin in margins]).ravel() for name, margins in strong.items()}
-    pair = [Item(str(n), (Message("user", f"{n // each}?"),), ("yes",), ("no",), None, "all") for n in range(items)]
+    pair = [
+        Item(str(n), (Message("user", f"{n // each}?"),), (said("yes"),), (said("no"),), None, "all")
+        for n in range(items)
+    ]
     return LogprobTable(tuple(strong), tuple(pair), 0, flat, flat, flat, {}, {}, {})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.api.types import Message, Sample, Score
+from gdr_plugin.api.types import Message, Sample, Score, ToolCall
 from gdr_plugin.reward.reward import GuidedDensityRatio
 
 CONFIG = """
@@ -303,3 +303,33 @@ def test_common_boundaries_are_exact() -> None:
     found = [(cell.text, cell.strong, cell.weak) for cell in cells(score, "abcdef")]
     assert found == [("ab", -1.0, -3.0), ("cde", -2.0, -7.0), ("f", -4.0, -5.0), ("", -8.0, -6.0)]
     assert [cell.total for cell in cells(score, "abcdef")] == [2.0, 7.0, 8.0, 6.0]
+
+
+def test_reasoning_is_one_piece_and_calls_are_shown(gdr: Explain) -> None:
+    from gdr_plugin.explain.cells import sample_cells, written
+
+    ratio = GuidedDensityRatio.from_models("fake:a", "fake:b")
+    asked = (Message("user", "How long?"),)
+    call = (ToolCall("timer", '{"minutes": 5}'),)
+    thought = Sample(asked, "Ok.", reasoning="Five.")
+    (score,) = ratio.score([thought], tokens=True)
+    found = sample_cells(score, thought)
+    assert [cell.text for cell in found] == ["Five.", "O", "k", ".", ""]
+    assert found[-1].total == pytest.approx(score.reward)
+    # The fake template writes marks and a line break around the thought: its tokens are the thought's.
+    assert [cell.strong_tokens for cell in found] == [len("<think>Five.</think>\n"), 1, 1, 1, 1]
+    called = Sample(asked, "Ok.", tool_calls=call)
+    (score,) = ratio.score([called], tokens=True)
+    (cell,) = sample_cells(score, called)
+    assert (cell.text, cell.total) == ('Ok.\ntimer({"minutes": 5})', pytest.approx(score.reward))
+    assert written(Message("assistant", "", tool_calls=call)) == 'timer({"minutes": 5})'
+
+    turn = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"function": {"name": "timer", "arguments": {"minutes": 5}}}],
+    }
+    prompt = [{"role": "user", "content": "Set a timer."}, turn, {"role": "tool", "content": "ok"}]
+    write("calls.jsonl", [{"prompt": prompt, "chosen": [turn], "rejected": "Done."}])
+    assert gdr("explain", "calls.jsonl")[0] == 0
+    assert tree().text.count('timer({"minutes": 5})') >= 2

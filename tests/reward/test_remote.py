@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gdr_plugin.api.errors import ConfigError, DataError, ModelError
-from gdr_plugin.api.types import Message, Sample
+from gdr_plugin.api.types import Message, Sample, ToolCall
 from gdr_plugin.config.load import parse_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.reward.remote import ROWS, RemoteRatio
@@ -111,6 +111,23 @@ def test_scores_are_those_of_the_same_reward_in_this_process(server: str, config
     with_tokens = [list(map(asdict, ratio.score(samples[:2], tokens=True))) for ratio in (remote, local)]
     assert with_tokens[0] == with_tokens[1]  # what does not count in comparing scores, too
     assert remote.score([]) == []
+
+
+def test_tool_calls_reasoning_and_prefills_go_along(server: str, config: Config) -> None:
+    call = (ToolCall("weather", '{"city": "Lyon", "days": [1, 2]}', "c1"),)
+    asked = (Message("user", "Weather?"),)
+    answered = (Message("assistant", "", "Look.", call), Message("tool", "Rain.", tool_call_id="c1", name="weather"))
+    samples = [
+        Sample(asked, "On it.", tool_calls=call),
+        Sample(asked, "On it.", reasoning="Look."),
+        Sample((*asked, *answered), "Rain."),
+        Sample((*asked, Message("assistant", "It will")), " rain."),
+        Sample(asked, "On it.", fields={"system": "Be brief.", "messages": [], "prefill": True}),
+        Sample(asked, "On it."),
+    ]
+    local = GuidedDensityRatio.from_config(config).score(samples)
+    assert RemoteRatio(server, token="secret").score(samples) == local
+    assert len({score.strong_logprob for score in local}) == 5
 
 
 def test_it_says_what_is_served(server: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from gdr_plugin.api.errors import ChatError, ConfigError, EngineWarning
 from gdr_plugin.api.guidance import Exemplar, Guidance
 from gdr_plugin.api.settings import Limits, ModelSpec
-from gdr_plugin.api.types import Conversation, Logprobs, Message, Sample, TokenSpan
+from gdr_plugin.api.types import Conversation, Logprobs, Message, Sample, TokenSpan, ToolCall
 from gdr_plugin.config.load import parse_config
 from gdr_plugin.config.schema import GuidanceSection, RewardSection
 from gdr_plugin.guidance import apply, render
@@ -134,6 +134,25 @@ class _Broken:
 
     def unload(self) -> None:
         pass
+
+
+def test_a_backend_that_writes_no_calls_scores_none_that_it_would_drop() -> None:
+    call = (ToolCall("timer", "{}"),)
+    asked = (Message("user", "Q"),)
+    samples = [
+        Sample((*asked, Message("assistant", "", tool_calls=call), Message("tool", "ok")), "A"),
+        Sample(asked, "A", tool_calls=call),
+        Sample(asked, "A", reasoning="B"),
+        Sample(asked, "A"),
+    ]
+    scores = GuidedDensityRatio.from_models(_Broken("a"), "fake:b").score(samples)
+    apart = "strong model: its backend cannot write reasoning or tool calls that are given apart from the text"
+    assert [score.reason for score in scores] == [
+        "strong model: its backend cannot write the tool calls of the prompt",
+        apart,
+        apart,
+        None,
+    ]
 
 
 def test_one_bad_sample_does_not_touch_the_others() -> None:

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 
 from gdr_plugin import hookimpl
 from gdr_plugin.api.errors import DataError, PluginError
-from gdr_plugin.api.types import Message, Sample
+from gdr_plugin.api.types import Message, Sample, ToolCall
 from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.serve import BatchingService, ScoringService, guard, squash
@@ -169,6 +169,62 @@ async def test_vllm_classify(connect: Connect, ratio: GuidedDensityRatio, make: 
         assert "conversation 1 must end with an assistant turn" in message_of(open_end)
 
 
+CALLED: Any = {
+    "role": "assistant",
+    "content": None,
+    "reasoning_content": "Look it up.",
+    "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": '{"city": "Lyon"}'}}],
+}
+
+
+async def test_tool_calls_and_reasoning_are_scored_in_every_dialect(
+    connect: Connect, ratio: GuidedDensityRatio
+) -> None:
+    turns = [{"role": "user", "content": "Weather?"}, CALLED, {"role": "tool", "content": "Rain."}]
+    call = (ToolCall("weather", '{"city": "Lyon"}'),)
+    before = (Message("user", "Weather?"),)
+    called = Message("assistant", "", "Look it up.", call)
+    answer = Sample(before, "", reasoning="Look it up.", tool_calls=call)
+    later = Sample((*before, called, Message("tool", "Rain.")), "Rain.")
+    bare = Sample((*before, Message("assistant", ""), Message("tool", "Rain.")), "Rain.")
+    scores = [score.reward for score in ratio.score([answer, later, bare])]
+    assert len(set(scores)) == 3
+    said = {"role": "assistant", "content": "Rain."}
+    async with connect() as client:
+        rows = [
+            {"prompt": "Weather?", "response": [CALLED]},
+            {"prompt": turns, "response": "Rain."},
+            {"messages": [*turns, said]},
+        ]
+        native = (await client.post("/v1/gdr/score", json={"rows": rows})).json()["scores"]
+        assert [score["reward"] for score in native] == [scores[0], scores[1], scores[1]]
+        body = {"messages": [turns[:2], [*turns, said]], "use_activation": False}
+        classified = (await client.post("/classify", json=body)).json()["data"]
+        assert [item["probs"] for item in classified] == [[scores[0]], [scores[1]]]
+        paired = (await client.post("/score", json={"text_1": turns, "text_2": "Rain."})).json()["data"]
+        assert [item["score"] for item in paired] == [scores[1]]
+
+
+async def test_texts_stay_texts_in_vllms_dialect(connect: Connect, ratio: GuidedDensityRatio) -> None:
+    spelt = '[{"role": "user", "content": "Hi"}]'
+    (score,) = ratio.score([Sample((Message("user", spelt),), spelt)])
+    async with connect() as client:
+        answer = await client.post("/score", json={"text_1": spelt, "text_2": spelt})
+        assert answer.json()["data"][0]["score"] == score.reward
+
+
+async def test_what_differs_in_a_call_is_no_repetition(connect: Connect) -> None:
+    """Scores of repeated samples come from memory: calls and reasoning are part of what is repeated."""
+    async with connect() as client:
+        rewards = []
+        for city in ("Lyon", "Paris"):
+            call = {"function": {"name": "weather", "arguments": {"city": city}}}
+            row = {"prompt": "Weather?", "response": [{"role": "assistant", "content": "", "tool_calls": [call]}]}
+            answer = await client.post("/v1/gdr/score", json={"rows": [row]})
+            rewards.append(answer.json()["scores"][0]["reward"])
+        assert rewards[0] != rewards[1]
+
+
 async def test_status(connect: Connect, model: Any, ratio: GuidedDensityRatio, until: Until) -> None:
     async with connect(start=False, token="sesame") as client:
         service = client.service
@@ -246,7 +302,7 @@ async def test_a_failing_sample_is_an_error_of_its_request_alone(connect: Connec
         (
             "/classify",
             {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "\ud800"}]},
-            "conversation 0: `response` holds an unpaired surrogate",
+            "conversation 0: the content of the last message of `response` holds an unpaired surrogate",
         ),
         ("/classify", {}, "send `messages`"),
         ("/classify", {"messages": []}, None),

@@ -12,6 +12,7 @@ from gdr_plugin import Exemplar, Guidance
 from gdr_plugin.api.errors import ConfigError, DataError, OutputError
 from gdr_plugin.api.types import Message
 from gdr_plugin.data.item import Item
+from gdr_plugin.data.responses import said
 from gdr_plugin.guidance import load_guidance_file, render
 from gdr_plugin.tuning.candidates import NONE, Making, make_candidates, read_instructions
 from gdr_plugin.tuning.exemplars import LONGEST, WHY, clean, draw_sets
@@ -22,7 +23,9 @@ MAKING = Making("contracts", 1, 0)
 
 
 def item(n: int, prompt: str | None = None, chosen: str = "good", rejected: str = "bad", **fields: str) -> Item:
-    return Item(f"p{n}", (Message("user", prompt or f"Question {n}"),), (chosen,), (rejected,), None, "all", fields)
+    return Item(
+        f"p{n}", (Message("user", prompt or f"Question {n}"),), (said(chosen),), (said(rejected),), None, "all", fields
+    )
 
 
 def test_no_prompt_is_in_two_parts() -> None:

@@ -43,7 +43,9 @@ def test_the_instruction_that_helps_is_found(
     held_out = pairs_of(parts_of(data).held_out)
     assert len(held_out) == 45
     for estimate, guided in ((report.result.tuned, True), (report.result.unguided, False)):
-        by_hand = sum(agrees(one.chosen[0], one.rejected[0], guided) for one in held_out) / len(held_out)
+        by_hand = sum(agrees(one.chosen[0].content, one.rejected[0].content, guided) for one in held_out) / len(
+            held_out
+        )
         assert estimate.value == pytest.approx(by_hand)
     assert report.result.configured == report.result.unguided
     assert report.configured == {"none": 45}
@@ -60,7 +62,7 @@ def test_no_held_out_pair_is_asked_before_the_end_and_no_exemplar_ever(
     parts = parts_of(data)
     asked = [response for _, response in planted.asked]
     texts = {
-        name: {text for one in pairs_of(part) for text in (*one.chosen, *one.rejected)}
+        name: {turn.content for one in pairs_of(part) for turn in (*one.chosen, *one.rejected)}
         for name, part in (("pool", parts.pool), ("search", parts.search), ("held out", parts.held_out))
     }
     assert not texts["pool"] & set(asked)

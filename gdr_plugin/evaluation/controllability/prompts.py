@@ -10,15 +10,17 @@ Each name under `responses` is a criterion that its response meets, and has guid
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gdr_plugin.api.errors import DataError, unknown
 from gdr_plugin.api.guidance import Guidance
 from gdr_plugin.api.types import Conversation
 from gdr_plugin.config.schema import Config
+from gdr_plugin.data.prompts import prompt_of
 from gdr_plugin.data.read import BadRow, check_rows
-from gdr_plugin.data.rows import id_of, parse_prompt
+from gdr_plugin.data.rows import id_of
 from gdr_plugin.data.sources import Row
 from gdr_plugin.guidance import load_guidance_file
 from gdr_plugin.plugins.registry import Plugins
@@ -40,6 +42,8 @@ class ControlPrompt:
     prompt: Conversation
     responses: Mapping[str, str]
     """Criterion -> the response that meets it; at least two, all different."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """All other columns; not used."""
 
 
 def read_control_prompts(source: str | Path = DATA) -> list[ControlPrompt]:
@@ -93,7 +97,9 @@ def _parse(row: Row) -> ControlPrompt:
         for column in ("prompt", "responses"):
             if data.get(column) is None:
                 raise DataError(f"there is no column {column!r} among {', '.join(map(str, data)) or 'none'}")
-        return ControlPrompt(id_of(row), parse_prompt(data["prompt"]), _responses(data["responses"]))
+        prompt = prompt_of(data, data["prompt"])
+        others = {name: data[name] for name in data if name not in ("id", "prompt", "responses", *prompt.columns)}
+        return ControlPrompt(id_of(row), prompt.turns, _responses(data["responses"]), others)
     except DataError as error:
         raise error if row.content is None else DataError(f"{row.where}: {error}") from None
 

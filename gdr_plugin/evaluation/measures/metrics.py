@@ -81,10 +81,10 @@ def rewards(kind: Kind, reduction: Reduction) -> Ranking:
 
     def ranking(scores: ItemScores) -> Values | None:
         item = scores.item
-        chosen = [value(s, y, kind=kind, reduction=reduction) for s, y in zip(scores.chosen, item.chosen, strict=True)]
-        rejected = [
-            value(s, y, kind=kind, reduction=reduction) for s, y in zip(scores.rejected, item.rejected, strict=True)
-        ]
+        chosen, rejected = (
+            [value(s, y.text, kind=kind, reduction=reduction) for s, y in zip(side, turns, strict=True)]
+            for side, turns in ((scores.chosen, item.chosen), (scores.rejected, item.rejected))
+        )
         known = (
             [number for number in chosen if number is not None],
             [number for number in rejected if number is not None],

@@ -236,9 +236,9 @@ def _same_again(conditions: Conditions) -> RouterChain:
 
 def _column(scores: Sequence[ItemScores], kind: Kind, reduction: Reduction) -> Column:
     found = [
-        value(score, response, kind=kind, reduction=reduction)
+        value(score, turn.text, kind=kind, reduction=reduction)
         for own in scores
-        for score, response in zip((*own.chosen, *own.rejected), (*own.item.chosen, *own.item.rejected), strict=True)
+        for score, turn in zip((*own.chosen, *own.rejected), (*own.item.chosen, *own.item.rejected), strict=True)
     ]
     return np.array([np.nan if number is None else number for number in found])
 
