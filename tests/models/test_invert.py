@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerFast
 
 from gdr_plugin.api.errors import ChatError, DataError, ModelError
 from gdr_plugin.api.types import Conversation, Message
-from gdr_plugin.models.text.chat import Chat
-from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 from gdr_plugin.models.local.source import open_tokenizer
+from gdr_plugin.models.text.chat import Chat
 from gdr_plugin.models.text.layout import TurnLayout
+from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 from gdr_plugin.models.text.template import ChatTemplate
 
 Family: TypeAlias = Callable[[str], PreTrainedTokenizerFast]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import Conversation, Message, TokenSpan
 from gdr_plugin.models.text.answer import Kind, Piece, places, reasoned_pieces, rendered_calls, text_pieces
-from gdr_plugin.models.text.ends import find_end
+from gdr_plugin.models.text.ends import find_end, stop_ids
 from gdr_plugin.models.text.layout import TurnLayout
 from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
 from gdr_plugin.models.text.tokens import Tokens
@@ -80,6 +80,8 @@ class Chat:
     """Whether turns are rendered by a chat template; False: as plain text."""
     fingerprint: str
     """Hex digest of tokenizer and template: part of a model's identity."""
+    stop_ids: frozenset[int]
+    """Ids that the model may end an assistant's turn with, whichever of them is scored as the end."""
 
     def __init__(
         self,
@@ -103,9 +105,9 @@ class Chat:
         # A chat template writes its own BOS, or wants none; plain text gets what the tokenizer gives to text.
         self._prefix = () if self.has_template else self._tokens.prefix
         self._bos = tokenizer.bos_token_id
-        self._end = find_end(
-            self._tokens, self._layout, eos=tokenizer.eos_token_id, stops=frozenset(stops), named=end_of_turn
-        )
+        eos, stops = tokenizer.eos_token_id, frozenset(stops)
+        self._end = find_end(self._tokens, self._layout, eos=eos, stops=stops, named=end_of_turn)
+        self.stop_ids = stop_ids(self._tokens, self._layout, eos=eos, stops=stops, named=end_of_turn)
         special = repr(sorted((key, str(value)) for key, value in tokenizer.special_tokens_map.items()))
         more = [repr(sorted(self._template.variables.items()))] if self._template.variables else []
         self.fingerprint = self._tokens.digest(self._template.text, special, repr(self._end.ids), *more)
@@ -122,6 +124,11 @@ class Chat:
     def lead(self) -> str:
         """White space that the template puts before an answer: part of what the model generates, not of the answer."""
         return self._layout.lead
+
+    @property
+    def before_end(self) -> str:
+        """Text that the template writes between an answer and the last token of its end, such as Llama 2's space."""
+        return self._tokens.spelling_behind_text(self._end.ids[:-1])
 
     def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
         """Token ids of `response` after `conversation`; see `ChatFormat.span`."""

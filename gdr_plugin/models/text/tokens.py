@@ -211,6 +211,11 @@ class Tokens:
         """The id of one token by its spelling."""
         return self._plain.token_to_id(spelling)
 
+    def spelling_behind_text(self, ids: tuple[int, ...]) -> str:
+        """Spell ids as they follow text: decoders drop a space at the beginning of all text."""
+        head = self.encode("a").ids
+        return self._plain.decode([*head, *ids], skip_special_tokens=False).removeprefix(self._plain.decode(head))
+
     def spelling(self, ids: tuple[int, ...]) -> str:
         """Spell ids for a person, control tokens included."""
         return self._plain.decode(list(ids), skip_special_tokens=False)
