@@ -15,8 +15,7 @@ from typing import Any, Final
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from gdr_openrlhf.backend import from_environment
-from gdr_openrlhf.dialect import Dialect
-from gdr_plugin.models.local.source import stop_ids
+from gdr_openrlhf.dialect import Dialect, inverter_of
 from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
 _THREADS: Final = 256
@@ -95,8 +94,7 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
         """What reads the policy's texts, made at the first call: every call brings a new copy of the same tokenizer."""
         with self._opening:
             if self._opened is None:
-                template = "plain" if self._backend.settings.plain and not tokenizer.chat_template else None
                 name = self._backend.settings.policy_tokenizer or getattr(tokenizer, "name_or_path", "")
-                inverter = RenderedPromptReader(tokenizer, template, stops=stop_ids(name) if name else ())
+                inverter = inverter_of(tokenizer, name)
                 self._opened = inverter, self._backend.dialect(inverter)
             return self._opened

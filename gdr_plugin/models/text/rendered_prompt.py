@@ -57,6 +57,8 @@ class RenderedPromptReader:
     ) -> None:
         self._tokenizer = tokenizer
         self._template = ChatTemplate(tokenizer, template)
+        self.has_template = self._template.source != "plain"
+        """Whether a chat template has written the prompts; without one no messages are read from them."""
         layout = self._layout = TurnLayout(self._template)
         tokens = self._tokens = Tokens(tokenizer, layout.markup)
         self._turns = TemplateTurns(self._template)
