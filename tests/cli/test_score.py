@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gdr_plugin.api.errors import EngineWarning
 from gdr_plugin.api.types import Message, Sample
 from gdr_plugin.cli import main
 from gdr_plugin.reward.reward import GuidedDensityRatio
@@ -312,3 +313,20 @@ def test_a_named_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
         _, err = process.communicate()
     assert (process.returncode, err[:11]) == (0, "gdr: 3 rows")
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_template_marks_in_the_rows_are_counted_in_the_last_line(
+    gdr: Gdr, tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    Path("gdr.yaml").write_text(f"strong: {tiny_model(seed=1)}\nweak: {tiny_model(seed=2)}\n")
+    given = [
+        {"prompt": "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "response": "Hello."},
+        {"prompt": "Hi", "response": "Hello.<|im_end|>"},
+        {"prompt": "Hi", "response": "Hello."},
+    ]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    with pytest.warns(EngineWarning, match=r"spells out '<\|im_start\|>'"):
+        code, out, err = gdr("score", "rows.jsonl")
+    assert code == 0
+    assert all(json.loads(line)["reward"] is not None for line in out.splitlines())
+    assert "3 rows, 3 scored; 2 hold marks of a chat template (scored as text);" in err

@@ -39,6 +39,8 @@ class _Context:
     dropped: int = 0
     problem: str | None = None
     """Why the conversation has no context; remembered, so that every candidate of a prompt learns it at once."""
+    mark: str | None = None
+    """A control token that a turn spells out."""
 
 
 class Chat:
@@ -194,7 +196,7 @@ class Chat:
             ids += self._end.ids
         if len(context.ids) + len(ids) > self.max_length:
             raise ChatError(self._too_long(len(context.ids), len(ids)))
-        return TokenSpan(context.ids, ids, context.dropped)
+        return TokenSpan(context.ids, ids, context.dropped, context.mark or self._tokens.mark_in(text))
 
     def _place(self, conversation: Conversation, response: str, reasoning: str = "") -> tuple[_Context, list[Piece]]:
         """The context that a response follows, and the text that is encoded behind it."""
@@ -240,6 +242,16 @@ class Chat:
             reasoning=self._tokens.protect(turn.reasoning, assistant=True),
             tool_calls=calls,
         )
+
+    def _mark_of(self, conversation: Conversation) -> str | None:
+        """A control token that a turn spells out; a prompt that is rendered text holds real ones."""
+        safe = (self._safe(turn) for turn in conversation if turn.role != TEXT)
+        texts = (
+            text
+            for turn in safe
+            for text in (turn.content, turn.reasoning, *(call.name + call.arguments for call in turn.tool_calls))
+        )
+        return next((mark for mark in map(self._tokens.mark_in, texts) if mark is not None), None)
 
     def _encode(self, conversation: Conversation, kind: Kind) -> tuple[int, ...]:
         if any(turn.role == TEXT for turn in conversation):
@@ -294,11 +306,12 @@ class Chat:
     def _make_context(self, conversation: Conversation, kind: Kind) -> _Context:
         try:
             ids = self._encode(conversation, kind)
+            mark = self._mark_of(conversation)
         except ChatError as error:
             return _Context((), problem=str(error))
         room = self.max_length - self._free
         if self._long_input == "error" or len(ids) <= room:
-            return _Context(ids)
+            return _Context(ids, mark=mark)
         kept = self._keep_end(conversation, kind, room)
         if kept is None:
             return _Context(
@@ -307,7 +320,7 @@ class Chat:
                 f"the {room} tokens that max_length {self.max_length} leaves to a prompt: shorten the guidance or "
                 "raise limits.max_length",
             )
-        return _Context(kept, dropped=len(ids) - len(kept))
+        return _Context(kept, dropped=len(ids) - len(kept), mark=mark)
 
     def _keep_end(self, conversation: Conversation, kind: Kind, room: int) -> tuple[int, ...] | None:
         """Leave out the oldest turns, then the beginning of the last user turn; None when even that is not enough.

@@ -108,6 +108,11 @@ class Tokens:
         place = {spelling: i for i, spelling in enumerate(self._order)}
         return spelt.sub(lambda match: f"\U000f1000{self._nonce}:{place[match[0]]}\U000f1001", text)
 
+    def mark_in(self, text: str) -> str | None:
+        """The first control token that protected text spells out; None where it spells none."""
+        match = self._placeholder.search(text) if self._nonce in text else None
+        return self._order[int(match[1])] if match else None
+
     def restored(self, text: str) -> str:
         """Protected text as it was."""
         return self._placeholder.sub(lambda match: self._order[int(match[1])], text) if self._nonce in text else text
