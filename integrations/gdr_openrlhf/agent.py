@@ -94,7 +94,7 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
         """What reads the policy's texts, made at the first call: every call brings a new copy of the same tokenizer."""
         with self._opening:
             if self._opened is None:
-                name = self._backend.settings.policy_tokenizer or getattr(tokenizer, "name_or_path", "")
-                inverter = inverter_of(tokenizer, name)
+                name = self._backend.settings.policy_tokenizer or getattr(tokenizer, "name_or_path", None)
+                inverter = inverter_of(tokenizer, name or "")
                 self._opened = inverter, self._backend.dialect(inverter)
             return self._opened

@@ -111,7 +111,8 @@ def _check_shapes(name: str, folder: Path, base: Source, trust_remote_code: bool
     empty = skeleton(base, trust_remote_code=trust_remote_code)
     modules: dict[str, nn.Module] = dict(empty.named_modules())
     parameters = {key: tuple(value.shape) for key, value in empty.named_parameters(remove_duplicate=False)}
-    embeddings = (empty.get_input_embeddings(), empty.get_output_embeddings())
+    whole: Any = empty
+    embeddings = (whole.get_input_embeddings(), whole.get_output_embeddings())
     for key, shape in sorted(shapes.items()):
         path = key.removeprefix(_PREFIX)
         owner, _, part = path.partition(".lora_")
