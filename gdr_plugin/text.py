@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["first_line", "is_missing", "one_line", "text_problem", "type_name", "typed_line", "without_numbers"]
+__all__ = [
+    "first_line",
+    "is_missing",
+    "one_line",
+    "printable",
+    "text_problem",
+    "type_name",
+    "typed_line",
+    "without_numbers",
+]
 
 _NUMBER = re.compile(r"\d[\d,]*")
 
@@ -32,6 +41,17 @@ def typed_line(error: BaseException) -> str:
     """An error's class and whole message on one line, as in "ValueError: no number"."""
     name, text = type(error).__name__, one_line(error)
     return name if text == name else f"{name}: {text}"
+
+
+def printable(text: str, *, limit: int) -> str:
+    """Text that can neither break nor forge a line of a log: control and format characters are escaped, the end is cut.
+
+    Args:
+        text: Any text, from anybody.
+        limit: Most characters that are kept.
+    """
+    kept = text if len(text) <= limit else text[: limit - 3] + "..."
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in kept)
 
 
 def without_numbers(reason: str) -> str:

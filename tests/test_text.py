@@ -6,7 +6,16 @@ import math
 
 import pytest
 
-from gdr_plugin.text import first_line, is_missing, one_line, text_problem, type_name, typed_line, without_numbers
+from gdr_plugin.text import (
+    first_line,
+    is_missing,
+    one_line,
+    printable,
+    text_problem,
+    type_name,
+    typed_line,
+    without_numbers,
+)
 
 
 def test_an_error_on_one_line() -> None:
@@ -20,6 +29,12 @@ def test_an_error_on_one_line() -> None:
 def test_an_error_with_its_class() -> None:
     assert typed_line(ValueError("no\n number")) == "ValueError: no number"
     assert typed_line(KeyError()) == "KeyError"
+
+
+def test_a_line_of_a_log_cannot_be_forged() -> None:
+    assert printable("Grüße, 日本語", limit=50) == "Grüße, 日本語"
+    assert printable("a\r\n\x1b[2K\x00\u2028\u202e\ud800z", limit=50) == "a\\r\\n\\x1b[2K\\x00\\u2028\\u202e\\ud800z"
+    assert printable("x" * 60, limit=10) == "xxxxxxx..."
 
 
 def test_reasons_of_one_kind_are_one_reason() -> None:

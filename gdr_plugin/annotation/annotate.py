@@ -35,6 +35,9 @@ class Annotated:
     """What summary.json says."""
     already_complete: bool
     """Whether the run had been finished before, so that nothing was done."""
+    spelt_marks: int = 0
+    """Candidates, among those scored in this call, whose prompt or response spells out a control token of a model: it
+    was scored as plain text."""
 
 
 def annotate(
@@ -104,4 +107,4 @@ def annotate(
             run: RunFacts = {**about, **identity, "strategies": ratio.strategies}
             summary = write_outputs(folder, windows.numbers, picking, run, config, ratio.rendered)
             folder.clear_work()
-            return Annotated(root, summary, already_complete=False)
+            return Annotated(root, summary, already_complete=False, spelt_marks=ratio.spelt_marks)

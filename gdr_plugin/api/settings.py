@@ -32,7 +32,8 @@ class ModelSpec(Section):
     revision: str | None = Field(default=None, examples=["main"])
     """Branch, tag or commit of a hub model."""
     tokenizer: str | None = Field(default=None, examples=["org/name"])
-    """Folder or hub id of the tokenizer where it does not come with the model."""
+    """Folder or hub id of the tokenizer. Default: what lies beside the adapter (trainers save it there), else the
+    model's."""
     chat_template: str | None = Field(default=None, examples=["plain"])
     """`plain` for our plain-text template (base models), or the path of a Jinja file. Default: the tokenizer's own."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, examples=[{"enable_thinking": False}])

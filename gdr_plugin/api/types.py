@@ -117,6 +117,9 @@ class TokenSpan:
     """The ids to score, end-of-turn included when it counts. May be empty."""
     dropped: int = 0
     """How many prompt tokens were left out of `context` to make it fit (0: the whole prompt is there)."""
+    mark: str | None = field(default=None, compare=False)
+    """A control token that prompt or response spells out, such as `<|im_start|>`: it is asked about as plain text. None
+    where there is none."""
 
 
 @dataclass(frozen=True, slots=True)

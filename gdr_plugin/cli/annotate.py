@@ -115,6 +115,8 @@ def _print(result: Result) -> None:
             "card": out / "README.md",
         },
     )
+    if result.spelt_marks:
+        print(f"{result.spelt_marks:,} responses or their prompts hold marks of a chat template (scored as text)")
     if summary["pairs"]:
         print(f'load with: datasets.load_dataset("{out}", split="train")')
     else:

@@ -8,13 +8,15 @@ Source: "Preference Data Annotation with Guided Density Ratios" (arXiv 2411.0248
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdr_plugin.api.errors import ConfigError, unknown
+from gdr_plugin.api.errors import ConfigError, EngineWarning, unknown
 from gdr_plugin.api.guidance import Guidance, RenderedGuidance
 from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.routers import RoutingContext
@@ -76,6 +78,8 @@ class GuidedDensityRatio:
         self._guidance = guidance or GuidanceSection()
         self._reward = reward or RewardSection()
         self._routed: Counter[str] = Counter(dict.fromkeys((*(router.name for router in chain.routers), "default"), 0))
+        self._spelt_marks = 0
+        self._counting = threading.Lock()
         self.rendered: dict[str, RenderedGuidance] = {
             domain: self._render(own_guidance) for domain, own_guidance in self.domains.items()
         }
@@ -232,6 +236,11 @@ class GuidedDensityRatio:
         return dict(self._routed)
 
     @property
+    def spelt_marks(self) -> int:
+        """How many samples of `score` spell out a control token of a model in prompt or response, as plain text."""
+        return self._spelt_marks
+
+    @property
     def strategies(self) -> dict[str, str]:
         """How each model computes and why, as far as it has computed; empty where the backend does not say."""
         facts = {"strong": self.strong.describe(), "weak": self.weak.describe()}
@@ -257,6 +266,7 @@ class GuidedDensityRatio:
         guided = self._guide(samples)
         strong, weak = self._ask_both(guided)
         self._routed.update("error" if sample.routed.error else sample.routed.router for sample in guided)
+        self._count_marks(strong, weak)
         chats = (self.strong.chat, self.weak.chat) if tokens else None
         return [
             score_of(sample, s, w, self._reward.reduction, chats)
@@ -308,6 +318,22 @@ class GuidedDensityRatio:
     def _guide(self, samples: Sequence[Sample]) -> list[GuidedSample]:
         routed = self.chain.route(samples, self._context, strict=False)
         return guide(samples, routed, self.rendered, unguided=self._render(None))
+
+    def _count_marks(self, strong: Sequence[Answer], weak: Sequence[Answer]) -> None:
+        """Count the samples that spell out control tokens, and warn of the first."""
+        spans = ((s.span, w.span) for s, w in zip(strong, weak, strict=True))
+        marks = [mark for s, w in spans if s is not None and w is not None and (mark := s.mark or w.mark) is not None]
+        with self._counting:
+            first = bool(marks) and not self._spelt_marks
+            self._spelt_marks += len(marks)
+        if first:
+            warnings.warn(
+                f"a prompt or response spells out {marks[0]!r}, a mark of the models' chat template: it is scored as "
+                "text that the assistant or user wrote. Is it text that a template has rendered already? Then give "
+                "messages, or the response without the template's marks",
+                EngineWarning,
+                stacklevel=3,
+            )
 
     def _ask_both(self, samples: Sequence[GuidedSample]) -> tuple[list[Answer], list[Answer]]:
         """Both models' answers; with `load: sequential` each model leaves memory afterwards."""

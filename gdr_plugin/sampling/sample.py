@@ -153,25 +153,24 @@ class PolicySampler:
         )
 
     def _end_ids(self, model: PreTrainedModel) -> frozenset[int]:
-        """What ends a response: the template's end of turn, the tokenizer's EOS, and what the model's makers list."""
+        """What ends a response: what template, tokenizer and gdr.yaml name, and what the model's makers list.
+
+        A GGUF has no generation config of its own; its loaded model may have one.
+        """
         listed = getattr(model.generation_config, "eos_token_id", None)
-        ends = {*self._model.chat.end_of_turn[-1:], self._tokenizer.eos_token_id}
-        ends |= set(listed) if isinstance(listed, list) else {listed}
-        return frozenset(token for token in ends if isinstance(token, int))
+        return self._model.chat.stop_ids | frozenset([listed] if isinstance(listed, int) else listed or ())
 
     def _response(self, ids: Sequence[int], ends: frozenset[int]) -> Response:
         """The response that drawn ids make, its text as it would be scored."""
         finished = ids[-1] in ends
-        end = self._model.chat.end_of_turn
-        whole = finished and len(end) > 1 and tuple(ids[-len(end) :]) == end
-        body = ids[: -len(end)] if whole else ids[:-1] if finished else ids
-        text = self._decode(body).removeprefix(self._lead)
+        # Whoever renders the response adds again what the template writes before it and before the end's last token.
+        text = self._decode(ids[:-1] if finished else ids).removeprefix(self._lead)
         # A character of several tokens that was cut at the limit is left out.
-        return Response(text if finished else text.rstrip("\ufffd"), finished)
+        return Response(text.removesuffix(self._model.chat.before_end) if finished else text.rstrip("\ufffd"), finished)
 
     @cached_property
     def _lead(self) -> str:
-        """White space that the template puts before an answer: drawn with it, but added again by whoever renders it."""
+        """White space that the template puts before an answer, as decoding shows it where it comes first."""
         ids = self._model.chat.span((Message("user", "Hello"),), "a", end=False).response
         return self._decode(ids).removesuffix("a")
 

@@ -65,6 +65,8 @@ class ScoreSummary:
     """Responses that came from the store, under both models; None without a store."""
     misses: int = 0
     """Responses that a model computed, with a store."""
+    spelt_marks: int = 0
+    """Rows whose prompt or response spells out a control token of a model: it was scored as plain text."""
     seconds: float = 0.0
     strategies: Mapping[str, str] = field(default_factory=dict)
     """How each model computed, and why."""
@@ -75,6 +77,8 @@ class ScoreSummary:
         if self.reasons:
             kinds = "; ".join(f"{count:,} x {reason}" for reason, count in self.reasons.most_common(3))
             parts[0] += f", {self.rows - self.scored:,} not ({kinds}{'; ...' if len(self.reasons) > 3 else ''})"
+        if self.spelt_marks:
+            parts.append(f"{self.spelt_marks:,} hold marks of a chat template (scored as text)")
         if self.routers:
             parts.append("domains by " + ", ".join(f"{name} {count:,}" for name, count in self.routers.most_common()))
         parts.append(f"{self.tokens:,} tokens in {self.seconds:,.1f} s ({rate})")
@@ -155,6 +159,7 @@ def score_rows(
             write(_score_window(ratio, window, summary, tokens=tokens, steps=steps, strict=strict, skip_bad=skip_bad))
             tell(stage, summary.rows, total)
         _count_store(summary, ratio)
+        summary.spelt_marks = ratio.spelt_marks
         summary.strategies = ratio.strategies
         if ratio.store is not None:
             ratio.store.close()

@@ -27,6 +27,7 @@ _REFUSALS: dict[int | str, str] = {
     401: "The token is missing or wrong",
     408: "The body did not come",
     413: "The request is too large",
+    415: "The body is not announced as JSON",
     422: "The input is wrong",
     503: "The server is overloaded, stopping or broken",
 }
@@ -101,7 +102,11 @@ def _add_error_handlers(app: FastAPI) -> None:
         return problem(422 if isinstance(error, DataError) else 500, message, kind)
 
     @app.exception_handler(RequestValidationError)
-    async def malformed(_: Request, error: RequestValidationError) -> Answer:
+    async def malformed(request: Request, error: RequestValidationError) -> Answer:
+        if isinstance(error.body, bytes):  # it was not even read: FastAPI reads what is announced as JSON
+            given = request.headers.get("content-type", "")[:60]
+            said = f"is announced as {given!r}" if given else "has no content type"
+            return problem(415, f"the body {said}: send it with `Content-Type: application/json`", "RequestError")
         # The input is not repeated: it may be huge, secret, or hold what JSON cannot.
         return problem(422, "; ".join(_place(detail) for detail in error.errors()[:3]), "RequestValidationError")
 

@@ -1,4 +1,4 @@
-"""Handles every request before a route sees it: token, body size, counting, and clients that hang up.
+"""Handles every request before a route sees it: token, body size, counting, refusals, and clients that hang up.
 
 This is plain ASGI, the outermost layer. It reads the whole body, which routes need anyway; the only message that can
 still come from the client afterwards is that it hung up, and then the route is cancelled.
@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
+import logging
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode
 
 from gdr_plugin.serve.answers import problem
+from gdr_plugin.text import printable
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from gdr_plugin.serve.service import BatchingService
+
+log = logging.getLogger("gdr_plugin.serve")
 
 BODY_S = 60.0
 """Seconds that the next piece of a body may take: a client that stalls does not keep its place for ever."""
@@ -46,11 +51,14 @@ class Guard:
             return
         start = time.perf_counter()
         status = "disconnected"
+        refusal = bytearray()
 
         async def watched_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
+            elif status.startswith("4"):
+                refusal.extend(message.get("body", b""))
             await send(message)
 
         try:
@@ -63,6 +71,9 @@ class Guard:
             route = getattr(scope.get("route"), "path", "(none)")
             self._metrics.requests.labels(route, status).inc()
             self._metrics.latency.labels(route).observe(time.perf_counter() - start)
+            if status.startswith("4"):  # many clients show their user the status alone
+                where = printable(f"{scope['method']} {scope['path']}", limit=100)
+                log.warning("refused %s: %s %s", where, status, printable(_reason(bytes(refusal)), limit=500))
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._allowed(scope, take_token(scope)):
@@ -122,6 +133,14 @@ class Guard:
             await asyncio.wait({work, gone})
         if not (cancelled and work.cancelled()):
             work.result()
+
+
+def _reason(body: bytes) -> str:
+    """What an answer says, where it is one of ours; else the answer itself."""
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace")
 
 
 def take_token(scope: Scope) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from gdr_openrlhf.backend import from_environment
-from gdr_openrlhf.dialect import Dialect
+from gdr_openrlhf.dialect import Dialect, reader_of
 from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
 _THREADS: Final = 256
@@ -97,7 +97,7 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
         """
         with self._opening:
             if self._opened is None:
-                template = "plain" if self._backend.settings.plain and not tokenizer.chat_template else None
-                reader = RenderedPromptReader(tokenizer, template)
+                name = self._backend.settings.policy_tokenizer or getattr(tokenizer, "name_or_path", None)
+                reader = reader_of(tokenizer, name or "")
                 self._opened = reader, self._backend.dialect(reader)
             return self._opened

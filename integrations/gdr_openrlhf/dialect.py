@@ -18,6 +18,8 @@ from gdr_plugin.serve.service import squash
 from gdr_plugin.text import text_problem
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from gdr_plugin.api.service import ServeSettings
     from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
@@ -152,6 +154,11 @@ class Dialect:
             return (Message(TEXT, prompt),)
         if self._reader is None:
             raise DataError("the policy's tokenizer is not known: the label must have the prompt as `messages`")
+        if not self._reader.has_template:
+            raise DataError(
+                "the policy's tokenizer has no chat template, so no messages can be read out of the prompt: put them "
+                "into the label as `messages`, or score text as it is (--plain, GDR_PLAIN=1)"
+            )
         return self._reader.messages(prompt)
 
     def _domain_of(self, guidance: object) -> str:
@@ -168,9 +175,9 @@ class Dialect:
         if self._settings.unscored is not None:
             log.warning("a sample was not scored and gets %g: %s", self._settings.unscored, score.reason)
             return float(self._settings.unscored)
-        message = f"item {number} was not scored: {score.reason}"
-        log.error("%s", message)
-        raise DataError(f"{message} (--unscored VALUE would give such samples a reward)")
+        raise DataError(
+            f"item {number} was not scored: {score.reason} (--unscored VALUE would give such samples a reward)"
+        )
 
 
 def open_prompt_reader(settings: ServeSettings) -> RenderedPromptReader | None:
@@ -178,17 +185,33 @@ def open_prompt_reader(settings: ServeSettings) -> RenderedPromptReader | None:
 
     Raises:
         ModelError: It cannot be opened.
-        ChatError: It has no usable chat template.
+        ChatError: Its chat template cannot be used.
     """
     if settings.policy_tokenizer is None:
         return None
-    from gdr_plugin.models.local.source import open_tokenizer, stop_ids
+    from gdr_plugin.models.local.source import open_tokenizer
+
+    return reader_of(open_tokenizer(settings.policy_tokenizer), settings.policy_tokenizer)
+
+
+def reader_of(tokenizer: PreTrainedTokenizerBase, name: str) -> RenderedPromptReader:
+    """What reads a policy's texts.
+
+    A base model's tokenizer, which has no chat template, still says where a response begins and how it ends; the
+    messages are then the label's.
+
+    Args:
+        tokenizer: The policy's tokenizer.
+        name: The policy's folder or hub id, whose generation config says what it stops at; or an empty text.
+
+    Raises:
+        ChatError: Its chat template cannot be used.
+    """
+    from gdr_plugin.models.local.source import stop_ids
     from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
-    tokenizer = open_tokenizer(settings.policy_tokenizer)
-    # Without a template of its own it still says how a response ends.
-    plain = settings.plain and not tokenizer.chat_template
-    return RenderedPromptReader(tokenizer, "plain" if plain else None, stops=stop_ids(settings.policy_tokenizer))
+    template = None if tokenizer.chat_template else "plain"
+    return RenderedPromptReader(tokenizer, template, stops=stop_ids(name) if name else ())
 
 
 def _check_text(name: str, text: object) -> None:

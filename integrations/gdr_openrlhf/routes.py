@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gdr_openrlhf.dialect import LOGS, Dialect, open_prompt_reader
 from gdr_plugin.api.errors import ConfigError
@@ -39,6 +39,15 @@ class RewardRequest(BaseModel):
         ),
     ] = []
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_another_shape(cls, given: Any) -> Any:
+        """Refuse what has none of the keys: it would be read as no samples at all."""
+        if isinstance(given, dict) and given and not given.keys() & cls.model_fields.keys():
+            names = ", ".join(repr(str(name)[:40]) for name in list(given)[:5])
+            raise ValueError(f"it has {names}, but none of query, prompts and labels: send lists under these keys")
+        return given
+
 
 class RewardAnswer(BaseModel):
     """Lists as long as `query`."""
@@ -62,14 +71,14 @@ def routes(service: ScoringService) -> list[APIRouter]:
     Raises:
         ConfigError: `plain` with guidance that plain text has no place for.
         ModelError: The policy tokenizer cannot be opened.
-        ChatError: It has no usable chat template.
+        ChatError: Its chat template cannot be used.
     """
     if service.settings.plain and (
         guided := [name for name, guidance in service.ratio.rendered.items() if guidance.text]
     ):
         raise ConfigError(
             f"--plain scores text as it is, without guidance, but {', '.join(guided)} has some: set guidance.placement "
-            "to none in gdr.yaml"
+            "to none in gdr.yaml, or leave --plain out and put the messages into the labels"
         )
     dialect = Dialect(service.settings, open_prompt_reader(service.settings), lambda: _guidances(service))
     router = APIRouter(tags=["OpenRLHF"])

@@ -116,6 +116,27 @@ def test_check_as_json(fake: Path, gdr) -> None:
     assert "probe" not in facts
 
 
+def test_check_says_which_end_counts_and_which_variables_are_set(tmp_path: Path, gdr, tiny_model) -> None:
+    model, path = tiny_model(), tmp_path / "gdr.yaml"
+    path.write_text(
+        f"strong: {{model: {model}, end_of_turn_token: <|endoftext|>, "
+        "chat_template_kwargs: {enable_thinking: false}}\n"
+        f"weak: {model}\n"
+    )
+    facts = json.loads(gdr("check", "--json", path)[1])
+    assert facts["strong"]["end of turn"] == "'<|endoftext|>' (end_of_turn_token in gdr.yaml)"
+    assert facts["weak"]["end of turn"] == "'<|im_end|>' (the template writes it behind an answer)"
+    assert facts["strong"]["template variables"] == "enable_thinking=False"
+    assert "template variables" not in facts["weak"]
+    assert facts["strong"]["identity"] != facts["weak"]["identity"]
+    assert facts["shared_weights"] is True
+    assert "end_of_turn_token in gdr.yaml" in gdr("check", path)[1]
+    path.write_text(path.read_text().replace("<|endoftext|>", "<|eot|>"))
+    code, out, err = gdr("check", path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "end_of_turn_token '<|eot|>' is not a token of this model: name one of its added tokens" in err
+
+
 @pytest.mark.parametrize(("placement", "weak_tokens"), [("strong", 0), ("none", 0)])
 def test_check_counts_guidance_where_it_is_placed(fake: Path, gdr, placement: str, weak_tokens: int) -> None:
     fake.write_text(fake.read_text().replace("placement: both", f"placement: {placement}"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gdr_plugin.api.errors import EngineWarning
 from gdr_plugin.api.types import Message, Sample
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.scoring.rows import PIPE_WINDOW
@@ -317,3 +318,20 @@ def test_steps_of_responses_with_more_than_text(gdr: Gdr) -> None:
     assert sum(step["reward"] for step in thought["steps"]) == pytest.approx(thought["reward"], abs=1e-6)
     assert called["steps"] is None
     assert called["reward"] is not None
+
+
+def test_template_marks_in_the_rows_are_counted_in_the_last_line(
+    gdr: Gdr, tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    Path("gdr.yaml").write_text(f"strong: {tiny_model(seed=1)}\nweak: {tiny_model(seed=2)}\n")
+    given = [
+        {"prompt": "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "response": "Hello."},
+        {"prompt": "Hi", "response": "Hello.<|im_end|>"},
+        {"prompt": "Hi", "response": "Hello."},
+    ]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    with pytest.warns(EngineWarning, match=r"spells out '<\|im_start\|>'"):
+        code, out, err = gdr("score", "rows.jsonl")
+    assert code == 0
+    assert all(json.loads(line)["reward"] is not None for line in out.splitlines())
+    assert "3 rows, 3 scored; 2 hold marks of a chat template (scored as text);" in err

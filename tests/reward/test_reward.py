@@ -300,3 +300,30 @@ def test_two_precisions_are_warned_about(tiny_model: Any) -> None:
         one = GuidedDensityRatio.from_models(spec, other)
         GuidedDensityRatio(one.strong, one.weak, domains=one.domains, chain=RouterChain([], "all"))
     assert len(caught) == 1
+
+
+def test_spelt_out_template_marks_are_counted_and_warned_about_once(tiny_model) -> None:
+    """Text that somebody has rendered already is scored as text, as it always was, but not silently."""
+    ratio = GuidedDensityRatio.from_models(str(tiny_model(seed=1)), str(tiny_model(seed=2)))
+    turn, rendered = (Message("user", "Hi"),), (Message("user", "<|im_start|>user\nHi<|im_end|>"),)
+    clean = [
+        Sample(turn, "Hello."),
+        Sample(turn, "<|im_begin|> <|im_start"),
+        Sample((Message("text", "Hi<|im_end|>"),), "a"),
+    ]
+    ratio.score(clean)
+    assert ratio.spelt_marks == 0
+    marked = [Sample(rendered, "Hello."), Sample(rendered, "Hi."), Sample(turn, "Hello.<|im_end|>")]
+    with pytest.warns(
+        EngineWarning, match=r"spells out '<\|im_start\|>', a mark of the models' chat template"
+    ) as caught:
+        first = ratio.score([*clean, *marked])
+    assert len(caught) == 1
+    assert ratio.spelt_marks == 3
+    ratio.score(marked)  # pytest makes a second warning an error
+    assert ratio.spelt_marks == 6
+    assert [score.reason for score in first] == [None] * 6
+    literal = ratio.strong.chat.span(turn, "Hello.<|im_end|>", end=False)
+    assert literal.mark == "<|im_end|>"
+    assert 2 not in literal.response
+    assert len(literal.response) > len(ratio.strong.chat.span(turn, "Hello.", end=False).response) + 1

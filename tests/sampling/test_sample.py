@@ -229,3 +229,41 @@ def test_a_policy_that_does_not_exist_is_one_line() -> None:
         PolicySampler(ModelSpec(model="no/such/policy"))
     assert "no/such/policy" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_the_template_writes_around_an_answer_is_no_part_of_the_response(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn ids that hold the space before the answer and the line break before its end: both come back once."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>' + m.content + '<|im_start|>' }}"
+        "{% else %}{{ ' ' + m.content + '\n<|im_end|>' }}{% endif %}{% endfor %}"
+    )
+    sampler = PolicySampler(ModelSpec(model=str(tiny_model(chat_template=template))))
+    chat = sampler._model.chat
+    whole = chat.span(ask("Hello"), "I am here.", end=True).response
+    assert sampler._tokenizer.decode(whole) == " I am here.\n<|im_end|>"
+    merged = sampler._tokenizer(text=" I am here.\n<|im_end|>")["input_ids"]
+    cut = chat.span(ask("Hello"), "I am here.", end=False).response
+    drawn = iter([[list(whole)], [merged], [list(cut)], [[*cut, 0]]])
+    monkeypatch.setattr(decoding, "decode", lambda *args, **options: next(drawn))
+    got = [sampler.sample([ask("Hello")], ["a"], Sampling(samples=1))[0].responses[0] for _ in range(4)]
+    # `<|endoftext|>`, id 0, is in no template: the model's generation config does not list it either.
+    assert got == [("I am here.", True), ("I am here.", True), ("I am here.", False), ("I am here.", False)]
+
+
+def test_a_policy_stops_before_the_next_turn(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GLM's template writes nothing behind an answer: the next turn's mark ends it."""
+    template = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    sampler = PolicySampler(ModelSpec(model=str(tiny_model(chat_template=template))))
+    seen: list[frozenset[int]] = []
+
+    def stopped(*args: object, end_ids: frozenset[int], **options: object) -> list[list[int]]:
+        seen.append(end_ids)
+        return [[*sampler._tokenizer(text="I am here.")["input_ids"], 1]]
+
+    monkeypatch.setattr(decoding, "decode", stopped)
+    (sampled,) = sampler.sample([ask("Hello")], ["a"], Sampling(samples=1))
+    assert seen == [{1, 2}]  # `<|im_start|>`, and the tokenizer's and generation config's `<|im_end|>`
+    assert sampled.responses == (("I am here.", True),)

@@ -337,6 +337,51 @@ async def test_malformed_bodies_and_unknown_routes(connect: Connect) -> None:
     assert not [name for name in values if "/nothing" in name]
 
 
+async def test_every_refusal_is_one_line_of_the_log(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    async with connect(max_items=1, token="secret") as client:
+        client.headers["authorization"] = "Bearer secret"
+        await client.post("/score", json={"text_1": "Hi", "text_2": "Yo"})
+        assert not caplog.records
+        await client.post("/score", json={"text_1": "Hi", "text_2": ["Yo", "Hey"]})
+        await client.post("/v1/gdr/score", json={"rows": [{"prompt": "Hi"}]})
+        await client.get("/score?token=guess")
+        await client.get("/no%0Asuch%1b[31m/route")
+        await client.post("/v1/gdr/score", json={"rows": [], "x\n2026 ERROR forged\u2028\u202e": 1})
+        await client.post("/v1/gdr/score", json={"rows": [], "x" * 5000: 1})
+        del client.headers["authorization"]
+        await client.post("/score?token=guess", json={})
+    lines = [record.getMessage() for record in caplog.records]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    assert lines[:5] == [
+        "refused POST /score: 413 2 items in one request: send at most 1",
+        "refused POST /v1/gdr/score: 422 rows[0] has no `response`",
+        "refused GET /score: 405 Method Not Allowed",
+        "refused GET /no\\nsuch\\x1b[31m/route: 404 Not Found",
+        "refused POST /v1/gdr/score: 422 body.x\\n2026 ERROR forged\\u2028\\u202e: Extra inputs are not permitted",
+    ]
+    assert len(lines[5]) < 550
+    assert lines[5].endswith("...")
+    assert lines[6].startswith("refused POST /score: 401 the token is missing or wrong")
+    assert len(lines) == 7
+    assert not [line for line in lines if "guess" in line or "secret" in line]
+
+
+@pytest.mark.parametrize("given", ["text/plain", "application/x-www-form-urlencoded", None])
+@pytest.mark.parametrize("path", ["/score", "/v1/gdr/score", "/classify"])
+async def test_a_body_that_is_not_announced_as_json_says_so(connect: Connect, path: str, given: str | None) -> None:
+    async with connect() as client:
+        headers = {} if given is None else {"content-type": given}
+        answer = await client.post(path, content=b'{"text_1": "Hi", "text_2": "Yo"}', headers=headers)
+        said = f"is announced as {given!r}" if given else "has no content type"
+        assert answer.status_code == 415
+        assert message_of(answer) == f"the body {said}: send it with `Content-Type: application/json`"
+        nothing = await client.post(path)
+        assert nothing.status_code == 422
+        kind = {"content-type": "application/vnd.mine+json; charset=utf-8"}
+        read = await client.post("/score", content=b'{"text_1": "Hi", "text_2": "Yo"}', headers=kind)
+        assert read.status_code == 200
+
+
 async def test_limits(connect: Connect) -> None:
     async with connect(max_items=3, max_chars=50, max_body_mb=0.001) as client:
         many = await client.post("/score", json={"text_1": "Hi", "text_2": ["x"] * 4})

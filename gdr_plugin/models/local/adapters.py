@@ -6,6 +6,7 @@ Knows adapter folders and tensor names. `weights` loads adapters and switches th
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+"""What trainers save of a tokenizer beside an adapter."""
+_TRAINED_TOKENS = ".token_adapter.trainable_tokens_delta"
 _PREFIX = "base_model.model."
+_WRAPPED = re.compile(r"\.(base_layer|modules_to_save|original_module)\.")
+"""What peft puts into the names of embeddings that it saves beside an adapter."""
 _MERGE = "merge it into its base (peft: merge_and_unload) and give the merged folder as `model:`"
 
 
@@ -81,6 +87,10 @@ def _find(name: str) -> Path:
 
     try:
         found = [Path(str(cached_file(name, file))) for file in (CONFIG, WEIGHTS)]
+        for file in TOKENIZER_FILES:  # into the same folder
+            cached_file(
+                name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+            )
     except (OSError, ValueError) as error:
         raise ModelError(
             f"adapter {name!r} does not exist: no such folder here, and the hub does not have its {CONFIG} and "
@@ -101,14 +111,24 @@ def _check_shapes(name: str, folder: Path, base: Source, trust_remote_code: bool
     empty = skeleton(base, trust_remote_code=trust_remote_code)
     modules: dict[str, nn.Module] = dict(empty.named_modules())
     parameters = {key: tuple(value.shape) for key, value in empty.named_parameters(remove_duplicate=False)}
+    whole: Any = empty
+    embeddings = (whole.get_input_embeddings(), whole.get_output_embeddings())
     for key, shape in sorted(shapes.items()):
         path = key.removeprefix(_PREFIX)
         owner, _, part = path.partition(".lora_")
-        if not part:  # a whole module that was trained (modules_to_save)
-            wanted = parameters.get(path, parameters.get(path.replace(".base_layer.", ".")))
+        if path.endswith(_TRAINED_TOKENS):  # single tokens (trainable_token_indices)
+            problem = _tokens_problem(shape, modules.get(path.removesuffix(_TRAINED_TOKENS)))
+        elif not part:  # a whole module that was trained (modules_to_save)
+            wanted = parameters.get(path, parameters.get(_WRAPPED.sub(".", path)))
             problem = _problem(shape, wanted)
         else:
             problem = _lora_problem(part, shape, modules.get(owner))
+        module = modules.get(owner if part else _WRAPPED.sub(".", path).removesuffix(".weight"))
+        if problem and module is not None and any(module is embedding for embedding in embeddings):
+            raise ModelError(
+                f"adapter {name!r} was trained on a vocabulary of another size than that of {base.path!r} ({path} "
+                f"{problem}), which others share and cannot be resized here: resize its embeddings, then {_MERGE}"
+            )
         if problem:
             raise ModelError(f"adapter {name!r} is an adapter of another base than {base.path!r}: {path} {problem}")
 
@@ -134,6 +154,12 @@ def _lora_problem(part: str, shape: tuple[int, ...], module: Any) -> str | None:
     if kind == "embedding_B":
         return _problem(shape, (columns, shape[1]))
     return _problem(shape, (rows,)) if kind == "magnitude_vector" else None
+
+
+def _tokens_problem(shape: tuple[int, ...], module: Any) -> str | None:
+    """What is wrong with the trained rows of an embedding or a head."""
+    weight = getattr(module, "weight", None)
+    return "does not exist in the base" if weight is None else _problem(shape, (shape[0], weight.shape[1]))
 
 
 def _problem(shape: tuple[int, ...], wanted: tuple[int, ...] | None) -> str | None:

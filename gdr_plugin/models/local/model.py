@@ -114,11 +114,19 @@ class LocalModel:
         facts = {
             "model": self._spec.model,
             "adapter": self._spec.adapter or "none",
+            "tokenizer": self._spec.tokenizer or self._found_tokenizer(),
             "device": str(self._spec.device_map or self.source.device),
             "dtype": computed_in(self.source.dtype, self.source.device),
             "length": f"{self.chat.max_length} tokens",
         }
         return facts | self.chat.describe() | self._strategy()
+
+    def _found_tokenizer(self) -> str:
+        folder = self._adapter.folder if self._adapter else None
+        if folder is not None and (folder / "tokenizer.json").is_file():
+            return "the adapter's own"
+        template = folder is not None and (folder / "chat_template.jinja").is_file()
+        return "the model's, with the adapter's chat template" if template else "the model's"
 
     def expected_strategy(self) -> dict[str, str]:
         """The strategy and why, as `describe` says; before the first pass, what configuration and code allow.
@@ -207,7 +215,7 @@ def open_local(spec: ModelSpec, limits: Limits | None = None) -> LocalModel:
     adapter = None
     if spec.adapter:
         adapter = open_adapter(spec.adapter, source, trust_remote_code=spec.trust_remote_code)
-    tokenizer = load_tokenizer(spec, source)
+    tokenizer = load_tokenizer(spec, source, adapter.folder if adapter else None)
     chat = open_chat(tokenizer, spec, source.config, limits, stops=stop_ids(source.path, source.revision))
     return LocalModel(spec, limits, source, adapter, tokenizer, chat)
 

@@ -89,12 +89,16 @@ def locate(spec: ModelSpec) -> Source:
     return Source(path, commit, config, digest, device, getattr(torch, dtype_name(spec, device, config)))
 
 
-def load_tokenizer(spec: ModelSpec, source: Source) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, or the one that the spec names.
+def load_tokenizer(spec: ModelSpec, source: Source, adapter: Path | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer that the spec names, else the adapter's, else the base's.
+
+    Trainers save the tokenizer and the chat template that an adapter was trained with in its folder; what is not there
+    is the base's.
 
     Args:
         spec: The model as the user asked for it.
         source: The located model.
+        adapter: The adapter's folder, where there is one.
 
     Returns:
         The tokenizer.
@@ -102,11 +106,27 @@ def load_tokenizer(spec: ModelSpec, source: Source) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: There is none, or it needs a package that is missing.
     """
+    own = None if spec.tokenizer else adapter
+    if own is not None and (own / "tokenizer.json").is_file():
+        tokenizer = _open_tokenizer(str(own), None, spec)
+        if not tokenizer.chat_template and spec.chat_template is None:
+            tokenizer.chat_template = _open_tokenizer(source.path, source.revision, spec).chat_template
+        return tokenizer
+    path, revision = (spec.tokenizer, None) if spec.tokenizer else (source.path, source.revision)
+    tokenizer = _open_tokenizer(path, revision, spec)
+    if own is not None and (own / "chat_template.jinja").is_file():
+        tokenizer.chat_template = (own / "chat_template.jinja").read_text(encoding="utf-8")
+    return tokenizer
+
+
+def _open_tokenizer(path: str, revision: str | None, spec: ModelSpec) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    path, revision = (spec.tokenizer, None) if spec.tokenizer else (source.path, source.revision)
     try:
-        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=spec.trust_remote_code)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=spec.trust_remote_code
+        )
+        return tokenizer
     except Exception as error:  # transformers raises errors of all kinds
         raise ModelError(
             f"no tokenizer could be opened in {path!r} ({first_line(error)}): set `tokenizer:` to a folder or hub id"

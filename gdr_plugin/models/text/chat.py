@@ -28,7 +28,7 @@ from gdr_plugin.models.text.answer import (
     rendered_calls,
     text_pieces,
 )
-from gdr_plugin.models.text.ends import find_end
+from gdr_plugin.models.text.ends import find_end, stop_ids
 from gdr_plugin.models.text.layout import Header, TurnLayout
 from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
 from gdr_plugin.models.text.tokens import Tokens
@@ -51,6 +51,8 @@ class _Context:
     """The mark of reasoning that the prompt opens, with the white space behind it; or nothing."""
     problem: str | None = None
     """Why the conversation has no context; remembered, so that every candidate of a prompt learns it at once."""
+    mark: str | None = None
+    """A control token that a turn spells out."""
 
 
 class Chat:
@@ -92,6 +94,8 @@ class Chat:
     """Whether turns are rendered by a chat template; False: as plain text."""
     fingerprint: str
     """Hex digest of tokenizer and template: part of a model's identity."""
+    stop_ids: frozenset[int]
+    """Ids that the model may end an assistant's turn with, whichever of them is scored as the end."""
 
     def __init__(
         self,
@@ -115,9 +119,9 @@ class Chat:
         # A chat template writes its own BOS, or wants none; plain text gets what the tokenizer gives to text.
         self._prefix = () if self.has_template else self._tokens.prefix
         self._bos = tokenizer.bos_token_id
-        self._end = find_end(
-            self._tokens, self._layout, eos=tokenizer.eos_token_id, stops=frozenset(stops), named=end_of_turn
-        )
+        eos, stops = tokenizer.eos_token_id, frozenset(stops)
+        self._end = find_end(self._tokens, self._layout, eos=eos, stops=stops, named=end_of_turn)
+        self.stop_ids = stop_ids(self._tokens, self._layout, eos=eos, stops=stops, named=end_of_turn)
         special = repr(sorted((key, str(value)) for key, value in tokenizer.special_tokens_map.items()))
         more = [repr(sorted(self._template.variables.items()))] if self._template.variables else []
         self.fingerprint = self._tokens.digest(self._template.text, special, repr(self._end.ids), *more)
@@ -134,6 +138,11 @@ class Chat:
     def lead(self) -> str:
         """White space that the template puts before an answer: part of what the model generates, not of the answer."""
         return self._layout.lead
+
+    @property
+    def before_end(self) -> str:
+        """Text that the template writes between an answer and the last token of its end, such as Llama 2's space."""
+        return self._tokens.spelling_behind_text(self._end.ids[:-1])
 
     def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
         """Token ids of `response` after `conversation`; see `ChatFormat.span`."""
@@ -207,7 +216,7 @@ class Chat:
             ids += self._end.ids
         if len(context.ids) + len(ids) > self.max_length:
             raise ChatError(self._too_long(len(context.ids), len(ids)))
-        return TokenSpan(context.ids, ids, context.dropped)
+        return TokenSpan(context.ids, ids, context.dropped, context.mark or self._tokens.mark_in(text))
 
     def _place(self, conversation: Conversation, response: str, reasoning: str = "") -> tuple[_Context, list[Piece]]:
         """The context that a response follows, and the text that is encoded behind it."""
@@ -269,6 +278,16 @@ class Chat:
             reasoning=self._tokens.protect(turn.reasoning, assistant=True),
             tool_calls=calls,
         )
+
+    def _mark_of(self, conversation: Conversation) -> str | None:
+        """A control token that a turn spells out; a prompt that is rendered text holds real ones."""
+        safe = (self._safe(turn) for turn in conversation if turn.role != TEXT)
+        texts = (
+            text
+            for turn in safe
+            for text in (turn.content, turn.reasoning, *(call.name + call.arguments for call in turn.tool_calls))
+        )
+        return next((mark for mark in map(self._tokens.mark_in, texts) if mark is not None), None)
 
     def _encode(self, conversation: Conversation, kind: Kind) -> tuple[int, ...]:
         if any(turn.role == TEXT for turn in conversation):
@@ -332,12 +351,13 @@ class Chat:
     def _make_context(self, conversation: Conversation, kind: Kind) -> _Context:
         try:
             ids = self._encode(conversation, kind)
+            mark = self._mark_of(conversation)
         except ChatError as error:
             return _Context((), problem=str(error))
         room = self.max_length - self._free
         opened = self._opened(conversation) if kind == "thought" else ""
         if self._long_input == "error" or len(ids) <= room:
-            return _Context(ids, opened=opened)
+            return _Context(ids, opened=opened, mark=mark)
         kept = self._keep_end(conversation, kind, room)
         if kept is None:
             return _Context(
@@ -346,7 +366,7 @@ class Chat:
                 f"the {room} tokens that max_length {self.max_length} leaves to a prompt: shorten the guidance or "
                 "raise limits.max_length",
             )
-        return _Context(kept, dropped=len(ids) - len(kept), opened=opened)
+        return _Context(kept, dropped=len(ids) - len(kept), opened=opened, mark=mark)
 
     def _keep_end(self, conversation: Conversation, kind: Kind, room: int) -> tuple[int, ...] | None:
         """Leave out the oldest turns, then the beginning of the last user turn; None when even that is not enough.

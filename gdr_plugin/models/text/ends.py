@@ -65,23 +65,25 @@ def find_end(
 
 
 def stop_ids(
-    tokens: Tokens, layout: TurnLayout, *, eos: int | None, pad: int | None, stops: Collection[int] = ()
+    tokens: Tokens, layout: TurnLayout, *, eos: int | None, stops: Collection[int] = (), named: str | None = None
 ) -> frozenset[int]:
-    """What a policy may end a turn with: all that its template, tokenizer and generation config name.
+    """What a policy may end a turn with: all that its template, tokenizer, generation config and gdr.yaml name.
 
     Args:
         tokens: The tokenizer.
         layout: What the template writes.
         eos: The tokenizer's EOS.
-        pad: Its padding: trainers pad behind the end, and some models stop with it.
         stops: The generation config's EOS ids, where it is known.
+        named: The token that gdr.yaml names.
+
+    Raises:
+        ChatError: The named token is not one of the tokenizer's.
     """
-    end = find_end(tokens, layout, eos=eos, stops=stops).ids
+    end = find_end(tokens, layout, eos=eos, stops=stops, named=named).ids
     following = _up_to(_run(tokens, layout.following), tokens.control_ids)[-1:]
-    named = (id for id in (eos, pad) if id is not None)
     # Kimi-K3's marks open and close many things: what an end of several tokens begins with ends nothing by itself.
     following = () if following and following[0] in end[:-1] else following
-    return frozenset([*end[-1:], *following, *named, *stops])
+    return frozenset([*end[-1:], *following, *stops, *(() if eos is None else (eos,))])
 
 
 def _run(tokens: Tokens, text: str) -> tuple[int, ...]:

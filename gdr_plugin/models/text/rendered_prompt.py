@@ -58,11 +58,15 @@ class RenderedPromptReader:
     ) -> None:
         self._tokenizer = tokenizer
         self._template = ChatTemplate(tokenizer, template)
+        self.has_template = self._template.source != "plain"
+        """Whether a chat template has written the prompts; without one no messages are read from them."""
         layout = self._layout = TurnLayout(self._template)
         tokens = self._tokens = Tokens(tokenizer, layout.markup)
         self._turns = TemplateTurns(self._template)
         eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-        self._end_ids = stop_ids(tokens, layout, eos=eos, pad=pad, stops=stops)
+        known = stop_ids(tokens, layout, eos=eos, stops=stops)
+        self._pads = frozenset([pad] if isinstance(pad, int) else ()) - known
+        self._end_ids = known | self._pads
         self.ends = tuple(sorted({tokens.spelling((id,)) for id in self._end_ids}, key=len, reverse=True))
         """Spellings of the tokens that end a response: what the template writes behind an answer or before the next
         turn, EOS, those of the generation config, and padding: trainers pad behind the end, and some models stop with
@@ -70,7 +74,7 @@ class RenderedPromptReader:
         header = layout.answer.add
         self._header = "" if marks_in(header) else header
         """What a policy writes before an answer and the scoring template writes again, such as gpt-oss's channel."""
-        self._before_end = tokens.spelling(find_end(tokens, layout, eos=eos, stops=stops).ids[:-1])
+        self._before_end = tokens.spelling_behind_text(find_end(tokens, layout, eos=eos, stops=stops).ids[:-1])
         self._padding = (*self.ends, *((str(tokenizer.bos_token),) if tokenizer.bos_token else ()))
         self._cached_messages = lru_cache(_CACHED_PROMPTS)(self._messages)
         self._cached_forms = lru_cache(_CACHED_PROMPTS)(self._forms)
@@ -135,8 +139,11 @@ class RenderedPromptReader:
             The text up to its end, and whether there was an end.
         """
         stop = next((at for at, id in enumerate(response) if id in self._end_ids), None)
-        if stop is None and len(response) and response[-1] in self._tokens.control_ids:
-            stop = len(response) - 1
+        if stop is None or response[stop] in self._pads:
+            # Models stop at control tokens that neither template nor tokenizer names, and padding may follow.
+            last = (len(response) if stop is None else stop) - 1
+            if last >= 0 and response[last] in self._tokens.control_ids:
+                stop = last
         near = list(prompt)[-_NEAR:]  # decoding depends on what stands before, but not on what stands far before
         head, both = self._decode(near), self._decode([*near, *list(response)[:stop]])
         text = both[len(head) :] if both.startswith(head) else self._decode(list(response)[:stop])
@@ -220,12 +227,17 @@ class RenderedPromptReader:
         return text[1:] if again.startswith(head + " ") else text
 
     def _up_to_end(self, text: str, keep_lead: bool) -> tuple[str, bool]:
-        found = [at for at in (text.find(spelling) for spelling in self.ends) if at >= 0]
-        if found:
-            return self._tidy(text[: min(found)], True, keep_lead)
-        # Models stop at control tokens that neither template nor tokenizer names: one that nothing follows is an end.
-        last = next((spelling for spelling in self._tokens.control if text.endswith(spelling)), None)
-        return self._tidy(text[: -len(last)] if last else text, last is not None, keep_lead)
+        places = {spelling: at for spelling in self.ends if (at := text.find(spelling)) >= 0}
+        first = min(places, key=lambda spelling: places[spelling], default=None)
+        if first is not None:
+            text = text[: places[first]]
+        if first is None or self._tokens.id_of(first) in self._pads:
+            # Models stop at control tokens that neither template nor tokenizer names, and padding may follow.
+            shown = text if first is None else text.rstrip(" ")
+            last = next((spelling for spelling in self._tokens.control if shown.endswith(spelling)), None)
+            if last is not None:
+                return self._tidy(shown[: -len(last)], True, keep_lead)
+        return self._tidy(text, first is not None, keep_lead)
 
     def _tidy(self, text: str, finished: bool, keep_lead: bool) -> tuple[str, bool]:
         if not keep_lead:

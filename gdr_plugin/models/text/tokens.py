@@ -108,6 +108,11 @@ class Tokens:
         place = {spelling: i for i, spelling in enumerate(self._order)}
         return spelt.sub(lambda match: f"\U000f1000{self._nonce}:{place[match[0]]}\U000f1001", text)
 
+    def mark_in(self, text: str) -> str | None:
+        """The first control token that protected text spells out; None where it spells none."""
+        match = self._placeholder.search(text) if self._nonce in text else None
+        return self._order[int(match[1])] if match else None
+
     def restored(self, text: str) -> str:
         """Protected text as it was."""
         return self._placeholder.sub(lambda match: self._order[int(match[1])], text) if self._nonce in text else text
@@ -210,6 +215,11 @@ class Tokens:
     def id_of(self, spelling: str) -> int | None:
         """The id of one token by its spelling."""
         return self._plain.token_to_id(spelling)
+
+    def spelling_behind_text(self, ids: tuple[int, ...]) -> str:
+        """Spell ids as they follow text: decoders drop a space at the beginning of all text."""
+        head = self.encode("a").ids
+        return self._plain.decode([*head, *ids], skip_special_tokens=False).removeprefix(self._plain.decode(head))
 
     def spelling(self, ids: tuple[int, ...]) -> str:
         """Spell ids for a person, control tokens included."""

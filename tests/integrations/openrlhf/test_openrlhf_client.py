@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from gdr_openrlhf.dialect import Dialect, open_inverter
+from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Message, Sample, Score
 from gdr_plugin.reward.reward import GuidedDensityRatio
-from gdr_plugin.serve import squash
+from gdr_plugin.serve import ServeSettings, squash
 
 Client = Callable[..., ModuleType]
 
@@ -245,6 +247,60 @@ def test_what_cannot_be_scored_is_refused(
     else:
         assert answer[0] == 422
         assert message in answer[1]["error"]["message"]
+
+
+@pytest.mark.parametrize("given", [{"queries": ["a"], "prompts_": ["b"]}, {"text": "a"}])
+def test_a_request_of_another_shape_names_the_keys(server: Any, given: dict[str, Any]) -> None:
+    """It used to be answered with empty lists, as a request without samples is."""
+    code, answer = post(server.rewards, given)
+    assert code == 422
+    names = ", ".join(map(repr, given))
+    expected = f"it has {names}, but none of query, prompts and labels: send lists under these keys"
+    assert answer["error"]["message"].endswith(expected)
+
+
+def test_a_refusal_is_in_the_servers_log(serve: Callable[..., Any], tmp_path: Path) -> None:
+    """OpenRLHF shows its user the status alone."""
+    config = tmp_path / "gdr.yaml"
+    config.write_text("strong: fake:a\nweak: fake:b\n")
+    one = serve(config)
+    assert post(one.rewards, {"query": ["a"], "prompts": [], "labels": []})[0] == 422
+    one.end()
+    (line,) = [line for line in one.errors if "refused" in line]
+    assert line.rstrip().endswith(
+        "WARNING gdr_plugin.serve: refused POST /get_reward: 422 0 prompts for 1 queries: send one for each"
+    )
+
+
+def test_a_base_policy_is_scored_from_the_labels_messages(
+    config: Path, core: Callable[..., list[Score]], tiny_model: Callable[..., Path]
+) -> None:
+    """Its tokenizer has no chat template: the label says what was asked, and guidance goes where it belongs."""
+    base = str(tiny_model("llama", seed=7, chat_template=None))
+    dialect = Dialect(ServeSettings(policy_tokenizer=base), open_inverter(ServeSettings(policy_tokenizer=base)))
+    prompt = f"Question: {USER}\nAnswer:"
+    label = {"messages": [{"role": "user", "content": USER}], "domain": "math"}
+    queries = [f"{prompt} It is 42.<|im_end|>", f"{prompt} It is 42."]
+    samples = dialect.samples(queries, [prompt] * 2, [label] * 2)
+    assert [(sample.response, sample.finished) for sample in samples] == [("It is 42.", True), ("It is 42.", False)]
+    ratio = GuidedDensityRatio.from_config(config)
+    (ended,), (cut,) = core("It is 42.", domain="math"), core("It is 42.", finished=False, domain="math")
+    rewards = [score.reward for score in ratio.score(samples)]
+    assert rewards == [pytest.approx(ended.reward, abs=1e-4), pytest.approx(cut.reward, abs=1e-4)]
+    with pytest.raises(DataError, match=r"^item 0: the policy's tokenizer has no chat template, .* into the label as"):
+        dialect.samples(queries[:1], [prompt], [""])
+
+
+def test_a_base_policy_over_http(
+    serve: Callable[..., Any], config: Path, core: Callable[..., list[Score]], tiny_model: Callable[..., Path]
+) -> None:
+    # The last option of a name counts.
+    one = serve(config, "--policy-tokenizer", str(tiny_model("llama", seed=7, chat_template=None)))
+    prompt = f"Question: {USER}\nAnswer:"
+    label = {"messages": [{"role": "user", "content": USER}], "domain": "math"}
+    answer = post(one.rewards, {"query": [f"{prompt} It is 42.<|im_end|>"], "prompts": [prompt], "labels": [label]})
+    assert answer["rewards"] == [pytest.approx(core("It is 42.", domain="math")[0].reward, abs=1e-4)]
+    assert answer["extra_logs"]["gdr_finished"] == [1.0]
 
 
 def test_an_unpaired_surrogate_is_refused(server: Any) -> None:

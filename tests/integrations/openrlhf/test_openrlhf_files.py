@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from gdr_plugin.api.errors import ConfigError, DataError, GDRError, ModelError
 from gdr_plugin.api.types import Message, Sample
@@ -289,6 +290,21 @@ class TestAgent:
             asyncio.run(run)
         with pytest.raises(ValueError, match="has images"):
             asyncio.run(executor.execute("x", "", PARAMETERS, 512, tokenizer, None, images=["a.png"]))
+
+    def test_a_policy_stops_at_what_its_generation_config_lists(
+        self, agent: Any, environment: Callable[..., None], config: Path, policy: Path, tmp_path: Path
+    ) -> None:
+        """The stop token ends the response although the tokenizer does not name it and a padding token follows."""
+        shutil.copytree(policy, tmp_path / "policy")
+        GenerationConfig(eos_token_id=[2, 1]).save_pretrained(tmp_path / "policy")
+        own = AutoTokenizer.from_pretrained(tmp_path / "policy")
+        own.add_special_tokens({"pad_token": "<|pad|>"})
+        environment(CONFIG=config)
+        for stop in ("<|im_start|>", "<|im_start|><|pad|>", "<|im_start|>user"):
+            run = agent().execute(prompt_of(own), "", PARAMETERS, 512, own, engine(own, f"It is 42.{stop}", "length"))
+            output = asyncio.run(run)
+            assert output["reward"] == pytest.approx(core_reward(config, "It is 42."), abs=1e-4)
+            assert output["extra_logs"]["gdr_finished"] == 1.0
 
     def test_a_server_that_is_gone_ends_the_training(
         self, agent: Any, environment: Callable[..., None], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
