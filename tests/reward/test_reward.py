@@ -221,6 +221,44 @@ def test_models_stay_loaded_unless_they_are_used_one_after_the_other() -> None:
     assert GuidedDensityRatio.from_config(parse_config({**data, "load": "sequential"})).sequential
 
 
+@pytest.mark.parametrize(("one_model", "expected"), [(False, ["+a", "-a", "+b", "-b"]), (True, ["+a", "+a", "-a"])])
+def test_one_model_after_the_other_leaves_memory_when_it_has_scored(one_model: bool, expected: list[str]) -> None:
+    events: list[str] = []
+
+    class Logged(_Broken):
+        def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
+            events.append(f"+{self.name}")
+            return super().score(spans)
+
+        def unload(self) -> None:
+            events.append(f"-{self.name}")
+
+    strong = Logged("a")
+    weak = strong if one_model else Logged("b")
+    ratio = GuidedDensityRatio(strong, weak, domains={"all": None}, chain=RouterChain([], "all"), sequential=True)
+    ratio.score([sample()])
+    assert events == expected
+
+
+def test_warmed_samples_need_no_model_and_unloading_reaches_both(tmp_path: Any) -> None:
+    strong, weak = FakeModel("a"), FakeModel("b")
+    ratio = GuidedDensityRatio(
+        strong,
+        weak,
+        domains={"all": GUIDANCE},
+        chain=RouterChain([], "all"),
+        store=LogprobStore(tmp_path / "s.sqlite"),
+    )
+    ratio.warm("strong", [sample()])
+    assert (strong.scored_spans, weak.scored_spans) == (1, 0)
+    ratio.warm("weak", [sample()])
+    ratio.score([sample()])
+    assert (strong.scored_spans, weak.scored_spans) == (1, 1)
+    telling = _Telling("a"), _Telling("b")
+    GuidedDensityRatio(*telling, domains={"all": None}, chain=RouterChain([], "all")).unload()
+    assert [model.unloaded for model in telling] == [1, 1]
+
+
 def test_strategies_are_told_with_their_reason_or_not_at_all() -> None:
     strong, weak = _Telling("a", strategy="shared prefix", why="checked"), _Telling("b", strategy="plain")
     ratio = GuidedDensityRatio(strong, weak, domains={"all": None}, chain=RouterChain([], "all"))
