@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from gdr_plugin.api.errors import ConfigError, DataError, ModelError
 from gdr_plugin.api.types import Reduction, Sample, Score
 from gdr_plugin.data.messages import as_json
+from gdr_plugin.text import one_line
 
 __all__ = ["RemoteRatio"]
 
@@ -136,10 +137,10 @@ class RemoteRatio:
         for attempt in range(self._tries):
             if attempt:
                 time.sleep(max(fault.pause_s, min(0.25 * 2**attempt, _LONGEST_PAUSE_S)))
-            outcome = self._send(method, path, body)
-            if not isinstance(outcome, _Fault):
-                return outcome
-            fault = outcome
+            answer = self._send(method, path, body)
+            if not isinstance(answer, _Fault):
+                return answer
+            fault = answer
         times = "once" if self._tries == 1 else f"{self._tries} times"
         raise ModelError(f"{self.url}: {fault.reason} (tried {times}): is `gdr serve` running there?")
 
@@ -171,7 +172,7 @@ class RemoteRatio:
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, TimeoutError) and connected:
                 raise ModelError(f"{self.url}: no answer within {self._timeout_s:g} s: raise timeout_s") from error
-            return _Fault(f"the connection failed ({error or type(error).__name__})")
+            return _Fault(f"the connection failed ({one_line(error)})")
         finally:
             connection.close()
         return self._read(status, text, retry_after)

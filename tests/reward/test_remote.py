@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gdr_plugin.api.errors import ConfigError, DataError, ModelError
-from gdr_plugin.api.types import Message, Sample, ToolCall
+from gdr_plugin.api.types import Message, Sample, Score, ToolCall
 from gdr_plugin.config.load import parse_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.reward.remote import ROWS, RemoteRatio
@@ -171,6 +171,62 @@ def test_faults_of_the_server_are_tried_again(stand: Any, pauses: list[float]) -
     assert RemoteRatio(url, tries=4).info == {"a": 1}
     assert asked == ["/info"] * 4
     assert pauses == [0.5, 1.0, 7.0]
+
+
+def test_pauses_double_up_to_half_a_minute_whatever_the_server_wants(stand: Any, pauses: list[float]) -> None:
+    url, _ = stand(lambda path: (503, problem("full"), {}))
+    with pytest.raises(ModelError, match="tried 9 times"):
+        RemoteRatio(url, tries=9).score([sample("One")])
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    pauses.clear()
+    url, asked = stand(lambda path: (503, problem("full"), {"Retry-After": "99"}))
+    with pytest.raises(ModelError, match="tried 6 times"):
+        RemoteRatio(url).score([sample("One")])
+    assert len(asked) == 6
+    assert pauses == [30.0] * 5
+
+
+@pytest.mark.parametrize(("scheme", "kind"), [("http", "HTTPConnection"), ("https", "HTTPSConnection")])
+def test_connecting_may_take_ten_seconds_and_an_answer_ten_minutes(
+    scheme: str, kind: str, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, int | None, float]] = []
+
+    class Nobody:
+        def __init__(self, host: str, port: int | None, timeout: float) -> None:
+            made.append((host, port, timeout))
+
+        def connect(self) -> None:
+            raise ConnectionRefusedError
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(f"gdr_plugin.reward.remote.http.client.{kind}", Nobody)
+    with pytest.raises(ModelError, match=r"the connection failed \(ConnectionRefusedError\) \(tried once\)"):
+        RemoteRatio(f"{scheme}://host:8443/under", tries=1).score([sample("One")])
+    with pytest.raises(ModelError, match="tried once"):
+        RemoteRatio(f"{scheme}://host", tries=1, timeout_s=3).score([sample("One")])
+    assert made == [("host", 8443, 10.0), ("host", None, 3)]
+
+
+def test_columns_with_names_of_ours_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, Any]] = []
+
+    def exchange(self: RemoteRatio, method: str, path: str, content: dict[str, Any]) -> dict[str, Any]:
+        sent.extend(content["rows"])
+        return {"scores": [{**asdict(Score(1.0, None, -1.0, -2.0, 1, 1, "a", "default", "none")), "added": "later"}]}
+
+    monkeypatch.setattr(RemoteRatio, "_exchange", exchange)
+    (score,) = RemoteRatio("http://host").score([sample("One", id="7", finished="no", topic="tea")])
+    assert score == Score(1.0, None, -1.0, -2.0, 1, 1, "a", "default", "none")  # what a newer server adds is left out
+    assert sent == [
+        {
+            "topic": "tea",
+            "prompt": [{"role": "user", "content": "Question?"}],
+            "response": "One",
+            "finished": True,
+        }
+    ]
 
 
 def test_it_gives_up_with_the_servers_own_words(stand: Any, pauses: list[float]) -> None:

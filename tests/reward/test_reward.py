@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from gdr_plugin.api.errors import ChatError, ConfigError, EngineWarning
 from gdr_plugin.api.guidance import Exemplar, Guidance
+from gdr_plugin.api.routers import RoutingContext
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Conversation, Logprobs, Message, Sample, TokenSpan, ToolCall
 from gdr_plugin.config.load import parse_config
@@ -180,6 +182,7 @@ def test_an_unknown_domain_is_a_reason_on_its_own_row() -> None:
     assert good.domain == "math"
     assert good.router == "field"
     assert good.guidance.startswith("math")
+    assert (ratio.routing_counts["error"], ratio.routing_counts["field"]) == (1, 1)
 
 
 def test_default_domain_is_counted() -> None:
@@ -202,6 +205,122 @@ def test_tokens_add_up_to_the_sums() -> None:
     assert sum(score.token_ratios) == pytest.approx(score.reward)
     assert sum(score.strong_token_logprobs or ()) == pytest.approx(score.strong_logprob)
     assert plain.token_ratios is None
+
+
+def test_places_of_tokens_are_each_models_own_and_the_end_of_turn_is_behind_the_text() -> None:
+    ratio = GuidedDensityRatio.from_models(_Broken("a"), "fake:b")
+
+    (score,) = ratio.score([sample(response="H\N{LATIN SMALL LETTER E WITH ACUTE}")], tokens=True)
+
+    assert score.strong_token_offsets is None  # its chat format does not say where tokens are
+    assert score.weak_token_offsets == ((0, 1), (1, 2), (1, 2), (2, 2))
+    assert score.weak_tokens == 4
+
+
+class _Telling(_Broken):
+    """A model that says of itself what a test wants."""
+
+    def __init__(self, name: str, **facts: str) -> None:
+        super().__init__(name)
+        self.facts, self.unloaded = facts, 0
+
+    def describe(self) -> dict[str, str]:
+        return self.facts
+
+    def unload(self) -> None:
+        self.unloaded += 1
+
+
+def test_models_stay_loaded_unless_they_are_used_one_after_the_other() -> None:
+    strong, weak = _Telling("a"), _Telling("b")
+    GuidedDensityRatio(strong, weak, domains={"all": None}, chain=RouterChain([], "all")).score([sample()])
+    assert (strong.unloaded, weak.unloaded) == (0, 0)
+    data = {"strong": "fake:a", "weak": "fake:b"}
+    assert not GuidedDensityRatio.from_config(parse_config(data)).sequential
+    assert GuidedDensityRatio.from_config(parse_config({**data, "load": "sequential"})).sequential
+
+
+@pytest.mark.parametrize(("one_model", "expected"), [(False, ["+a", "-a", "+b", "-b"]), (True, ["+a", "+a", "-a"])])
+def test_one_model_after_the_other_leaves_memory_when_it_has_scored(one_model: bool, expected: list[str]) -> None:
+    events: list[str] = []
+
+    class Logged(_Broken):
+        def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
+            events.append(f"+{self.name}")
+            return super().score(spans)
+
+        def unload(self) -> None:
+            events.append(f"-{self.name}")
+
+    strong = Logged("a")
+    weak = strong if one_model else Logged("b")
+    ratio = GuidedDensityRatio(strong, weak, domains={"all": None}, chain=RouterChain([], "all"), sequential=True)
+    ratio.score([sample()])
+    assert events == expected
+
+
+def test_warmed_samples_need_no_model_and_unloading_reaches_both(tmp_path: Any) -> None:
+    strong, weak = FakeModel("a"), FakeModel("b")
+    ratio = GuidedDensityRatio(
+        strong,
+        weak,
+        domains={"all": GUIDANCE},
+        chain=RouterChain([], "all"),
+        store=LogprobStore(tmp_path / "s.sqlite"),
+    )
+    ratio.warm("strong", [sample()])
+    assert (strong.scored_spans, weak.scored_spans) == (1, 0)
+    ratio.warm("weak", [sample()])
+    ratio.score([sample()])
+    assert (strong.scored_spans, weak.scored_spans) == (1, 1)
+    telling = _Telling("a"), _Telling("b")
+    GuidedDensityRatio(*telling, domains={"all": None}, chain=RouterChain([], "all")).unload()
+    assert [model.unloaded for model in telling] == [1, 1]
+
+
+def test_strategies_are_told_with_their_reason_or_not_at_all() -> None:
+    strong, weak = _Telling("a", strategy="shared prefix", why="checked"), _Telling("b", strategy="plain")
+    ratio = GuidedDensityRatio(strong, weak, domains={"all": None}, chain=RouterChain([], "all"))
+    assert ratio.strategies == {"strong": "shared prefix (checked)"}
+    weak.facts = {"why": "nobody knows"}
+    assert ratio.strategies == {"strong": "shared prefix (checked)"}
+    weak.facts = {"strategy": "plain", "why": "one row"}
+    assert ratio.strategies == {"strong": "shared prefix (checked)", "weak": "plain (one row)"}
+
+
+def test_routers_see_every_domain_and_the_strong_model() -> None:
+    seen: list[RoutingContext] = []
+
+    class Watching:
+        name = "watching"
+
+        def route(self, samples: Sequence[Sample], context: RoutingContext) -> list[str | None]:
+            seen.append(context)
+            return ["bare"] * len(samples)
+
+    described = replace(GUIDANCE, description="Short answers.")
+    chain = RouterChain([Watching()], "short")
+    ratio = GuidedDensityRatio(FakeModel("a"), FakeModel("b"), domains={"short": described, "bare": None}, chain=chain)
+
+    (score,) = ratio.score([sample()])
+
+    assert (score.domain, score.router, score.guidance) == ("bare", "watching", "none")
+    assert [(dict(context.domains), context.model) for context in seen] == [
+        ({"short": "Short answers.", "bare": ""}, ratio.strong)
+    ]
+
+
+def test_two_models_by_name_take_one_exemplar_limits_and_a_reduction() -> None:
+    more = replace(GUIDANCE, exemplars=(*GUIDANCE.exemplars, Exemplar("e2", "Bye?", "Bye.", "Well, bye...", "Brief.")))
+    assert [
+        len(GuidedDensityRatio.from_models("fake:a", "fake:b", guidance=more, **count).score([sample()])[0].exemplars)
+        for count in ({}, {"exemplars": 2})
+    ] == [1, 2]
+    tight = GuidedDensityRatio.from_models("fake:a", "fake:b", reduction="mean", limits=Limits(max_length=16))
+    assert tight.reduction == "mean"
+    (score,) = tight.score([sample()])
+    assert score.reward is None
+    assert "16" in (score.reason or "")
 
 
 def test_store_answers_the_second_time(tmp_path: Any) -> None:
