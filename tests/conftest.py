@@ -121,6 +121,15 @@ def serving() -> Callable[..., AbstractContextManager[str]]:
 
 TinyModel = Callable[..., Path]
 
+WITH_TORCH = {"tiny_model", "smol_gguf", "smol_dir", "demo_adapter"}
+"""Fixtures whose tests get the marker `torch`, also where another fixture asks for them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if WITH_TORCH.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.torch)
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:

@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
-import tomllib
+
+from gdr_plugin import __version__
 
 pytestmark = pytest.mark.slow
 
@@ -43,8 +45,7 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nothing_but_our_packages_lands_in_site_packages(site: Path) -> None:
-    version = PROJECT["project"]["version"]
-    expected = {*(package.name for package in PACKAGES), f"gdr_plugin-{version}.dist-info"}
+    expected = {*(package.name for package in PACKAGES), f"gdr_plugin-{__version__}.dist-info"}
     assert {path.name for path in site.iterdir()} == expected
 
 
@@ -83,7 +84,7 @@ def test_the_installed_command_runs_away_from_the_repository(site: Path, tmp_pat
         assert (run.returncode, run.stderr) == (0, "")
         return run.stdout
 
-    assert gdr("--version") == f"gdr-plugin {PROJECT['project']['version']}\n"
+    assert gdr("--version") == f"gdr-plugin {__version__}\n"
     assert "instruction-following" in gdr("plugins")
     gdr("init", "--strong", "fake:a", "--weak", "fake:b")
     assert gdr("check", "--load").endswith("gdr.yaml is fine\n")

@@ -202,7 +202,7 @@ class _Drawing:
                 self._draw(*batch)
                 if progress is not None:
                     progress(len(self.drawn) // self.sampling.samples)
-            except torch.OutOfMemoryError as error:  # noqa: PERF203 - a batch is seconds of work
+            except torch.OutOfMemoryError as error:
                 if self.size == 1:
                     raise ModelError(
                         "the policy does not fit into memory with one response: lower --max-new-tokens, or set `load: "

@@ -92,7 +92,7 @@ class Batcher:
         with self._work:
             self._stopping = True
             self._work.notify()
-        with suppress(asyncio.TimeoutError):
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._ended.wait(), timeout_s)
         return self.give_up()
 

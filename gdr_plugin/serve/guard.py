@@ -90,7 +90,7 @@ class Guard:
         while more:
             try:
                 message = await asyncio.wait_for(receive(), BODY_S)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 text = f"nothing of the body came for {BODY_S:g} seconds: send it again"
                 await problem(408, text, "RequestError", {"Connection": "close"})(scope, receive, send)
                 return

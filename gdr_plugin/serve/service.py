@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from gdr_plugin.api.errors import ModelError, RequestError
 from gdr_plugin.api.service import ServeSettings
@@ -20,8 +20,6 @@ from gdr_plugin.serve.entry import characters
 from gdr_plugin.text import one_line
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from gdr_plugin.reward.reward import GuidedDensityRatio
     from gdr_plugin.serve.metrics import Metrics
 

@@ -9,7 +9,7 @@ null with a `reason`, and wrong input is answered with 422 rather than 400. Know
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
 from uuid import uuid4
 
 from fastapi import APIRouter
@@ -22,8 +22,6 @@ from gdr_plugin.data.sources import Row
 from gdr_plugin.serve.answers import Answer
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from gdr_plugin.api.service import ScoringService
 
 MODEL = "gdr"

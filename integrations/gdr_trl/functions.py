@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from gdr_plugin.api.errors import ConfigError, DataError
 from gdr_plugin.config.schema import Config
@@ -26,7 +26,6 @@ from gdr_trl.source import ModelPair, Ratio, Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-    from typing_extensions import Unpack
 
     from gdr_plugin.reward.remote import RemoteRatio
 

@@ -184,7 +184,7 @@ def _marks(template: str, bos: str, eos: str) -> list[str]:
                         )
                     )
                 )
-            except Exception:  # noqa: PERF203 - a template is a program: it raises what it likes
+            except Exception:
                 continue
     found = [mark for text in texts for mark in _MARKS.findall(text)]
     found += ["]<]minimax[>["] if "]<]minimax[>[" in template else []
