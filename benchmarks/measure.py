@@ -30,13 +30,13 @@ class Timing:
 
     method: Method
     seconds: list[float] = field(default_factory=list)
-    """Of each whole run."""
+    """One entry for each whole run."""
     cpu: list[float] = field(default_factory=list)
-    """Processor seconds of each whole run, which other work on the machine inflates less; none for other processes."""
+    """Processor seconds of each whole run, which other work on the machine changes less; without other processes'."""
     logprobs: dict[int, Logprobs] = field(default_factory=dict)
-    """Of the last run, by the spans' places."""
+    """The log-probs of the last run, by the spans' places."""
     failed: str | None = None
-    """Why there is no (further) run."""
+    """Why the way did not run, or not again."""
 
     @property
     def median(self) -> float:
@@ -52,11 +52,11 @@ def alternate(
     Args:
         methods: The ways; each does the same work.
         rounds: Whole runs of the slow ways.
-        between: Called before every turn, untimed by the ways.
-        say: Told what is running.
+        between: Called before every turn; its time does not count.
+        say: Called with a line about what is running.
 
     Returns:
-        One timing a way, in order.
+        One timing for each way, in order.
     """
     timings = [Timing(method) for method in methods]
     running = [(0.0, 0.0)] * len(methods)
@@ -88,12 +88,12 @@ def alternate(
 
 
 def peak_above(before: Callable[[], Any], work: Callable[[], Any]) -> float | None:
-    """Most memory that `work` needs above what stays loaded, in MiB, in a process of its own.
+    """The most memory that `work` needs above what stays loaded, in MiB, measured in a process of its own.
 
     The process is a fork, so that no memory freed by an earlier run hides what this one takes.
 
     Args:
-        before: A small piece of the same work: libraries and weights are then in memory.
+        before: A small piece of the same work, after which libraries and weights are in memory.
         work: What is measured.
 
     Returns:
@@ -141,7 +141,7 @@ class Peaks:
     def __init__(self, repeats: int = 3) -> None:
         self._repeats = repeats
         self.found: dict[str, list[float]] = {}
-        """FLOP/s by `library dtype threads`, one entry a measurement."""
+        """FLOP/s by `library dtype threads`, one entry for each measurement."""
         self.found_cpu: dict[str, list[float]] = {}
         """The same by processor time."""
         generator = torch.Generator().manual_seed(0)
@@ -149,7 +149,7 @@ class Peaks:
         self._inputs = {"float32": (x, weight), "bfloat16": (x.bfloat16(), weight.bfloat16())}
 
     def measure(self) -> None:
-        """Measure once, on as many threads as are set."""
+        """Measure once, on as many threads as torch is set to."""
         default = torch.nn.functional.linear
         kinds: list[tuple[str, str, Callable[..., Any]]] = [
             ("default", "float32", default),
@@ -167,7 +167,7 @@ class Peaks:
             self.found_cpu.setdefault(key, []).append(operations / min(cpu for _, cpu in times))
 
     def of(self, dtype: str, threads: int, *, cpu: bool = False) -> float | None:
-        """The faster library's median over the run, in FLOP/s."""
+        """The median speed of the faster library over the run, in FLOP/s; None where it was not measured."""
         medians = [
             statistics.median(values)
             for key, values in (self.found_cpu if cpu else self.found).items()
@@ -184,7 +184,7 @@ def _seconds(product: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor)
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """What the figures depend on: processor, system and versions."""
     import transformers
 
     cpu = platform.processor() or platform.machine()

@@ -2,8 +2,8 @@
 
     python peer_lm_eval.py MODEL_FOLDER BATCH THREADS
 
-First line in: all requests, `[[context ids, response ids], ...]`. Then one line a run: the requests' places; out comes
-`{"sums": [...], "peak_mb": ...}`. Standard output belongs to the answers alone.
+The first line in holds all requests, `[[context ids, response ids], ...]`. Each further line holds the places of the
+requests of one run, and its answer is `{"sums": [...], "peak_mb": ...}`. Standard output belongs to the answers alone.
 """
 
 import json

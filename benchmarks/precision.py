@@ -2,9 +2,10 @@
 
     python -m benchmarks.precision [PAIRS.jsonl] [--config gdr.yaml] [--float16 ROWS] [--store FILE] [--json OUT]
 
-Without a file: all pairs within the prompts of data/responses.jsonl, and the best of each prompt's eight responses.
-With one, its rows `{"prompt", "chosen", "rejected"}` as well. The reward is the sum, unguided. float16 is slow on most
-CPUs, so only some rows are scored in it; float32 itself is held against one sequence at a time on as many.
+Without a file, it compares all pairs within the prompts of data/responses.jsonl, and the best of each prompt's eight
+responses. With one, it compares the pairs of its rows `{"prompt", "chosen", "rejected"}` as well. The reward is the
+sum, unguided. float16 is slow on most CPUs, so only some rows are scored in it; on the same rows float32 itself is
+compared with one sequence at a time.
 
 Modes between bfloat16 and float32 were tried on the demo pair and left out, since none pays. A margin's error in nats
 for a root token (5 prompts x 8 responses, 140 pairs): bfloat16 0.047; bfloat16 products with the residual stream and
@@ -40,7 +41,7 @@ from gdr_plugin.data.rows import parse_prompt
 from gdr_plugin.models.local import open_local
 from gdr_plugin.models.local.source import locate
 
-PAIR = Path(__file__).resolve().parent.parent / "examples" / "demo-pair" / "gdr.yaml"
+DEMO_CONFIG = Path(__file__).resolve().parent.parent / "examples" / "demo-pair" / "gdr.yaml"
 BEST_OF = 8
 Values = npt.NDArray[np.float64]
 
@@ -55,7 +56,7 @@ class Decisions:
     """Places of the samples of one prompt."""
 
     def first(self, rows: int) -> Decisions:
-        """The decisions among the first samples, whole groups only."""
+        """The decisions among the first samples, in whole groups only."""
         groups = [group for group in self.groups if group[-1] < rows]
         return Decisions(self.name, self.samples[: groups[-1][-1] + 1 if groups else 0], groups)
 
@@ -63,10 +64,10 @@ class Decisions:
 def drawn(prompts: int | None = None) -> Decisions:
     """Eight responses to each prompt, as in best-of-n sampling."""
     samples, groups = [], []
-    for one in islice(read_candidates(), prompts):
-        few = one.responses[:BEST_OF]
+    for candidates in islice(read_candidates(), prompts):
+        few = candidates.responses[:BEST_OF]
         groups.append(list(range(len(samples), len(samples) + len(few))))
-        samples += [Sample(one.prompt, text, finished) for text, finished in few]
+        samples += [Sample(candidates.prompt, text, finished) for text, finished in few]
     return Decisions(f"best of {BEST_OF}", samples, groups)
 
 
@@ -81,7 +82,7 @@ def labelled(path: Path, limit: int | None = None) -> Decisions:
 
 
 def in_precision(config: Config, dtype: str) -> Config:
-    """A reward with both models in one precision, unguided."""
+    """The reward with both models in one precision, unguided."""
     models = {side: getattr(config, side).model_copy(update={"dtype": dtype}) for side in ("strong", "weak")}
     return config.model_copy(update={**models, "guidance": unguided(config.guidance)})
 
@@ -115,7 +116,7 @@ def lengths(config: Config, samples: Sequence[Sample]) -> Values:
 def compare(
     truth: Values, other: Values, groups: Sequence[Sequence[int]], tokens: Values | None = None
 ) -> dict[str, Any]:
-    """How rewards differ, and what is decided differently.
+    """How rewards differ, and which decisions change.
 
     Args:
         truth: Rewards in float32.
@@ -164,7 +165,7 @@ def _pairs(groups: Sequence[Sequence[int]], error: Values) -> Iterator[tuple[int
 
 
 def plain(config: Config, samples: Sequence[Sample]) -> Values:
-    """Rewards in float32, one sequence at a time, by transformers and peft alone: all logits, log-softmax."""
+    """Rewards in float32 by transformers and peft alone: one sequence at a time, all logits, log-softmax."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -192,7 +193,7 @@ def plain(config: Config, samples: Sequence[Sample]) -> Values:
 def measure(
     config: Config, decisions: Decisions, few: int, say: Any, store: Path | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Every precision against float32 on one set of decisions."""
+    """Compare every precision with float32 on one set of decisions."""
     found: dict[str, dict[str, Any]] = {}
     say(f"{decisions.name}: float32, {len(decisions.samples)} samples")
     truth = rewards(in_precision(config, "float32"), decisions.samples, store)
@@ -211,7 +212,7 @@ def measure(
 
 
 def show(name: str, found: dict[str, dict[str, Any]], console: Console) -> None:
-    """One line a precision."""
+    """Print one line for each precision."""
     columns = [
         "precision",
         "samples",
@@ -225,22 +226,23 @@ def show(name: str, found: dict[str, dict[str, Any]], console: Console) -> None:
     ]
     columns.append("best same")
     table = Table(*columns, title=f"{name}: against float32 (nats; clear: margin over 3 sd of the error)")
-    for dtype, one in found.items():
+    for dtype, result in found.items():
         share = {
-            key: "" if one[key] is None else f"{one[key]:.1%}" for key in ("flipped", "flipped_clear", "same_best")
+            key: "" if result[key] is None else f"{result[key]:.1%}"
+            for key in ("flipped", "flipped_clear", "same_best")
         }
-        row = [dtype, str(one["samples"]), f"{one['reward_sd'] or 0:.2f}", f"{one['error_sd']:.2g}"]
-        root = "" if one["token_error"] is None else f"{one['token_error']:.2g}"
-        row += [f"{one['error_max']:.2g}", root, str(one["pairs"]), share["flipped"], share["flipped_clear"]]
+        row = [dtype, str(result["samples"]), f"{result['reward_sd'] or 0:.2f}", f"{result['error_sd']:.2g}"]
+        root = "" if result["token_error"] is None else f"{result['token_error']:.2g}"
+        row += [f"{result['error_max']:.2g}", root, str(result["pairs"]), share["flipped"], share["flipped_clear"]]
         table.add_row(*row, share["same_best"])
     console.print(table)
 
 
 def main() -> None:
-    """Score in each precision, compare, show."""
+    """Score in each precision, compare, then show and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", type=Path, nargs="?", help="JSONL rows of prompt, chosen and rejected")
-    parser.add_argument("--config", type=Path, default=PAIR)
+    parser.add_argument("--config", type=Path, default=DEMO_CONFIG)
     parser.add_argument("--limit", type=int, help="only the first pairs of the file")
     parser.add_argument("--float16", type=int, default=16, help="samples of each set that are scored in float16")
     parser.add_argument("--store", type=Path, help="keep log-probs here, so that a second run is instant")

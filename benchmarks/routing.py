@@ -1,13 +1,13 @@
-"""What routing by likelihood costs beside the scoring that it serves, and what another order of the prompt would.
+"""What routing by likelihood costs compared with the scoring after it, and what another order of the prompt would cost.
 
     python -m benchmarks.routing [--config gdr.yaml] [--prompts 8] [--responses 4] [--json OUT]
 
 The router asks a question of its own: task and domains first, which all requests share, then the request. The other way
-puts the question after the prompt, so that prompts whose domain has no guidance share their prefix with the scoring;
-then the domains are read again for every prompt. Both orders are counted (tokens that a model must read, every distinct
-prefix once) and timed on the strong model, on prompts as they are and on long ones. Prompt-first is given the most that
-it could have: its spans and the scoring's in one call, so that everything that can be shared is. It loses: the counts
-are in `gdr_plugin.routing.likelihood`.
+puts the question after the prompt, so that prompts whose domain has no guidance share their prefix with the scoring,
+but the domains are read again for every prompt. Both orders are counted (tokens that a model must read, every distinct
+prefix once) and timed on the strong model, on prompts as they are and on long ones. Prompt-first gets the best
+conditions possible: its spans and the scoring's are in one call, so that everything that can be shared is. It loses
+anyway: the counts are in `gdr_plugin.routing.likelihood`.
 """
 
 from __future__ import annotations
@@ -36,38 +36,38 @@ from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.reward.resolve import resolve_names
 from gdr_plugin.routing import RouterChain
 
-PAIR = Path(__file__).resolve().parent.parent / "examples" / "demo-pair" / "gdr.yaml"
+DEMO_CONFIG = Path(__file__).resolve().parent.parent / "examples" / "demo-pair" / "gdr.yaml"
 
 
 @dataclass
 class Watched:
-    """A model whose calls are kept and timed."""
+    """A model that keeps and times its calls."""
 
     model: LogprobModel
     calls: list[tuple[list[TokenSpan], float]] = field(default_factory=list)
-    """Spans and seconds of each call."""
+    """The spans and seconds of each call."""
 
     def __post_init__(self) -> None:
         self.name, self.identity, self.chat = self.model.name, self.model.identity, self.model.chat
 
     def score(self, spans: Sequence[TokenSpan]) -> list[Logprobs]:
-        """As the model."""
+        """As the model does."""
         start = time.perf_counter()
         found = self.model.score(spans)
         self.calls.append((list(spans), time.perf_counter() - start))
         return found
 
     def describe(self) -> dict[str, str]:
-        """As the model."""
+        """As the model does."""
         return self.model.describe()
 
     def unload(self) -> None:
-        """As the model."""
+        """As the model does."""
         self.model.unload()
 
 
 def tokens(spans: Sequence[TokenSpan]) -> int:
-    """Tokens that must be read: every distinct prefix of every sequence once, last response tokens never."""
+    """Count the tokens that must be read: every distinct prefix once, the last token of a response never."""
     read = 0
     before: tuple[int, ...] = ()
     for ids in sorted(span.context + span.response[:-1] for span in spans):
@@ -78,36 +78,36 @@ def tokens(spans: Sequence[TokenSpan]) -> int:
 
 
 def prompt_first(model: LogprobModel, prompts: Sequence[Candidates], domains: dict[str, str]) -> list[TokenSpan]:
-    """The question after each prompt: all domains' names as its answers."""
+    """Put the question after each prompt, with the names of all domains as its answers."""
     listed = "\n".join(f"- {name}: {text}" if text else f"- {name}" for name, text in domains.items())
     question = f"Do not carry the request out. Which of these domains does it belong to?\n{listed}"
     return [
-        model.chat.span((*one.prompt, Message("user", question)), name, end=False)
-        for one in prompts
+        model.chat.span((*entry.prompt, Message("user", question)), name, end=False)
+        for entry in prompts
         for name in domains
     ]
 
 
 def long_prompts(prompts: Sequence[Candidates]) -> list[Candidates]:
-    """The same requests behind a long text: other prompts' responses."""
+    """Put the same requests behind a long text that is made of other prompts' responses."""
     found = []
-    for place, one in enumerate(prompts):
+    for place, entry in enumerate(prompts):
         others = [prompts[(place + step) % len(prompts)] for step in range(1, 9)]
         texts = [other.responses[0][0] for other in others]
-        *before, last = one.prompt
+        *before, last = entry.prompt
         request = Message(last.role, "Read this first.\n\n" + "\n\n".join(texts) + "\n\n" + last.content)
-        found.append(Candidates((*before, request), one.responses))
+        found.append(Candidates((*before, request), entry.responses))
     return found
 
 
 def measure(config: Config, prompts: Sequence[Candidates], responses: int, rounds: int) -> dict[str, Any]:
-    """Both orders on one set of prompts.
+    """Measure both orders on one set of prompts.
 
     Args:
         config: The reward; its routers are replaced by `likelihood`.
         prompts: The requests and their responses.
         responses: How many of each prompt's are scored.
-        rounds: Timed runs, in turn; medians are given.
+        rounds: Timed runs, in turn; the results hold their medians.
 
     Returns:
         Tokens and seconds of routing and scoring on the strong model, and of prompt-first.
@@ -121,9 +121,9 @@ def measure(config: Config, prompts: Sequence[Candidates], responses: int, round
         chain=RouterChain(resolved.routers, config.routing.default_domain),
         guidance=config.guidance,
     )
-    samples = [Sample(one.prompt, *answer) for one in prompts for answer in one.responses[:responses]]
+    samples = [Sample(entry.prompt, *response) for entry in prompts for response in entry.responses[:responses]]
     ratio.score(samples)  # loads, checks, and reads what is kept: guidance, the router's task, content-free requests
-    names = {name: one.description if one else "" for name, one in resolved.guidances.items()}
+    names = {name: guidance.description if guidance else "" for name, guidance in resolved.guidances.items()}
     first = prompt_first(strong, prompts, names)
     spent: dict[str, list[float]] = {"routing": [], "strong": [], "weak": [], "prompt_first": []}
     for _ in range(rounds):
@@ -144,7 +144,7 @@ def measure(config: Config, prompts: Sequence[Candidates], responses: int, round
         "prompts": len(prompts),
         "responses": len(samples),
         "prompt_tokens": round(
-            statistics.mean(len(strong.chat.span(one.prompt, "", end=False).context) for one in prompts)
+            statistics.mean(len(strong.chat.span(entry.prompt, "", end=False).context) for entry in prompts)
         ),
         "unguided": round(unguided, 3),
         "tokens": {
@@ -153,17 +153,17 @@ def measure(config: Config, prompts: Sequence[Candidates], responses: int, round
             "prompt_first": tokens([*first, *scored]) - tokens(scored),
         },
         "seconds": seconds,
-        "runs": {name: [round(one, 3) for one in found] for name, found in spent.items()},
+        "runs": {name: [round(run, 3) for run in found] for name, found in spent.items()},
         "routing_share": round(seconds["routing"] / whole, 4),
     }
 
 
 def main() -> None:
-    """Measure on short and long prompts, show, write."""
+    """Measure on short and long prompts, then show and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=PAIR)
-    parser.add_argument("--prompts", type=int, default=8, help="short ones; half as many long ones")
-    parser.add_argument("--responses", type=int, default=4, help="of each prompt")
+    parser.add_argument("--config", type=Path, default=DEMO_CONFIG)
+    parser.add_argument("--prompts", type=int, default=8, help="short prompts, and half as many long ones (8)")
+    parser.add_argument("--responses", type=int, default=4, help="responses that are scored for each prompt (4)")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, help="also write the results here")
     args = parser.parse_args()
@@ -178,17 +178,21 @@ def main() -> None:
         if args.json:  # after each set: nothing that was measured is lost
             args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     table = Table("prompts", "tokens a prompt", "unguided", "", "tokens read", "seconds")
-    for name, one in results.items():
-        table.add_row(name, str(one["prompt_tokens"]), f"{one['unguided']:.0%}", "routing", *_cells(one, "routing"))
-        table.add_row("", "", "", "routing, prompt first", *_cells(one, "prompt_first"))
-        table.add_row("", "", "", "scoring, strong", str(one["tokens"]["scoring"]), f"{one['seconds']['strong']:.2f}")
-        table.add_row("", "", "", "scoring, weak", "", f"{one['seconds']['weak']:.2f}")
-        table.add_row("", "", "", "routing's share of all", "", f"{one['routing_share']:.1%}")
+    for name, result in results.items():
+        table.add_row(
+            name, str(result["prompt_tokens"]), f"{result['unguided']:.0%}", "routing", *_cells(result, "routing")
+        )
+        table.add_row("", "", "", "routing, prompt first", *_cells(result, "prompt_first"))
+        table.add_row(
+            "", "", "", "scoring, strong", str(result["tokens"]["scoring"]), f"{result['seconds']['strong']:.2f}"
+        )
+        table.add_row("", "", "", "scoring, weak", "", f"{result['seconds']['weak']:.2f}")
+        table.add_row("", "", "", "routing's share of all", "", f"{result['routing_share']:.1%}")
     Console(width=None if sys.stdout.isatty() else 100).print(table)
 
 
-def _cells(one: dict[str, Any], name: str) -> tuple[str, str]:
-    return str(one["tokens"][name]), f"{one['seconds'][name]:.2f}"
+def _cells(result: dict[str, Any], name: str) -> tuple[str, str]:
+    return str(result["tokens"][name]), f"{result['seconds'][name]:.2f}"
 
 
 if __name__ == "__main__":

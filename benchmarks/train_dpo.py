@@ -47,7 +47,7 @@ class Pair:
 
 
 def read_pairs(path: Path, chat: Any, *, max_tokens: int) -> list[Pair]:
-    """The pairs of a JSONL file that fit into a row of `max_tokens`, in the file's order."""
+    """Read the pairs of a JSONL file that fit into a row of `max_tokens`, in the file's order."""
     from gdr_plugin.data.rows import parse_prompt
 
     pairs = []
@@ -100,7 +100,7 @@ class Trainer:
     Args:
         base: A transformers causal language model; gets LoRA layers.
         pairs: What it is trained on.
-        seed: Of the adapter's initial values and the pairs' order.
+        seed: Decides the adapter's initial values and the order of the pairs.
         rate: Learning rate after the warm-up, constant, so that a checkpoint does not depend on the run's length.
         batch: Pairs a step.
     """
@@ -121,7 +121,7 @@ class Trainer:
         self._reference: dict[Pair, Any] = {}
 
     def advance(self) -> dict[str, float]:
-        """One step; the mean loss, reward margin (nats, times beta) and accuracy of its pairs before the step."""
+        """Take one step; return the mean loss, reward margin (nats, times beta) and accuracy of its pairs before it."""
         import torch
 
         losses, margins = [], []
@@ -139,7 +139,7 @@ class Trainer:
         return _facts(losses, margins)
 
     def held_out(self, pairs: Sequence[Pair]) -> dict[str, float]:
-        """The same numbers on pairs that are not trained on."""
+        """The same numbers for pairs that are not trained on."""
         import torch
 
         with torch.no_grad():
@@ -147,7 +147,7 @@ class Trainer:
         return _facts([loss.item() for loss, _ in found], [margin for _, margin in found])
 
     def save(self, folder: Path, *, base: str) -> None:
-        """The adapter, and what it takes to train on; the folder appears when it is complete."""
+        """Write the adapter and the optimizer's state; the folder appears when it is complete."""
         import torch
 
         making = folder.with_name(f".{folder.name}")
@@ -181,7 +181,7 @@ class Trainer:
         return self._reference[pair]
 
     def _next(self) -> Iterator[Pair]:
-        """This step's pairs: every epoch goes through all of them in an order of its own."""
+        """The pairs of this step: every epoch goes through all pairs in an order of its own."""
         for place in range(self.step * self._batch, (self.step + 1) * self._batch):
             epoch, index = divmod(place, len(self.pairs))
             yield self.pairs[np.random.default_rng((self._seed, epoch)).permutation(len(self.pairs))[index]]
@@ -194,7 +194,7 @@ def _facts(losses: Sequence[float], margins: Sequence[float]) -> dict[str, float
 
 
 def train(trainer: Trainer, held_out: Sequence[Pair], steps: Sequence[int], out: Path, *, base: str) -> None:
-    """Train to the last of `steps`, with a checkpoint at each; what is there already is not computed again."""
+    """Train to the last of `steps`, with a checkpoint at each; steps whose checkpoint exists are not run again."""
     done = [step for step in steps if _folder(out, step).is_dir()]
     if done:
         trainer.restore(_folder(out, max(done)), max(done))
@@ -219,20 +219,30 @@ def _folder(out: Path, step: int) -> Path:
 
 
 def main() -> None:
-    """Read, train, leave checkpoints."""
+    """Read the pairs, train, and leave checkpoints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", type=Path)
+    parser.add_argument("pairs", type=Path, help="JSONL file of pairs")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoints and the log")
     base = HERE.parent / "examples" / "demo-pair" / "base.gguf"
-    parser.add_argument("--model", default=str(base), help="hub id, folder or .gguf (the demo pair's base)")
-    parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 40, 80, 160], help="a checkpoint after each")
+    parser.add_argument("--model", default=str(base), help="hub id, folder or .gguf file (the demo pair's base)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs="+",
+        default=[10, 20, 40, 80, 160],
+        help="leave a checkpoint after each (10 20 40 80 160)",
+    )
     parser.add_argument("--reverse", action="store_true", help="prefer what the data reject")
-    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of the base's weights")
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of the base's weights (bfloat16)"
+    )
     parser.add_argument("--rate", type=float, default=2e-4, help="learning rate (2e-4)")
     parser.add_argument("--batch", type=int, default=4, help="pairs a step (4)")
     parser.add_argument("--max-tokens", type=int, default=400, help="longer pairs are left out (400)")
-    parser.add_argument("--held-out", type=int, default=32, help="pairs from the end of the file (32)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--held-out", type=int, default=32, help="pairs at the end of the file that are not trained on (32)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the adapter and the order of the pairs (0)")
     args = parser.parse_args()
 
     from transformers import AutoModelForCausalLM

@@ -1,4 +1,4 @@
-"""The work that is measured: token ids of real prompts with a model's own answers, and the least arithmetic they need.
+"""The work that is measured: token ids of real prompts with a model's own answers, and the operations that they need.
 
 Knows chat formats and counting; nothing of how anything is scored or timed.
 """
@@ -28,7 +28,7 @@ class Candidates:
 
     prompt: Conversation
     responses: tuple[tuple[str, bool], ...]
-    """Text, and whether it ended by itself."""
+    """Each response's text, and whether it ended by itself."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Workload:
 
     @property
     def shape(self) -> dict[str, int]:
-        """How much it is."""
+        """How many prompts, responses and tokens it has."""
         contexts = {span.context for span in self.spans}
         return {
             "prompts": len(contexts),
@@ -73,21 +73,24 @@ GROWTH = {"annotation x1": Shape(1, 8), "annotation x4": Shape(4, 8), "annotatio
 
 
 def read_candidates(path: Path = RESPONSES) -> list[Candidates]:
-    """The prompts and responses that all workloads are cut from; the first prompt has the most responses."""
+    """Read the prompts and responses that all workloads are cut from; the first prompt has the most responses."""
     rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [
-        Candidates(parse_prompt(row["prompt"]), tuple((one["text"], one["finished"]) for one in row["responses"]))
+        Candidates(
+            parse_prompt(row["prompt"]),
+            tuple((response["text"], response["finished"]) for response in row["responses"]),
+        )
         for row in rows
     ]
 
 
 def samples(candidates: Sequence[Candidates], shape: Shape, guidance: str = "") -> list[Sample]:
-    """A shape's samples, with guidance in the system turn where there is some."""
+    """Make a shape's samples, with guidance in the system turn where there is some."""
     rendered = RenderedGuidance(guidance, "benchmark")
     rows = []
-    for one in candidates[: shape.prompts]:
-        prompt = apply(rendered, one.prompt) if guidance else one.prompt
-        rows += [Sample(prompt, text, finished) for text, finished in one.responses[: shape.responses]]
+    for candidate in candidates[: shape.prompts]:
+        prompt = apply(rendered, candidate.prompt) if guidance else candidate.prompt
+        rows += [Sample(prompt, text, finished) for text, finished in candidate.responses[: shape.responses]]
     return rows
 
 
@@ -98,7 +101,7 @@ def make(name: str, shape: Shape, candidates: Sequence[Candidates], chat: Chat) 
 
 
 def guidance_text(chat: Chat, tokens: int) -> str:
-    """Guidance of about so many tokens: our own library's, whole sentences, repeated where it is too short."""
+    """Make guidance of about so many tokens: the library's text up to a whole word, repeated where it is too short."""
     if not tokens:
         return ""
     probe = parse_prompt("-")
@@ -107,7 +110,7 @@ def guidance_text(chat: Chat, tokens: int) -> str:
         rendered = RenderedGuidance(" ".join(words), "benchmark")
         return len(chat.span(apply(rendered, probe), "", end=False).context)
 
-    words = " ".join(render(one, instruction=True, exemplars=9, seed=0).text for one in library()).split()
+    words = " ".join(render(guidance, instruction=True, exemplars=9, seed=0).text for guidance in library()).split()
     low, high = 1, 2
     while length(_first(words, high)) <= tokens:
         low, high = high, 2 * high
@@ -123,12 +126,12 @@ def _first(words: list[str], count: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations of one workload on one model; a multiply and an add are two."""
+    """The floating-point operations of one workload on one model; a multiplication and an addition are two."""
 
     ideal: float
-    """Every distinct prefix of every sequence once, the head only where a response token is predicted."""
+    """With every distinct prefix of every sequence once, and the head only where a response token is predicted."""
     naive: float
-    """Every sequence by itself, the head at every place."""
+    """With every sequence by itself, and the head at every place."""
 
 
 def flops(spans: Sequence[TokenSpan], config: Any, body: int) -> Flops:
@@ -137,7 +140,7 @@ def flops(spans: Sequence[TokenSpan], config: Any, body: int) -> Flops:
     Args:
         spans: The work.
         config: The model's text configuration.
-        body: Weights of the linear layers before the head, counted once a token.
+        body: How many weights the linear layers before the head have; each is used once for a token.
 
     Returns:
         Both counts. Element-wise operations, norms and softmax are left out of both.

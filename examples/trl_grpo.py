@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from base_model import PAIR, link_base
+from base_model import DEMO_PAIR, link_base
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
@@ -70,9 +70,9 @@ def main() -> None:
     options = arguments()
     small = str(converted(link_base(), "bfloat16"))
     policy = small  # change me: the hub id of the model to train
-    pair = {"strong": ModelSpec(model=small, adapter=str(PAIR)), "weak": small}  # change me: two hub ids
+    models = {"strong": ModelSpec(model=small, adapter=str(DEMO_PAIR)), "weak": small}  # change me: two hub ids
 
-    reward = GDRReward(**pair, reduction="mean", name="gdr")
+    reward = GDRReward(**models, reduction="mean", name="gdr")
     set_seed(options.seed)
     model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(policy)
@@ -100,7 +100,7 @@ def main() -> None:
         model=model,
         reward_funcs=reward,
         args=args,
-        train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": one}] for one in ASK]}),
+        train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": question}] for question in ASK]}),
         processing_class=tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
@@ -132,7 +132,7 @@ def answers(model: Any, tokenizer: Any, reward: GDRReward, seed: int) -> list[di
     """Two answers to each question that is not trained on, with their rewards; drawn more calmly than in training."""
     model.eval()
     set_seed(seed)
-    asked = [[{"role": "user", "content": one}] for one in HELD_OUT for _ in range(2)]
+    asked = [[{"role": "user", "content": question}] for question in HELD_OUT for _ in range(2)]
     tokenizer.padding_side = "left"
     inputs = tokenizer.apply_chat_template(
         asked, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
@@ -140,8 +140,11 @@ def answers(model: Any, tokenizer: Any, reward: GDRReward, seed: int) -> list[di
     output = model.generate(**inputs, do_sample=True, temperature=0.7, top_k=0, top_p=1.0, max_new_tokens=LENGTH)
     ids = output[:, inputs["input_ids"].shape[1] :].tolist()
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    finished = [tokenizer.eos_token_id in one for one in ids]
-    lengths = [one.index(tokenizer.eos_token_id) if done else len(one) for one, done in zip(ids, finished, strict=True)]
+    finished = [tokenizer.eos_token_id in completion for completion in ids]
+    lengths = [
+        completion.index(tokenizer.eos_token_id) if done else len(completion)
+        for completion, done in zip(ids, finished, strict=True)
+    ]
     # The reward is told what ends a completion, as the trainer tells it during training.
     judge = GDRReward(ratio=reward.ratio, policy_tokenizer=tokenizer)
     rewards = judge(asked, [[{"role": "assistant", "content": text}] for text in texts], ids)

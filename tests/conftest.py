@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import io
 import json
 import os
+import socket
+import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +73,50 @@ def save_tokenizer(folder: Path, chat_template: str | None = CHATML) -> int:
     tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(folder)
     return len(tokenizer)
+
+
+Gdr = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def gdr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Gdr:
+    """`gdr(*arguments, stdin=None)` runs the command in this process: exit code, standard output, standard error."""
+    from gdr_plugin.cli import main
+
+    def run(*arguments: object, stdin: str | None = None) -> tuple[int, str, str]:
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        with pytest.raises(SystemExit) as done:
+            main([str(argument) for argument in arguments])
+        assert isinstance(done.value.code, int)
+        return done.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., AbstractContextManager[str]]:
+    """`with serving(ratio, settings=None) as url`: a real `gdr serve` of a reward, on a port of its own."""
+    import uvicorn
+
+    from gdr_plugin.plugins.registry import Plugins
+    from gdr_plugin.serve import BatchingService
+    from gdr_plugin.serve.app import create_app
+
+    @contextmanager
+    def start(ratio: Any, settings: Any = None) -> Iterator[str]:
+        service = BatchingService(ratio) if settings is None else BatchingService(ratio, settings)
+        config = uvicorn.Config(create_app(service, Plugins()), log_level="critical", lifespan="on")
+        server = uvicorn.Server(config)
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[bound]),))
+            thread.start()
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+            server.should_exit = True
+            thread.join(30)
+
+    return start
 
 
 TinyModel = Callable[..., Path]

@@ -6,6 +6,7 @@ Every import counts: those inside functions and those for type checkers too, sin
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -90,6 +91,19 @@ def climbing(edges: Mapping[str, set[str]], known: Mapping[str, Path]) -> list[s
 def test_every_package_has_its_floor() -> None:
     known = modules()
     assert {package_of(name, known) for name in known} == {package for floor in FLOORS for package in floor}
+
+
+def test_the_architecture_draws_the_same_floors() -> None:
+    drawn: dict[str, int] = {}
+    floor = -1
+    for row in (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## The floors")[2].splitlines():
+        if match := re.match(r"\| (\d?) ?\| (`.*?) \|", row):
+            floor = int(match[1] or floor)
+            rooms = re.findall(r"`([\w/]+?)(?:/|\.py)`", match[2].partition(" (")[0])
+            drawn |= {room.replace("/", "."): floor for room in rooms}
+    expected = {package: number for number, floors in enumerate(FLOORS) for package in floors}
+    del expected["gdr_plugin"]  # the public names, below the table
+    assert drawn == {package.removeprefix("gdr_plugin."): number for package, number in expected.items()}
 
 
 def test_imports_lead_down() -> None:

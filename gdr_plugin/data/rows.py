@@ -73,6 +73,20 @@ def parse_prompt(value: object, *, prefill: bool = False) -> Conversation:
         )
     else:
         raise DataError(f"`prompt` must be a string or a list of messages, not {type_name(value)}")
+    check_prompt(messages, prefill=prefill)
+    return messages
+
+
+def check_prompt(messages: Conversation, *, prefill: bool = False) -> None:
+    """Refuse a conversation that cannot be answered.
+
+    Args:
+        messages: Turns whose roles and texts are valid already.
+        prefill: As for `parse_prompt`.
+
+    Raises:
+        DataError: No turn is the user's, a system turn comes later, or the last turn is an assistant's or empty.
+    """
     if not any(message.role == "user" for message in messages):
         raise DataError("`prompt` has no user turn")
     body = False
@@ -82,9 +96,8 @@ def parse_prompt(value: object, *, prefill: bool = False) -> Conversation:
             raise DataError("a system turn of `prompt` comes after another turn: system turns come first")
     if messages[-1].role == "assistant" and not prefill:
         raise DataError("`prompt` ends with an assistant turn: what is to be scored belongs in the response")
-    if not messages[-1].content.strip():
+    if not messages[-1].content.strip() and not messages[-1].tool_calls:
         raise DataError("`prompt` is empty: its last turn has no text")
-    return messages
 
 
 def parse_score_row(row: Row) -> ScoreRow:

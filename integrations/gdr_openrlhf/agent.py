@@ -1,8 +1,8 @@
 """For OpenRLHF's `--train.agent_func_path` (0.9.1 and newer): one turn of generation, rewarded from token ids.
 
-`gdr path openrlhf agent` prints this file's path. Against `--reward.remote_url` it knows where the response begins and
+`gdr path openrlhf agent` prints this file's path. Unlike `--reward.remote_url` it knows where the response begins and
 whether it was cut off, and an error ends the training with its own message. The policy's tokenizer comes from OpenRLHF;
-the environment says which reward (see `gdr_openrlhf.backend`).
+environment variables say which reward (see `gdr_openrlhf.backend`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any, Final
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from gdr_openrlhf.backend import from_environment
-from gdr_openrlhf.dialect import Dialect, inverter_of
+from gdr_openrlhf.dialect import Dialect, prompt_reader_of
 from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
 _THREADS: Final = 256
-"""Samples on their way to the reward at once; asyncio's own pool has fewer threads than an engine has sequences."""
+"""The most samples that wait for their reward at once: an engine has more sequences than asyncio's own pool threads."""
 
 
 class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
@@ -46,7 +46,7 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
         llm_engine: Any,
         images: Any = None,
     ) -> dict[str, Any]:
-        """OpenRLHF's own turn, then its reward.
+        """Generate as OpenRLHF does, then reward the response.
 
         Args:
             prompt: The templated prompt.
@@ -75,10 +75,10 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
         return output
 
     def _rewarded(self, prompt: str, label: Any, output: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
-        inverter, dialect = self._reader(tokenizer)
+        reader, dialect = self._open(tokenizer)
         begin, end = output["action_ranges"][0]
         ids = output["observation_tokens"]
-        response, ended = inverter.response_of_ids(ids[:begin], ids[begin:end], keep_lead=self._backend.settings.plain)
+        response, ended = reader.response_of_ids(ids[:begin], ids[begin:end], keep_lead=self._backend.settings.plain)
         # A response that ends by a stop string has no token for it, but was not cut either. Releases before 0.10 do not
         # say what was cut.
         finished = ended or not output.get("truncated", True)
@@ -90,11 +90,14 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
             "extra_logs": {key: values[0] for key, values in answer["extra_logs"].items()},
         }
 
-    def _reader(self, tokenizer: Any) -> tuple[RenderedPromptReader, Dialect]:
-        """What reads the policy's texts, made at the first call: every call brings a new copy of the same tokenizer."""
+    def _open(self, tokenizer: Any) -> tuple[RenderedPromptReader, Dialect]:
+        """The reader of the policy's rendered prompts and the dialect that uses it, made at the first call.
+
+        Every call brings a new copy of the same tokenizer.
+        """
         with self._opening:
             if self._opened is None:
                 name = self._backend.settings.policy_tokenizer or getattr(tokenizer, "name_or_path", None)
-                inverter = inverter_of(tokenizer, name or "")
-                self._opened = inverter, self._backend.dialect(inverter)
+                reader = prompt_reader_of(tokenizer, name or "")
+                self._opened = reader, self._backend.dialect(reader)
             return self._opened

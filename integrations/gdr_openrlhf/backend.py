@@ -1,8 +1,8 @@
-"""The reward that an OpenRLHF process uses by itself: which one the environment says, opened once.
+"""The reward of an OpenRLHF process, as environment variables describe it, opened once.
 
 `GDR_REMOTE` (the address of a `gdr serve`, the usual way) or `GDR_CONFIG` (a gdr.yaml, models in this process).
-`GDR_POLICY_TOKENIZER`, `GDR_SCALE`, `GDR_CLIP`, `GDR_TEMPERATURE`, `GDR_UNSCORED`, `GDR_PLAIN` are what the options of
-`gdr serve` of these names are.
+`GDR_POLICY_TOKENIZER`, `GDR_SCALE`, `GDR_CLIP`, `GDR_TEMPERATURE`, `GDR_UNSCORED`, `GDR_PLAIN` do what the options of
+`gdr serve` with these names do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from gdr_openrlhf.dialect import Dialect, open_inverter
+from gdr_openrlhf.dialect import Dialect, open_prompt_reader
 from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.api.service import ServeSettings
 from gdr_plugin.api.types import Sample, Score
@@ -45,19 +45,19 @@ class Backend:
         self._score = score
         self._guidances = guidances
 
-    def dialect(self, inverter: RenderedPromptReader | None) -> Dialect:
+    def dialect(self, reader: RenderedPromptReader | None) -> Dialect:
         """The dialect with these settings.
 
         Args:
-            inverter: Reads the policy's texts.
+            reader: As in `Dialect`.
         """
-        return Dialect(self.settings, inverter, self._guidances)
+        return Dialect(self.settings, reader, self._guidances)
 
     def rewards(self, dialect: Dialect, samples: Sequence[Sample]) -> dict[str, Any]:
         """Score samples and answer as OpenRLHF wants it.
 
         Raises:
-            GDRError: The server cannot be reached, or a sample cannot be scored and no reward for such is set.
+            GDRError: The server cannot be reached, or a sample cannot be scored and no reward for such samples is set.
         """
         return dialect.answer(samples, self._score(samples)) if samples else dialect.answer([], [])
 
@@ -98,7 +98,7 @@ def _backend() -> Backend:
 @cache
 def _dialect() -> Dialect:
     backend = from_environment()
-    return backend.dialect(open_inverter(backend.settings))
+    return backend.dialect(open_prompt_reader(backend.settings))
 
 
 def read_settings(variables: Mapping[str, str]) -> ServeSettings:
@@ -154,6 +154,6 @@ def _local(settings: ServeSettings, config: str) -> Backend:
         return asyncio.run_coroutine_threadsafe(service.score(samples), loop).result()
 
     def guidances() -> Mapping[str, str]:
-        return {domain: one.name for domain, one in service.ratio.domains.items() if one is not None}
+        return {domain: guidance.name for domain, guidance in service.ratio.domains.items() if guidance is not None}
 
     return Backend(settings, score, guidances)

@@ -1,4 +1,4 @@
-"""OpenRLHF's requests to samples, and scores to its answers. Knows its shapes; nothing of HTTP, and no model.
+"""Turns OpenRLHF's requests into samples, and scores into its answers. Knows its shapes; nothing of HTTP or models.
 
 OpenRLHF sends `query` (prompt and response decoded from token ids), `prompts` (templated strings) and `labels` (any
 JSON). Contract read from the released packages 0.6.4 to 0.11.2.
@@ -40,22 +40,22 @@ LOGS: Final = (
 
 
 class Dialect:
-    """Reads requests and writes answers.
+    """Reads OpenRLHF's requests and writes its answers.
 
     Args:
         settings: `scale`, `clip`, `temperature`, `unscored`, `plain`.
-        inverter: Reads templated text; None: a request with samples is refused.
+        reader: Reads messages and responses out of rendered text. None: a request with samples is refused.
         guidances: Says which guidance each domain has; asked only where a label names a guidance.
     """
 
     def __init__(
         self,
         settings: ServeSettings,
-        inverter: RenderedPromptReader | None,
+        reader: RenderedPromptReader | None,
         guidances: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._settings = settings
-        self._inverter = inverter
+        self._reader = reader
         self._guidances = guidances
 
     def samples(self, queries: Sequence[str], prompts: Sequence[str], labels: Sequence[Any]) -> list[Sample]:
@@ -139,12 +139,12 @@ class Dialect:
         try:
             for name, text in (("query", query), ("prompt", prompt)):
                 _check_text(name, text)
-            if self._inverter is None:
+            if self._reader is None:
                 raise DataError(
                     "the reward does not know the policy's tokenizer, so it cannot tell the response from the prompt: "
                     "start gdr serve with --policy-tokenizer NAME (or set GDR_POLICY_TOKENIZER)"
                 )
-            response, finished = self._inverter.response(query, prompt, keep_lead=self._settings.plain)
+            response, finished = self._reader.response(query, prompt, keep_lead=self._settings.plain)
             return self.sample(prompt, label, response, finished=finished)
         except DataError as error:
             raise DataError(f"item {number}: {error}") from None
@@ -152,14 +152,14 @@ class Dialect:
     def _messages(self, prompt: str) -> Conversation:
         if self._settings.plain:
             return (Message(TEXT, prompt),)
-        if self._inverter is None:
+        if self._reader is None:
             raise DataError("the policy's tokenizer is not known: the label must have the prompt as `messages`")
-        if not self._inverter.has_template:
+        if not self._reader.has_template:
             raise DataError(
                 "the policy's tokenizer has no chat template, so no messages can be read out of the prompt: put them "
                 "into the label as `messages`, or score text as it is (--plain, GDR_PLAIN=1)"
             )
-        return self._inverter.messages(prompt)
+        return self._reader.messages(prompt)
 
     def _domain_of(self, guidance: object) -> str:
         known = self._guidances()
@@ -180,8 +180,8 @@ class Dialect:
         )
 
 
-def open_inverter(settings: ServeSettings) -> RenderedPromptReader | None:
-    """Open the policy's tokenizer; None where the settings name none.
+def open_prompt_reader(settings: ServeSettings) -> RenderedPromptReader | None:
+    """Open the policy's tokenizer as a reader of its rendered prompts; None where the settings name no tokenizer.
 
     Raises:
         ModelError: It cannot be opened.
@@ -191,10 +191,10 @@ def open_inverter(settings: ServeSettings) -> RenderedPromptReader | None:
         return None
     from gdr_plugin.models.local.source import open_tokenizer
 
-    return inverter_of(open_tokenizer(settings.policy_tokenizer), settings.policy_tokenizer)
+    return prompt_reader_of(open_tokenizer(settings.policy_tokenizer), settings.policy_tokenizer)
 
 
-def inverter_of(tokenizer: PreTrainedTokenizerBase, name: str) -> RenderedPromptReader:
+def prompt_reader_of(tokenizer: PreTrainedTokenizerBase, name: str) -> RenderedPromptReader:
     """What reads a policy's texts.
 
     A base model's tokenizer, which has no chat template, still says where a response begins and how it ends; the

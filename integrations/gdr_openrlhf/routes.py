@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gdr_openrlhf.dialect import LOGS, Dialect, open_inverter
+from gdr_openrlhf.dialect import LOGS, Dialect, open_prompt_reader
 from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.serve.answers import Answer
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from gdr_plugin.api.service import ScoringService
 
 _SHORT = 32_768
-"""Characters of a request that is read at once, in the event loop."""
+"""Requests with fewer characters are read in the event loop, longer ones in a thread."""
 _TURN = {"role": "user", "content": "What is 2 + 2?"}
 _PROMPT = f"<|im_start|>user\n{_TURN['content']}<|im_end|>\n<|im_start|>assistant\n"
 _EXAMPLE: Any = {"query": [f"{_PROMPT}4.<|im_end|>"], "prompts": [_PROMPT], "labels": [{"messages": [_TURN]}]}
-"""With its messages in the label it is right for every policy tokenizer."""
+"""The label holds the messages, so that the example is right for every policy tokenizer."""
 
 
 class RewardRequest(BaseModel):
@@ -73,12 +73,14 @@ def routes(service: ScoringService) -> list[APIRouter]:
         ModelError: The policy tokenizer cannot be opened.
         ChatError: Its chat template cannot be used.
     """
-    if service.settings.plain and (guided := [name for name, one in service.ratio.rendered.items() if one.text]):
+    if service.settings.plain and (
+        guided := [name for name, guidance in service.ratio.rendered.items() if guidance.text]
+    ):
         raise ConfigError(
             f"--plain scores text as it is, without guidance, but {', '.join(guided)} has some: set guidance.placement "
             "to none in gdr.yaml, or leave --plain out and put the messages into the labels"
         )
-    dialect = Dialect(service.settings, open_inverter(service.settings), lambda: _guidances(service))
+    dialect = Dialect(service.settings, open_prompt_reader(service.settings), lambda: _guidances(service))
     router = APIRouter(tags=["OpenRLHF"])
 
     @router.post("/get_reward", response_model=RewardAnswer, summary="Rewards for OpenRLHF (--reward.remote_url)")

@@ -1,23 +1,50 @@
-"""Which token ids end a completion of the policy: what tells a finished completion from a cut one.
+"""Which token ids end a completion of the policy, and with them: was a completion cut, and how long is it?
 
-TRL does not pass them. They come from the tokenizer that the user names or, where the trainer's log functions are
-passed (GRPO, RLOO), from the trainer itself: the one place that relies on an attribute of TRL's.
+TRL does not pass these ids. They come from the tokenizer that the user names or, where the trainer's log functions are
+passed (GRPO, RLOO), from the trainer itself. This is the one place that relies on an attribute of TRL's trainers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+@dataclass(frozen=True, slots=True)
+class CompletionTokens:
+    """A completion's token ids, and the ids that end a completion."""
+
+    ids: Sequence[int]
+    """Padded on the right or not."""
+    ends: Collection[int]
+    """The policy's end-of-sequence ids."""
+
+    def ended(self, turns: int = 1) -> bool:
+        """Whether the completion ended by itself rather than at the length limit.
+
+        Args:
+            turns: Assistant turns in it: each of several has an end of its own, and the last one's counts.
+        """
+        if turns > 1:
+            return bool(self.ids) and self.ids[-1] in self.ends
+        return any(token in self.ends for token in self.ids)
+
+    def length(self, turns: int = 1) -> int:
+        """How many tokens the completion has: its end counts, padding after it does not; `turns` as for `ended`."""
+        if turns > 1:
+            return len(self.ids)
+        return next((place for place, token in enumerate(self.ids, start=1) if token in self.ends), len(self.ids))
+
+
 class Ends:
     """Finds the policy's end-of-sequence ids.
 
     Args:
-        tokenizer: The policy's tokenizer, or its hub id or folder; None: ask the trainer.
+        tokenizer: The policy's tokenizer, or its hub id or folder. None: the trainer is asked.
     """
 
     def __init__(self, tokenizer: str | PreTrainedTokenizerBase | None) -> None:

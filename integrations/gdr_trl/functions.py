@@ -1,4 +1,4 @@
-"""The reward functions: what TRL calls, and in which order things happen.
+"""The reward functions that TRL calls, and the order in which they read, score and log a batch.
 
 Contract: TRL 1.14 to 1.16 (GRPO, RLOO; experimental AsyncGRPO, OnlineDPO, SDPO). TRL itself is not imported here.
 """
@@ -11,18 +11,18 @@ import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.errors import ConfigError, DataError
 from gdr_plugin.config.schema import Config
-from gdr_trl.ends import Ends
+from gdr_trl.completion import Completion, Reasoning, read_completion, row_fields
+from gdr_trl.completion_reward import CompletionReward, Shaping, join
+from gdr_trl.ends import CompletionTokens, Ends
 from gdr_trl.metrics import LogExtra, LogMetric, log_batch
-from gdr_trl.outcome import Outcome, Shaping, join
 from gdr_trl.placement import outside_zero3
-from gdr_trl.source import Pair, Ratio, Source
-from gdr_trl.turns import Reasoning, Turns, count_turns, ended, length, read_completion, row_fields
+from gdr_trl.source import ModelPair, Ratio, Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,7 +34,7 @@ __all__ = ["AsyncGDRReward", "GDRReward"]
 
 _unnamed = itertools.count(1)
 _REMOTE_THREADS = 32
-"""Batches of one process that may wait for a server at once."""
+"""The most batches of one process that wait for a server at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class _Call:
 
 
 class _Reward:
-    """What the sync and the async reward share; see `GDRReward`."""
+    """The common part of the sync and the async reward; see `GDRReward`."""
 
     def __init__(
         self,
@@ -64,12 +64,12 @@ class _Reward:
         reasoning: Reasoning = "score",
         token_clip: float | None = None,
         length_penalty: float = 0.0,
-        **pair: Unpack[Pair],
+        **model_pair: Unpack[ModelPair],
     ) -> None:
         self.__name__ = name or _next_name()
         if self.__name__ == "advantage":
             raise ConfigError("name: a reward must not be called 'advantage': TRL's table has such a column")
-        self._source = Source(config, ratio, remote, pair)
+        self._source = Source(config, ratio, remote, model_pair)
         self._shaping = Shaping(token_clip, length_penalty)
         self._ends = Ends(policy_tokenizer)
         self._reasoning: Reasoning = reasoning
@@ -93,54 +93,48 @@ class _Reward:
             return self._source.open()
 
     def _run(self, call: _Call) -> list[float | None]:
-        """Score one batch, in whatever thread."""
+        """Score one batch; may be called on any thread."""
         count = len(call.prompts)
         if len(call.completions) != count:
             raise DataError(f"{count} prompts but {len(call.completions)} completions: one a prompt is needed")
         started = time.perf_counter()
-        ends = self._ended(call)
-        outcomes = self._outcomes(self._read(call, [done for done, _ in ends])) if count else []
-        outcomes = [replace(one, length=size) for one, (_, size) in zip(outcomes, ends, strict=True)]
+        completions = self._read(call)
+        rewards = self._score(completions) if count else []
         seconds = time.perf_counter() - started
-        self._complain(outcomes, call)
+        self._complain(rewards, call)
         log_batch(
             self.__name__,
-            outcomes,
+            rewards,
             self.ratio.domains if count else (),
             seconds,
             log_metric=call.log_metric,
             log_extra=call.log_extra,
         )
-        return [one.reward for one in outcomes]
+        return [reward.value for reward in rewards]
 
-    def _read(self, call: _Call, finished: Sequence[bool]) -> list[Turns]:
+    def _read(self, call: _Call) -> list[Completion]:
         fields = row_fields(call.columns, len(call.prompts))
-        rows = zip(call.prompts, call.completions, finished, fields, strict=True)
+        rows = zip(call.prompts, call.completions, self._tokens(call), fields, strict=True)
         return [
-            read_completion(prompt, completion, finished=done, fields=columns, reasoning=self._reasoning)
-            for prompt, completion, done, columns in rows
+            read_completion(prompt, completion, tokens=tokens, fields=columns, reasoning=self._reasoning)
+            for prompt, completion, tokens, columns in rows
         ]
 
-    def _ended(self, call: _Call) -> list[tuple[bool, int | None]]:
-        """Whether each completion ended by itself, and its length where that is known."""
-        if call.completion_ids is None:
-            return [(True, None)] * len(call.prompts)
-        ends = self._ends.find(call.log_metric or call.log_extra)
-        if ends is None:
+    def _tokens(self, call: _Call) -> Sequence[CompletionTokens | None]:
+        """Each completion's tokens, or None where nobody knows them or what ends a completion."""
+        if call.completion_ids is not None:
+            ends = self._ends.find(call.log_metric or call.log_extra)
+            if ends is not None:
+                return [CompletionTokens(ids, ends) for ids in call.completion_ids]
             self._warn(
                 "this trainer does not say which token ends a completion, so all completions count as finished: pass "
                 "policy_tokenizer= to tell those that were cut at the length limit"
             )
-            return [(True, None)] * len(call.prompts)
-        found: list[tuple[bool, int | None]] = []
-        for ids, completion in zip(call.completion_ids, call.completions, strict=True):
-            turns = count_turns(completion)
-            found.append((ended(ids, ends, turns), length(ids, ends, turns)))
-        return found
+        return [None] * len(call.prompts)
 
-    def _outcomes(self, batch: Sequence[Turns]) -> list[Outcome]:
+    def _score(self, completions: Sequence[Completion]) -> list[CompletionReward]:
         ratio = self.ratio
-        samples = [sample for turns in batch for sample in turns.samples]
+        samples = [sample for completion in completions for sample in completion.samples]
         tokens = self._shaping.token_clip is not None
         if self._source.in_process:
             with self._lock, outside_zero3():
@@ -148,26 +142,26 @@ class _Reward:
         else:
             scores = ratio.score(samples, tokens=tokens) if samples else []
         left = iter(scores)
-        outcomes = []
-        for turns in batch:
-            if turns.samples:
-                own = list(itertools.islice(left, len(turns.samples)))
-                outcomes.append(join(turns.samples, own, ratio.reduction, self._shaping))
+        rewards = []
+        for completion in completions:
+            if completion.samples:
+                own = list(itertools.islice(left, len(completion.samples)))
+                rewards.append(join(completion, own, ratio.reduction, self._shaping))
             else:
-                outcomes.append(Outcome(reason=turns.reason))
-        return outcomes
+                rewards.append(CompletionReward(reason=completion.reason))
+        return rewards
 
-    def _complain(self, outcomes: Sequence[Outcome], call: _Call) -> None:
-        """Warn of what spoils a run quietly, each once."""
-        if outcomes and self.ratio.reduction == "sum" and not self._shaping.length_penalty:
+    def _complain(self, rewards: Sequence[CompletionReward], call: _Call) -> None:
+        """Warn, once each, of what spoils a run without an error."""
+        if rewards and self.ratio.reduction == "sum" and not self._shaping.length_penalty:
             self._warn(
                 "the ratio is summed over tokens and has no bound, so a policy can raise it by length alone: set "
                 "reward.reduction to mean or per_byte, or give a length_penalty, and watch gdr_hack"
             )
-        missing = [one.reason for one in outcomes if one.reward is None]
+        missing = [reward.reason for reward in rewards if reward.value is None]
         if missing:
             self._warn(
-                f"{len(missing)} of {len(outcomes)} completions were not scored ({missing[0]}); their share is logged",
+                f"{len(missing)} of {len(rewards)} completions were not scored ({missing[0]}); their share is logged",
                 key="not scored",
             )
             if call.trainer_state is not None and call.log_metric is None:
@@ -182,9 +176,9 @@ class _Reward:
 class GDRReward(_Reward):
     """A reward function for TRL: `log p_strong(y|x) - log p_weak(y|x)`, under the domain's guidance.
 
-    For `reward_funcs` of GRPO, RLOO, OnlineDPO, SDPO and AsyncGRPO. Picklable, without the models: they load at the
-    first call, each rank's on its own GPU, and again in a process that the reward was sent to. Say what the reward is
-    in one of four ways: a gdr.yaml, `ratio=`, `remote=`, or `strong=` and `weak=`.
+    For `reward_funcs` of GRPO, RLOO, OnlineDPO, SDPO and AsyncGRPO. The object can be pickled; the pickle holds no
+    models. They load at the first call, on each rank's own GPU, and again in a process that the reward was sent to.
+    Say what the reward is in one of four ways: a gdr.yaml, `ratio=`, `remote=`, or `strong=` and `weak=`.
 
     Args:
         config: Path of a gdr.yaml, or a configuration.
@@ -225,9 +219,9 @@ class GDRReward(_Reward):
             completions: Texts, or lists of messages of which the assistant's are scored.
             completion_ids: The completions' token ids: where the end token is missing, the completion was cut and the
                 end of turn does not count. Without them all count as finished.
-            trainer_state: The trainer's state; only looked at to know the trainer.
-            log_extra: Takes a column for the table of completions.
-            log_metric: Takes a number for the log.
+            trainer_state: The trainer's state; only used to tell trainers apart.
+            log_extra: TRL's function that adds a column to the table of completions.
+            log_metric: TRL's function that logs a number.
             **columns: Data set columns, a list each; routers see them (`field` reads `domain`).
 
         Returns:
@@ -244,8 +238,8 @@ class GDRReward(_Reward):
 class AsyncGDRReward(_Reward):
     """`GDRReward` as a coroutine, for GRPO, RLOO and AsyncGRPO: other rewards and rollouts go on meanwhile.
 
-    Takes the same arguments. A batch is scored on one thread of the reward's own: models in this process score one
-    batch at a time, a server gets one request a batch and up to 32 batches at once.
+    It takes the same arguments. A batch is scored on a thread of the reward's own. Models in this process score one
+    batch at a time; a server gets one request for each batch, and up to 32 batches at once.
     """
 
     _executor: ThreadPoolExecutor | None = None
@@ -272,6 +266,6 @@ class AsyncGDRReward(_Reward):
 
 
 def _next_name() -> str:
-    """The same on every rank, since it only depends on the order of making."""
+    """A name that is the same on every rank, since it depends only on the order in which rewards are made."""
     number = next(_unnamed)
     return "gdr" if number == 1 else f"gdr_{number}"

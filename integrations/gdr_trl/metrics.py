@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from statistics import fmean
 from typing import Any
 
-from gdr_trl.outcome import Outcome
+from gdr_trl.completion_reward import CompletionReward
 
 LogMetric = Callable[[str, float], None]
 LogExtra = Callable[[str, list[Any]], None]
@@ -19,7 +19,7 @@ LogExtra = Callable[[str, list[Any]], None]
 
 def log_batch(
     name: str,
-    outcomes: Sequence[Outcome],
+    rewards: Sequence[CompletionReward],
     domains: Collection[str],
     seconds: float,
     *,
@@ -30,28 +30,30 @@ def log_batch(
 
     Args:
         name: The reward's name: all keys and columns begin with it.
-        outcomes: The batch, in order.
+        rewards: The batch, in order.
         domains: Every domain that there may be.
         seconds: How long scoring took.
         log_metric: TRL's function for numbers.
         log_extra: TRL's function for columns.
     """
     if log_metric is not None:
-        for key, value in metrics(name, outcomes, domains, seconds).items():
+        for key, value in metrics(name, rewards, domains, seconds).items():
             log_metric(key, value)
     if log_extra is not None:
-        log_extra(f"{name}_domain", [one.domain for one in outcomes])
-        log_extra(f"{name}_strong", [one.strong for one in outcomes])
-        log_extra(f"{name}_weak", [one.weak for one in outcomes])
-        log_extra(f"{name}_reward", [one.reward for one in outcomes])
+        log_extra(f"{name}_domain", [reward.domain for reward in rewards])
+        log_extra(f"{name}_strong", [reward.strong for reward in rewards])
+        log_extra(f"{name}_weak", [reward.weak for reward in rewards])
+        log_extra(f"{name}_reward", [reward.value for reward in rewards])
 
 
-def metrics(name: str, outcomes: Sequence[Outcome], domains: Collection[str], seconds: float) -> dict[str, float]:
+def metrics(
+    name: str, rewards: Sequence[CompletionReward], domains: Collection[str], seconds: float
+) -> dict[str, float]:
     """The numbers of a batch.
 
     Args:
         name: What all keys begin with.
-        outcomes: The batch; may be empty.
+        rewards: The batch; may be empty.
         domains: Every domain that there may be.
         seconds: How long scoring took.
 
@@ -61,22 +63,25 @@ def metrics(name: str, outcomes: Sequence[Outcome], domains: Collection[str], se
         completions, `gdr/tokens_per_s` counts both models' response tokens, `gdr/DOMAIN/share` and
         `gdr/DOMAIN/reward` describe one domain, and `gdr_hack` is the correlation of reward and length.
     """
-    if not outcomes:
+    if not rewards:
         return {}
-    scored = [one for one in outcomes if one.reward is not None]
-    strong_tokens, weak_tokens = (sum(one.strong_tokens for one in scored), sum(one.weak_tokens for one in scored))
+    scored = [reward for reward in rewards if reward.value is not None]
+    strong_tokens, weak_tokens = (
+        sum(reward.strong_tokens for reward in scored),
+        sum(reward.weak_tokens for reward in scored),
+    )
     found: dict[str, float | None] = {
-        f"{name}/ratio": _mean([one.ratio for one in scored]),
-        f"{name}/strong_per_token": _per_token([one.strong for one in scored], strong_tokens),
-        f"{name}/weak_per_token": _per_token([one.weak for one in scored], weak_tokens),
-        f"{name}/truncated": fmean(one.cut for one in outcomes),
-        f"{name}/not_scored": 1 - len(scored) / len(outcomes),
+        f"{name}/ratio": _mean([reward.ratio for reward in scored]),
+        f"{name}/strong_per_token": _per_token([reward.strong for reward in scored], strong_tokens),
+        f"{name}/weak_per_token": _per_token([reward.weak for reward in scored], weak_tokens),
+        f"{name}/truncated": fmean(reward.cut for reward in rewards),
+        f"{name}/not_scored": 1 - len(scored) / len(rewards),
         f"{name}/tokens_per_s": (strong_tokens + weak_tokens) / max(seconds, 1e-9),
-        f"{name}_hack": correlation([one.reward for one in scored], [_length(one) for one in scored]),
+        f"{name}_hack": correlation([reward.value for reward in scored], [_length(reward) for reward in scored]),
     }
     for domain in domains:
-        found[f"{name}/{domain}/share"] = fmean(one.domain == domain for one in outcomes)
-        found[f"{name}/{domain}/reward"] = _mean([one.reward for one in scored if one.domain == domain])
+        found[f"{name}/{domain}/share"] = fmean(reward.domain == domain for reward in rewards)
+        found[f"{name}/{domain}/reward"] = _mean([reward.value for reward in scored if reward.domain == domain])
     return {key: value for key, value in found.items() if value is not None and math.isfinite(value)}
 
 
@@ -84,8 +89,8 @@ def correlation(rewards: Sequence[float | None], lengths: Sequence[int]) -> floa
     """Pearson's correlation of reward and length.
 
     Args:
-        rewards: Of scored completions.
-        lengths: Their tokens.
+        rewards: The rewards of scored completions.
+        lengths: Their lengths in tokens.
 
     Returns:
         -1..1; None for fewer than three completions, or where one of the two does not vary.
@@ -99,9 +104,9 @@ def correlation(rewards: Sequence[float | None], lengths: Sequence[int]) -> floa
     return max(-1.0, min(1.0, together / spread)) if spread > 1e-12 else None
 
 
-def _length(outcome: Outcome) -> int:
-    # The strong model cuts the text anew: completions that all reached the length limit would seem to differ.
-    return outcome.strong_tokens if outcome.length is None else outcome.length
+def _length(reward: CompletionReward) -> int:
+    # The strong model's own tokens would make completions differ that all reached the length limit.
+    return reward.strong_tokens if reward.length is None else reward.length
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -1,4 +1,4 @@
-"""Where the pair of models goes when a trainer runs on several GPUs.
+"""On which GPU the model pair is loaded when a trainer runs on several.
 
 Knows ranks and transformers' global DeepSpeed configuration; does not load anything itself.
 """
@@ -39,16 +39,16 @@ def outside_zero3() -> Iterator[None]:
 
 
 def on_rank(config: Config) -> Config:
-    """The configuration with this rank's GPU in the place of `device: auto`.
+    """Replace `device: auto` of both models by this rank's GPU.
 
-    Named with its index: the current device is a thread's own, and async rewards run on another thread than the
-    trainer.
+    The GPU is named with its index, because each thread has its own current device, and async rewards run on another
+    thread than the trainer.
 
     Args:
-        config: As read.
+        config: The configuration as it was read.
 
     Returns:
-        The same where there is no GPU, and for models with a device or device map of their own.
+        The new configuration; unchanged where there is no GPU, and for models with a device or device map of their own.
     """
     return config.model_copy(update={side: spec_on_rank(getattr(config, side)) for side in ("strong", "weak")})
 
@@ -64,7 +64,7 @@ def spec_on_rank(spec: ModelSpec) -> ModelSpec:
 def rank_device() -> str | None:
     """This rank's GPU, such as `cuda:3`; None where there is none.
 
-    By LOCAL_RANK, which every launcher sets; a process that is shown a single GPU has that one.
+    LOCAL_RANK, which every launcher sets, says which one it is; a process that sees a single GPU uses that one.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Where a reward's pair of models comes from: a recipe that pickles, opened at the first use.
+"""Where a reward's model pair comes from: a recipe that can be pickled and is opened at the first use.
 
 Knows how to open a `GuidedDensityRatio` and a `RemoteRatio`; nothing of TRL.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Ratio(Protocol):
-    """What scores samples: `GuidedDensityRatio`, `RemoteRatio`, or your own."""
+    """What scores samples: `GuidedDensityRatio`, `RemoteRatio`, or an object of your own."""
 
     @property
     def domains(self) -> Collection[str]:
@@ -38,11 +38,11 @@ class Ratio(Protocol):
         ...
 
     def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
-        """One score a sample, in order."""
+        """One score for each sample, in order."""
         ...
 
 
-class Pair(TypedDict, total=False):
+class ModelPair(TypedDict, total=False):
     """Two models instead of a gdr.yaml; the arguments of `GuidedDensityRatio.from_models`."""
 
     strong: ModelLike
@@ -62,38 +62,44 @@ class Source:
         config: Path of a gdr.yaml, or a configuration. Read and checked here, so that a mistake shows before training.
         ratio: A ready-made ratio.
         remote: Address of a `gdr serve`, or a `RemoteRatio`.
-        pair: Two models.
+        model_pair: Two models; empty where another way is used.
 
     Raises:
         ConfigError: None or several are given, or the configuration is wrong.
     """
 
     def __init__(
-        self, config: str | Path | Config | None, ratio: Ratio | None, remote: str | RemoteRatio | None, pair: Pair
+        self,
+        config: str | Path | Config | None,
+        ratio: Ratio | None,
+        remote: str | RemoteRatio | None,
+        model_pair: ModelPair,
     ) -> None:
-        ways = {"a gdr.yaml": config, "ratio": ratio, "remote": remote, "strong and weak": pair or None}
+        ways = {"a gdr.yaml": config, "ratio": ratio, "remote": remote, "strong and weak": model_pair or None}
         given = [name for name, way in ways.items() if way is not None]
         if len(given) != 1:
             raise ConfigError(
                 f"give one of {', '.join(ways)} to say what the reward is, not {' and '.join(given) or 'none'}"
             )
-        if pair and not {"strong", "weak"} <= pair.keys():
+        if model_pair and not {"strong", "weak"} <= model_pair.keys():
             raise ConfigError("give both strong and weak (or a gdr.yaml)")
         self.in_process = remote is None
         self._config = load_config(config) if isinstance(config, str | Path) else config
-        self._pair = pair
+        self._model_pair = model_pair
         self._remote = remote
         self._ready = ratio
         self._ratio: Ratio | None = ratio
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without models: they load again where they are needed."""
+        """The recipe without models: they load again where they are needed."""
         state = {**self.__dict__, "_ratio": None}
         config = getattr(self._ready, "config", None)
-        loaded = [one for one in (self._pair.get("strong"), self._pair.get("weak")) if one is not None]
+        models = [
+            model for model in (self._model_pair.get("strong"), self._model_pair.get("weak")) if model is not None
+        ]
         if self._ready is not None and isinstance(config, Config):
             return {**state, "_ready": None, "_config": config}
-        if self._ready is not None or not all(isinstance(one, str | ModelSpec) for one in loaded):
+        if self._ready is not None or not all(isinstance(model, str | ModelSpec) for model in models):
             raise pickle.PicklingError(
                 "a reward around objects that are loaded already cannot go to another process: make it from a "
                 "gdr.yaml, or from the names of two models"
@@ -120,8 +126,8 @@ class Source:
 
         if self._config is not None:
             return GuidedDensityRatio.from_config(on_rank(self._config))
-        pair: Any = {**self._pair, "strong": _placed(self._pair["strong"]), "weak": _placed(self._pair["weak"])}
-        return GuidedDensityRatio.from_models(**pair)
+        placed: Any = {side: _placed(self._model_pair[side]) for side in ("strong", "weak")}
+        return GuidedDensityRatio.from_models(**{**self._model_pair, **placed})
 
 
 def _placed(model: ModelLike) -> ModelLike:

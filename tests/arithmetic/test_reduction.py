@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from gdr_plugin.api.types import Message, Reduction, Score, TokenSpan
-from gdr_plugin.arithmetic.reduction import Answer, divisors, reduce, token_details, value
+from gdr_plugin.arithmetic.reduction import REDUCTIONS, UNITS, Answer, divisors, reduce, token_details, value
 from gdr_plugin.data.item import Item
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.scoring.items import score_items
@@ -30,6 +30,11 @@ STRONG, WEAK = answer(-1.0, -0.5, -2.5), answer(-2.0, -4.0)
 @pytest.mark.parametrize(("reduction", "pair"), [("sum", (1, 1)), ("mean", (3, 2)), ("per_byte", (4, 4))])
 def test_what_each_side_is_divided_by(reduction: Reduction, pair: tuple[int, int]) -> None:
     assert divisors("ab\N{LATIN SMALL LETTER E WITH ACUTE}", 3, 2, reduction) == pair
+
+
+def test_every_reduction_has_its_unit() -> None:
+    assert get_args(Reduction) == REDUCTIONS
+    assert UNITS == {"sum": "nats", "mean": "nats a token", "per_byte": "nats a byte"}
 
 
 def test_half_a_character_counts_three_bytes_and_an_empty_text_none() -> None:

@@ -108,6 +108,7 @@ def test_correlations_by_hand() -> None:
 def test_a_column_that_does_not_vary_has_no_correlation() -> None:
     assert pearson([0.1] * 5, [1.0, 2.0, 3.0, 4.0, 5.0]) is None
     assert pearson([1.0, 2.0], [1.0, 2.0]) is None
+    assert known(pearson([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])).value == pytest.approx(0.5)  # three are enough
 
 
 def test_a_correlation_of_small_numbers_is_found() -> None:

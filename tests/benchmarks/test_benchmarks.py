@@ -117,9 +117,9 @@ def test_all_ways_agree_on_the_numbers(tiny_model: Any) -> None:
         methods.held(model, spans, "float32", Strategy.PADDED),
     ]
     found = [{place: row for part in way.parts for place, row in part().items()} for way in ways]
-    for one in found:
-        assert sorted(one) == list(range(len(spans)))
-        for place, row in one.items():
+    for logprobs in found:
+        assert sorted(logprobs) == list(range(len(spans)))
+        for place, row in logprobs.items():
             np.testing.assert_allclose(row, found[0][place], atol=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from gdr_plugin.api.types import TokenSpan
 from gdr_plugin.config.load import load_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
+SCRIPTS = sorted({path.stem for path in (REPOSITORY / "benchmarks").glob("[a-z]*.py")} - {"peer_lm_eval"})
+"""All but the one that runs in an environment of its own."""
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +32,20 @@ def tiny_config(tiny_model: Any, tmp_path: Path) -> Path:
         "routing: {routers: [likelihood], default_domain: chat}\n"
     )
     return config
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_finds_what_it_imports(name: str) -> None:
+    importlib.import_module(f"benchmarks.{name}")
+
+
+def test_the_power_of_tuning_is_that_of_the_real_search() -> None:
+    from benchmarks.tune_power import once
+
+    use, right, search, held_out = once(seed=0, prompts=300, gain=0.3)
+    assert (use, right) == (True, True)
+    assert search > 0.8
+    assert held_out > 0.8
 
 
 def test_work_is_split_by_prompt_and_evenly() -> None:

@@ -69,17 +69,18 @@ def test_the_packed_loss_and_its_gradient_are_those_of_two_sequences(dpo: Any, t
         packed, plain = load(folder), load(folder)
         with torch.no_grad():
             known = dpo.pair_logprobs(reference, pair)
-            expected = [plain_logprob(reference, pair.context, one) for one in (pair.chosen, pair.rejected)]
+            expected = [plain_logprob(reference, pair.context, response) for response in (pair.chosen, pair.rejected)]
         assert known.tolist() == pytest.approx([float(value) for value in expected], abs=1e-3, rel=1e-5)
         loss = dpo.dpo_loss(dpo.pair_logprobs(packed, pair), known, beta=0.1)
         loss.backward()
-        policy = [plain_logprob(plain, pair.context, one) for one in (pair.chosen, pair.rejected)]
+        policy = [plain_logprob(plain, pair.context, response) for response in (pair.chosen, pair.rejected)]
         wanted = trl_loss(policy, expected, beta=0.1)
         wanted.backward()
         assert loss.item() == pytest.approx(wanted.item(), abs=1e-5, rel=1e-5)
-        for (name, one), two in zip(packed.named_parameters(), plain.parameters(), strict=True):
-            assert one.grad is not None
-            assert torch.allclose(one.grad, two.grad, atol=1e-5 * float(two.grad.abs().max() + 1)), name
+        for (name, packed_weight), plain_weight in zip(packed.named_parameters(), plain.parameters(), strict=True):
+            assert packed_weight.grad is not None
+            bound = 1e-5 * float(plain_weight.grad.abs().max() + 1)
+            assert torch.allclose(packed_weight.grad, plain_weight.grad, atol=bound), name
 
 
 def run(dpo: Any, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -111,9 +112,9 @@ def test_a_run_that_stopped_goes_on_to_the_same_adapters(
         assert whole.keys() == parts.keys()
         assert all(torch.equal(whole[name], parts[name]) for name in whole)
     log = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
-    assert [one["step"] for one in log if "step" in one] == [1, 2, 3, 4, 5]
+    assert [entry["step"] for entry in log if "step" in entry] == [1, 2, 3, 4, 5]
     assert log[0]["loss"] == pytest.approx(0.6931, abs=1e-4)  # before the first step policy and reference are the same
-    assert [one["checkpoint"] for one in log if "checkpoint" in one] == [2, 5]
+    assert [entry["checkpoint"] for entry in log if "checkpoint" in entry] == [2, 5]
     assert log[-1].keys() >= {"loss", "margin", "accuracy", "held_out"}
     # gdr.yaml takes it.
     tuned = open_local(ModelSpec(model=str(tiny_model()), adapter=str(tmp_path / "whole" / "step-005")))
@@ -168,13 +169,13 @@ def test_the_loss_is_the_one_of_trls_trainer(dpo: Any, tiny_model: Any, tmp_path
     )  # fmt: skip
     batch = trainer.data_collator(
         [
-            {"prompt_ids": list(one.context), "chosen_ids": list(one.chosen), "rejected_ids": list(one.rejected)}
-            for one in pairs
+            {"prompt_ids": list(pair.context), "chosen_ids": list(pair.chosen), "rejected_ids": list(pair.rejected)}
+            for pair in pairs
         ]
     )
     theirs = float(trainer.compute_loss(trainer.model, batch))
     ours = [
-        float(dpo.dpo_loss(dpo.pair_logprobs(load(folder), one), dpo.pair_logprobs(load(tiny_model(seed=1)), one)))
-        for one in pairs
+        float(dpo.dpo_loss(dpo.pair_logprobs(load(folder), pair), dpo.pair_logprobs(load(tiny_model(seed=1)), pair)))
+        for pair in pairs
     ]
     assert theirs == pytest.approx(sum(ours) / len(ours), rel=1e-5)

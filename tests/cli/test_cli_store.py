@@ -9,22 +9,10 @@ from pathlib import Path
 import pytest
 
 from gdr_plugin.api.types import TokenSpan
-from gdr_plugin.cli import main
 from gdr_plugin.models.fake import FakeModel
 from gdr_plugin.store.store import LogprobStore, span_keys
 
 Gdr = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def gdr(capsys: pytest.CaptureFixture[str]) -> Gdr:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as done:
-            main([str(argument) for argument in arguments])
-        assert isinstance(done.value.code, int)
-        return done.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

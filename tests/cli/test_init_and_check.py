@@ -10,25 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gdr_plugin.cli import main
 from gdr_plugin.cli.init import template
 from gdr_plugin.config.load import fingerprint, load_config, parse_config
 from gdr_plugin.config.messages import model_in
 from gdr_plugin.config.schema import Config
-
-
-@pytest.fixture
-def gdr(capsys: pytest.CaptureFixture[str]) -> Iterator[object]:
-    """Run `gdr` in this process: arguments to (exit code, standard output, standard error)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as done:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert isinstance(done.value.code, int)
-        return done.value.code, out, err
-
-    return run  # type: ignore[return-value]
 
 
 @pytest.fixture

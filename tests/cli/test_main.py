@@ -8,13 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gdr_plugin import __version__
-from gdr_plugin.cli import main
 from gdr_plugin.cli.main import COMMANDS
 
 # A plugin file whose hook does what a test needs while `gdr plugins` runs.
@@ -30,19 +28,10 @@ def gdr_register_guidance():
 """
 
 
-@pytest.fixture
-def gdr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """Run `gdr` in this process: arguments to (exit code, standard output, standard error)."""
+@pytest.fixture(autouse=True)
+def no_debugging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own GDR_DEBUG would show tracebacks instead of one line."""
     monkeypatch.delenv("GDR_DEBUG", raising=False)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as done:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert isinstance(done.value.code, int)
-        return done.value.code, out, err
-
-    return run  # type: ignore[return-value]
 
 
 def start(*arguments: object, **options: object) -> subprocess.Popen[str]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -13,7 +12,6 @@ import pytest
 
 from gdr_plugin.api.errors import EngineWarning
 from gdr_plugin.api.types import Message, Sample
-from gdr_plugin.cli import main
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.scoring.rows import PIPE_WINDOW
 
@@ -32,20 +30,11 @@ Gdr = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def gdr(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gdr:
+def gdr(gdr: Gdr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gdr:
     """Run `gdr` in a folder with a gdr.yaml: arguments to (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     Path("gdr.yaml").write_text(CONFIG)
-
-    def run(*arguments: object, stdin: str | None = None) -> tuple[int, str, str]:
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        with pytest.raises(SystemExit) as done:
-            main([str(argument) for argument in arguments])
-        assert isinstance(done.value.code, int)
-        return done.value.code, *capsys.readouterr()
-
-    return run
+    return gdr
 
 
 def rows(count: int) -> list[dict[str, Any]]:

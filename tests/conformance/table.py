@@ -26,9 +26,10 @@ def table(results: Mapping[str, Sequence[Verdict]]) -> str:
     lines.append(f"{'all':{width}}  " + "  ".join(f"{_cell(total[column]):>11}" for column in COLUMNS))
     outcomes = Counter(one.outcome for verdicts in results.values() for one in verdicts)
     bad = sum(any(one.outcome == "wrong" for one in verdicts) for verdicts in results.values())
+    lines.append(f"{bad} of {len(results)} templates have a failure.")
     lines.append(
-        f"{bad} of {len(results)} templates have a failure. Of {outcomes.total()} checks {outcomes['right']} are right, "
-        f"{outcomes['refused']} rightly refused, {outcomes['wrong']} wrong, {outcomes['unjudged']} not judged."
+        f"Of {outcomes.total()} checks {outcomes['right']} are right, {outcomes['refused']} rightly refused, "
+        f"{outcomes['wrong']} wrong, {outcomes['unjudged']} not judged."
     )
     lines.append("A cell: wrong/all checks, +refused with a reason; `.`: nothing wrong.")
     return "\n".join(lines)

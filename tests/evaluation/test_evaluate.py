@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,7 +13,6 @@ import pytest
 
 from gdr_plugin.api.errors import DataError, ModelError, OutputError
 from gdr_plugin.api.types import Message, Sample
-from gdr_plugin.cli.main import main
 from gdr_plugin.config.schema import Config
 from gdr_plugin.evaluation.run import Outputs, as_json, evaluate_data
 from gdr_plugin.models.fake import FakeModel
@@ -45,18 +43,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def gdr(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def gdr(folder: Path, gdr: Run) -> Run:
     """Runs the command in the working folder: exit code, standard output, standard error."""
-
-    def run(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        with pytest.raises(SystemExit) as done:
-            main(["evaluate", *arguments])
-        printed = capsys.readouterr()
-        return int(done.value.code or 0), printed.out, printed.err
-
-    return run
+    return partial(gdr, "evaluate")
 
 
 def test_a_run_prints_tables_and_writes_what_it_is_asked_for(folder: Path, gdr: Run) -> None:

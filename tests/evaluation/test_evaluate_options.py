@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 
-from gdr_plugin.cli.main import main
-
 Run: TypeAlias = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def gdr(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def gdr(tmp_path: Path, gdr: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs `gdr evaluate` in a folder with a gdr.yaml and data.jsonl: exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
     Path("gdr.yaml").write_text("strong: fake:a\nweak: fake:b\n")
@@ -24,14 +23,7 @@ def gdr(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
         for n in range(12)
     ]
     Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as done:
-            main(["evaluate", *arguments])
-        printed = capsys.readouterr()
-        return int(done.value.code or 0), printed.out, printed.err
-
-    return run
+    return partial(gdr, "evaluate")
 
 
 def own(*prompts: str) -> str:

@@ -18,7 +18,6 @@ from gdr_plugin import hookimpl
 from gdr_plugin.api.errors import EngineWarning, ModelError
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Message, TokenSpan
-from gdr_plugin.cli import main
 from gdr_plugin.data.item import Item
 from gdr_plugin.evaluation.pairs.choice import advice, choose
 from gdr_plugin.evaluation.pairs.matrix import ModelPairStudy, study
@@ -355,14 +354,8 @@ Gdr = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def gdr(capsys: pytest.CaptureFixture[str], data: Path) -> Gdr:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as done:
-            main([str(argument) for argument in arguments])
-        assert isinstance(done.value.code, int)
-        return done.value.code, *capsys.readouterr()
-
-    return run
+def gdr(gdr: Gdr, data: Path) -> Gdr:
+    return gdr
 
 
 def test_the_command_prints_the_matrix_the_ranking_and_the_advice(gdr: Gdr) -> None:

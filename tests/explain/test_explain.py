@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from gdr_plugin.api.types import Message, Sample, Score
-from gdr_plugin.cli import main
 from gdr_plugin.reward.reward import GuidedDensityRatio
 
 CONFIG = """
@@ -77,19 +76,12 @@ Explain = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def gdr(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Explain:
+def gdr(gdr: Explain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Explain:
     """Run `gdr` in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     configure()
     write("pairs.jsonl", PAIRS)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as done:
-            main([str(argument) for argument in arguments])
-        assert isinstance(done.value.code, int)
-        return done.value.code, *capsys.readouterr()
-
-    return run
+    return gdr
 
 
 def configure(strong: object = "fake:a", placement: str = "both", reduction: str = "sum") -> None:

@@ -89,18 +89,41 @@ class TestWhatIsScored:
         tool = {"role": "tool", "name": "add", "content": "3"}
         completion = [answer("Let me see.", tool_calls=[call]), tool, answer("It is 3.")]
         asked = 'Let me see.\n<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
-        first = Sample((USER,), asked)
-        second = Sample((USER, Message("assistant", asked), Message("tool", "3")), "It is 3.")
-        one, two = expected(first, second, reduction=reduction)
-        strong = one.strong_logprob + two.strong_logprob  # type: ignore[operator]
-        weak = one.weak_logprob + two.weak_logprob  # type: ignore[operator]
+        turns = (
+            Sample((USER,), asked),
+            Sample((USER, Message("assistant", asked), Message("tool", "3")), "It is 3."),
+        )
+        first, second = expected(*turns, reduction=reduction)
+        strong = first.strong_logprob + second.strong_logprob  # type: ignore[operator]
+        weak = first.weak_logprob + second.weak_logprob  # type: ignore[operator]
         size = {
             "sum": 1,
-            "mean": one.strong_tokens + two.strong_tokens,
+            "mean": first.strong_tokens + second.strong_tokens,
             "per_byte": len((asked + "It is 3.").encode()),
         }[reduction]
         (reward,) = GDRReward(config(reduction))([ASKED], [completion])
         assert reward == pytest.approx((strong - weak) / size, rel=1e-12)
+
+    def test_a_messages_role_is_read_once(self) -> None:
+        asked: list[str] = []
+
+        class Watched(dict[str, Any]):
+            def get(self, key: str, default: Any = None) -> Any:
+                asked.append(f"{self['content']} {key}")
+                return super().get(key, default)
+
+        turns = [
+            answer("A"),
+            {"role": "tool", "content": "B"},
+            answer("C"),
+            {"role": "tool", "content": "D"},
+            answer("E"),
+        ]
+        ids = [[1, END, 2, 3, END]]
+        reward = GDRReward(config())
+        (found,) = reward([ASKED], [[Watched(turn) for turn in turns]], ids, log_metric=Logs(END).metric)
+        assert [found] == reward([ASKED], [turns], ids, log_metric=Logs(END).metric)
+        assert [key for key in asked if key.endswith(" role")] == [f"{text} role" for text in "ABCDE"]
 
     def test_a_completion_without_an_assistant_turn_is_not_scored(self) -> None:
         with pytest.warns(UserWarning, match="no assistant turn"):
@@ -243,7 +266,7 @@ class TestWhatIsReturned:
         assert score.token_ratios is not None
         assert max(map(abs, score.token_ratios)) > 1
         size = {"sum": 1, "mean": score.strong_tokens, "per_byte": len(b"A longer answer, with words.")}[reduction]
-        clipped = math.fsum(max(-1.0, min(1.0, one)) for one in score.token_ratios) / size
+        clipped = math.fsum(max(-1.0, min(1.0, ratio)) for ratio in score.token_ratios) / size
         (found,) = GDRReward(config(reduction), token_clip=1.0)(["Question?"], ["A longer answer, with words."])
         assert found == pytest.approx(clipped)
         (loose,) = GDRReward(config(reduction), token_clip=1e6)(["Question?"], ["A longer answer, with words."])
@@ -267,8 +290,8 @@ class TestLogs:
         answers, ids = ["Yes.", "No, not at all.", "A", "x"], [[1, END], [1, 2], [END], [END]]
         domains = ["chat", "safety", "chat", "nowhere"]
         samples = [
-            Sample((USER,), text, END in one, {"domain": domain})
-            for text, one, domain in zip(answers, ids, domains, strict=True)
+            Sample((USER,), text, END in tokens, {"domain": domain})
+            for text, tokens, domain in zip(answers, ids, domains, strict=True)
         ]
         scores = expected(*samples)
         with pytest.warns(UserWarning, match="not scored"):

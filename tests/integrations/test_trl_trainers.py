@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import pickle
-import socket
-import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,9 @@ def policy(tiny_model: TinyModel) -> str:
 def rows(conversational: bool = True) -> Any:
     from datasets import Dataset
 
-    asked: list[Any] = [[{"role": "user", "content": one}] for one in QUESTIONS] if conversational else QUESTIONS
+    asked: list[Any] = (
+        [[{"role": "user", "content": question}] for question in QUESTIONS] if conversational else QUESTIONS
+    )
     return Dataset.from_dict({"prompt": asked, "domain": ["safety", "chat", None, "safety"]})
 
 
@@ -167,24 +168,12 @@ def test_rloo_waits_for_the_async_reward(pair: Config, policy: str, tmp_path: Pa
 
 
 @pytest.fixture
-def server(pair: Config) -> Iterator[str]:
-    """A real `gdr serve` of the pair, on a port of its own."""
-    import uvicorn
-
-    from gdr_plugin.plugins.registry import Plugins
+def server(pair: Config, serving: Callable[..., AbstractContextManager[str]]) -> Iterator[str]:
+    """A real `gdr serve` of the pair."""
     from gdr_plugin.reward.reward import GuidedDensityRatio
-    from gdr_plugin.serve import BatchingService
-    from gdr_plugin.serve.app import create_app
 
-    app = create_app(BatchingService(GuidedDensityRatio.from_config(pair)), Plugins())
-    running = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=asyncio.run, args=(running.serve(sockets=[bound]),))
-        thread.start()
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-        running.should_exit = True
-        thread.join(30)
+    with serving(GuidedDensityRatio.from_config(pair)) as url:
+        yield url
 
 
 def test_a_server_gives_the_same_training(pair: Config, policy: str, tmp_path: Path, server: str) -> None:
@@ -266,7 +255,7 @@ def test_rows_that_cannot_be_scored_do_not_move_the_policy(pair: Config, policy:
         elif "gdr/not_scored" in entry:
             assert entry["grad_norm"] > 0
             assert math.isfinite(entry["reward"])
-    ours = [str(one.message) for one in caught if "not scored" in str(one.message)]
+    ours = [str(warning.message) for warning in caught if "not scored" in str(warning.message)]
     assert len(ours) == 1
     assert "nowhere" in ours[0]
 
@@ -312,7 +301,9 @@ def test_async_grpo_scores_its_groups(pair: Config, policy: str, kind: Any) -> N
         reward_kwargs={"domain": ["safety"] * 3},
         completions=[[{"role": "assistant", "content": text}] for text in texts],
         completions_ids=ids,
-        completions_sequences=[[TrainingSequence(one, [1] * len(one), [0.0] * len(one), None)] for one in ids],
+        completions_sequences=[
+            [TrainingSequence(tokens, [1] * len(tokens), [0.0] * len(tokens), None)] for tokens in ids
+        ],
         tool_call_counts=[0] * 3,
         tool_failure_counts=[0] * 3,
         model_version=0,
@@ -327,7 +318,7 @@ def test_async_grpo_scores_its_groups(pair: Config, policy: str, kind: Any) -> N
 
     asked = (Message("user", QUESTIONS[0]),)
     scores = reward.ratio.score(
-        [Sample(asked, text, end in one, {"domain": "safety"}) for text, one in zip(texts, ids, strict=True)]
+        [Sample(asked, text, end in tokens, {"domain": "safety"}) for text, tokens in zip(texts, ids, strict=True)]
     )
-    assert [one.metrics["rewards/gdr"] for one in samples] == pytest.approx([score.reward for score in scores])
-    assert sum(one.advantage for one in samples) == pytest.approx(0, abs=1e-5)
+    assert [sample.metrics["rewards/gdr"] for sample in samples] == pytest.approx([score.reward for score in scores])
+    assert sum(sample.advantage for sample in samples) == pytest.approx(0, abs=1e-5)

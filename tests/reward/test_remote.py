@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import pickle
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -40,25 +40,12 @@ def config() -> Config:
 
 
 @pytest.fixture(scope="module")
-def server(config: Config) -> Iterator[str]:
-    """A real `gdr serve` with a token, on a port of its own."""
-    import uvicorn
+def server(config: Config, serving: Callable[..., AbstractContextManager[str]]) -> Iterator[str]:
+    """A real `gdr serve` with a token."""
+    from gdr_plugin.serve import ServeSettings
 
-    from gdr_plugin.plugins.registry import Plugins
-    from gdr_plugin.serve import BatchingService, ServeSettings
-    from gdr_plugin.serve.app import create_app
-
-    settings = ServeSettings(token="secret", max_wait_ms=1)
-    app = create_app(BatchingService(GuidedDensityRatio.from_config(config), settings), Plugins())
-    running = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
-    bound = socket.socket()
-    bound.bind(("127.0.0.1", 0))
-    thread = threading.Thread(target=asyncio.run, args=(running.serve(sockets=[bound]),))
-    thread.start()
-    yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-    running.should_exit = True
-    thread.join(30)
-    bound.close()
+    with serving(GuidedDensityRatio.from_config(config), ServeSettings(token="secret", max_wait_ms=1)) as url:
+        yield url
 
 
 Reply = Callable[[str], "tuple[int, Any, dict[str, str]] | None"]

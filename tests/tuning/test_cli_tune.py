@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-
-from gdr_plugin.cli import main
 
 PLUGIN = """
 import hashlib
@@ -40,7 +39,7 @@ Gdr = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def gdr(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gdr:
+def gdr(gdr: Gdr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gdr:
     """Run `gdr` in a folder with a plugin, a gdr.yaml, pairs and instructions."""
     monkeypatch.chdir(tmp_path)
     Path("told.py").write_text(PLUGIN)
@@ -54,14 +53,7 @@ def gdr(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     ]
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("own.txt").write_text("Be polite.\nBe short.\n")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as done:
-            main(["--plugin", "told.py", "tune", *arguments])
-        assert isinstance(done.value.code, int)
-        return done.value.code, *capsys.readouterr()
-
-    return run
+    return partial(gdr, "--plugin", "told.py", "tune")
 
 
 ARGUMENTS = ("pairs.jsonl", "--map", "chosen=better", "--instructions", "own.txt")

@@ -7,19 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import Conversation, Message
-from gdr_plugin.models.text.layout import Header, TurnLayout
+from gdr_plugin.models.text.layout import Header, ReasoningForm, TurnLayout
 from gdr_plugin.models.text.reasoning import USUAL
 from gdr_plugin.models.text.template import ChatTemplate
 
-__all__ = ["Kind", "Piece", "RenderedCalls", "places", "reasoned_pieces", "rendered_calls", "text_pieces"]
+_TOOL: Final = "qtoolprobeq"
 
-Kind: TypeAlias = Literal["answer", "thought", "written"]
-"""What stands behind a context: an answer without reasoning, a response with its own, or one whose reasoning the
-template's own form writes."""
+__all__ = [
+    "Kind",
+    "Piece",
+    "RenderedCalls",
+    "as_text",
+    "behind",
+    "kind_of",
+    "places",
+    "reasoned_pieces",
+    "rendered_calls",
+    "text_pieces",
+]
+
+Kind: TypeAlias = Literal["answer", "thought", "written", "call"]
+"""What stands behind a context: an answer without reasoning, a response with its own, one whose reasoning the
+template's own form writes, or a call of tools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,56 +53,80 @@ class RenderedCalls(NamedTuple):
     kind: Kind
     """Which context it follows."""
     text: str
-    """Everything that the assistant writes, without the end of turn."""
+    """Everything that the assistant writes, without the end of turn where that is the usual one."""
+    usual_end: bool
+    """Whether the usual end of turn follows."""
+    following: str
+    """What follows up to the tool's answer, where the usual end does not."""
 
 
-def text_pieces(layout: TurnLayout, response: str) -> tuple[Kind, list[Piece]]:
-    """The text that is encoded for a response, and the kind of context that it follows.
+def kind_of(layout: TurnLayout, response: str) -> Kind:
+    """The kind of context that a response's text follows."""
+    return "answer" if layout.reasoning_of(response) is None else "thought"
+
+
+def text_pieces(layout: TurnLayout, response: str, *, lead: str, opened: str) -> list[Piece]:
+    """The text that is encoded for a response.
 
     Args:
         layout: What the template writes.
         response: The response's text; reasoning in it is spelt with the model's own marks.
+        lead: White space that the model generates before an answer.
+        opened: The mark of reasoning that its context opens, with the white space behind it; or nothing.
     """
     size = len(response)
     marks = layout.reasoning_of(response)
     if marks is None:
-        lead = [Piece(layout.lead, 0, 0, literal=False)] if response and layout.lead else []
-        return "answer", [*lead, Piece(response, 0, size)]
+        first = [Piece(lead, 0, 0, literal=False)] if response and lead else []
+        return [*first, Piece(response, 0, size)]
     start = size - len(response.lstrip())
-    if not (response.startswith(marks.opening, start) and layout.opened.startswith(marks.opening)):
-        return "thought", [Piece(response, 0, size)]
-    # The generation prompt has written the opening mark, and maybe white space behind it.
+    if not response.startswith(marks.opening, start):
+        return [Piece(response, 0, size)]
+    if not opened.startswith(marks.opening):
+        first = [Piece(layout.thought_lead, 0, 0, literal=False)] if layout.thought_lead and not start else []
+        return [*first, Piece(response, 0, size)]
+    # The context has the opening mark already, and maybe white space behind it.
     start += len(marks.opening)
-    gap = layout.opened[len(marks.opening) :]
+    gap = opened[len(marks.opening) :]
     start += len(gap) if response.startswith(gap, start) else 0
-    return "thought", [Piece(response[start:], start, size)]
+    return [Piece(response[start:], start, size)]
 
 
-def reasoned_pieces(layout: TurnLayout, reasoning: str, response: str) -> tuple[Kind, list[Piece]]:
-    """As `text_pieces`, for reasoning that came apart from its answer.
+def reasoned_pieces(form: ReasoningForm, reasoning: str, response: str) -> list[Piece]:
+    """The text that is encoded for reasoning and answer that came apart, in the template's own form.
 
     Args:
-        layout: What the template writes.
+        form: How the template writes reasoning.
         reasoning: What the assistant thought.
         response: Its answer.
     """
-    answer = Piece(response, 0, len(response))
-    if layout.form is not None:
-        parts = ((layout.form.before, False), (reasoning.strip("\n"), True), (layout.form.between, False))
-        pieces = [*(Piece(text, 0, 0, literal) for text, literal in parts if text), answer]
-        return "written", pieces
-    marks = layout.marks[0] if layout.marks else USUAL
-    before = f"{marks.opening}\n{reasoning.strip(chr(10))}\n{marks.closing}\n\n"
-    kind, pieces = text_pieces(layout, before + response)
-    cut = len(before)
+    parts = ((form.before, False), (reasoning.strip("\n"), True), (form.between, False))
+    return [*(Piece(text, 0, 0, literal) for text, literal in parts if text), Piece(response, 0, len(response))]
+
+
+def as_text(layout: TurnLayout, reasoning: str) -> str:
+    """Reasoning as text before its answer, for a template that has no form of its own for it.
+
+    Raises:
+        ChatError: The template's marks are others, and nothing says how it writes them.
+    """
+    if layout.marks and USUAL not in layout.marks:
+        raise ChatError(
+            f"the chat template has no form for reasoning apart from its answer ({layout.marks[0].opening} ...): write "
+            "it into the response as the model does, or leave it out"
+        )
+    return f"{USUAL.opening}\n{reasoning.strip(chr(10))}\n{USUAL.closing}\n\n"
+
+
+def behind(pieces: Sequence[Piece], cut: int) -> list[Piece]:
+    """Pieces of a text whose first `cut` characters are no part of the response."""
     found = []
     for piece in pieces:
-        inside = piece.literal and piece.stop > cut
-        thought = piece.text[: cut - piece.start] if inside else piece.text
-        found.append(Piece(thought, 0, 0, piece.literal))
-        if inside:
-            found.append(answer)
-    return kind, [piece for piece in found if piece.text]
+        inside = piece.text[: max(0, cut - piece.start)] if piece.literal else piece.text
+        rest = piece.text[len(inside) :]
+        found += [Piece(inside, 0, 0, piece.literal)] if inside else []
+        found += [Piece(rest, max(0, piece.start - cut), piece.stop - cut)] if rest else []
+    return found
 
 
 def places(
@@ -129,9 +166,7 @@ def places(
     return tuple(found)
 
 
-def rendered_calls(
-    template: ChatTemplate, layout: TurnLayout, turns: Conversation, turn: Message
-) -> tuple[RenderedCalls, bool]:
+def rendered_calls(template: ChatTemplate, layout: TurnLayout, turns: Conversation, turn: Message) -> RenderedCalls:
     """What the template writes for an assistant turn with tool calls.
 
     Args:
@@ -140,28 +175,39 @@ def rendered_calls(
         turns: The turns before, as the template takes them.
         turn: The assistant's turn.
 
-    Returns:
-        The text behind its context, and whether that has an end of its own, as gpt-oss's calls have.
-
     Raises:
         ChatError: The template drops the calls, or writes the turn in a way that no context of it begins.
     """
     prompt = template.render(turns)
     whole = template.render((*turns, turn), ask=False)
-    bare = template.render((*turns, Message("assistant", turn.content or "-")), ask=False)
-    if whole == bare or any(call.name not in whole for call in turn.tool_calls):
+    if any(call.name not in whole for call in turn.tool_calls):
         raise ChatError("the chat template does not write tool calls: such responses cannot be scored with it")
     headers: tuple[tuple[Kind, Header], ...] = (
         ("answer", layout.answer),
-        ("thought", layout.thought),
+        ("thought", Header()),
+        ("call", layout.history),
     )
     for kind, header in headers:
         context = header.apply(prompt)
         if whole.startswith(context):
             text = whole[len(context) :]
-            closed = bool(layout.after) and not text.endswith(layout.after)
-            return RenderedCalls(kind, text if closed or not layout.after else text[: -len(layout.after)]), closed
+            if layout.after and text.endswith(layout.after):
+                return RenderedCalls(kind, text[: -len(layout.after)], True, "")
+            return RenderedCalls(kind, text, False, _before_answer(template, turns, turn, whole))
     raise ChatError(
         "the chat template writes a turn with tool calls behind another header than it asks with: such responses "
         "cannot be scored with it"
     )
+
+
+def _before_answer(template: ChatTemplate, turns: Conversation, turn: Message, whole: str) -> str:
+    """What the template writes between a call and the tool's answer."""
+    call = turn.tool_calls[-1]
+    try:
+        answered = template.render(
+            (*turns, turn, Message("tool", _TOOL, tool_call_id=call.id, name=call.name)), ask=False
+        )
+    except ChatError:
+        return ""
+    following, found, _ = answered[len(whole) :].partition(_TOOL)
+    return following if found and answered.startswith(whole) else ""

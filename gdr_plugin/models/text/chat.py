@@ -17,9 +17,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import Conversation, Message, TokenSpan
-from gdr_plugin.models.text.answer import Kind, Piece, places, reasoned_pieces, rendered_calls, text_pieces
+from gdr_plugin.models.text.answer import (
+    Kind,
+    Piece,
+    as_text,
+    behind,
+    kind_of,
+    places,
+    reasoned_pieces,
+    rendered_calls,
+    text_pieces,
+)
 from gdr_plugin.models.text.ends import find_end, stop_ids
-from gdr_plugin.models.text.layout import TurnLayout
+from gdr_plugin.models.text.layout import Header, TurnLayout
 from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
 from gdr_plugin.models.text.tokens import Tokens
 
@@ -37,6 +47,8 @@ TEXT: Final = "text"
 class _Context:
     ids: tuple[int, ...]
     dropped: int = 0
+    opened: str = ""
+    """The mark of reasoning that the prompt opens, with the white space behind it; or nothing."""
     problem: str | None = None
     """Why the conversation has no context; remembered, so that every candidate of a prompt learns it at once."""
     mark: str | None = None
@@ -145,11 +157,17 @@ class Chat:
         if not conversation or conversation[0].role == TEXT:
             raise ChatError("a prompt that is rendered text cannot be answered by tool calls: give messages")
         turns = self._layout.place(tuple(self._safe(turn) for turn in conversation))
-        answer, closed = rendered_calls(self._template, self._layout, turns, self._safe(turn))
-        context = self._context(tuple(conversation), answer.kind)
-        if context.problem is not None:
-            raise ChatError(context.problem)
-        return self._span(context, answer.text, end and not closed)
+        calls = rendered_calls(self._template, self._layout, turns, self._safe(turn))
+        span = self._span(self._known_context(conversation, calls.kind), calls.text, end and calls.usual_end)
+        if calls.usual_end or not span.response or span.response[-1] in self._tokens.control_ids or not end:
+            return span  # where the template closes a call with a token of its own, that is its end
+        return replace(span, response=span.response + self._call_end(calls.following))
+
+    def _call_end(self, following: str) -> tuple[int, ...]:
+        """What ends a call behind which the template writes nothing: what stands before the tool's answer."""
+        ids = self._tokens.after_answer(following)
+        stop = next((at for at, id in enumerate(ids) if id in self._tokens.control_ids), None)
+        return self._end.ids if stop is None else ids[: stop + 1]
 
     def offsets(self, conversation: Conversation, response: str) -> tuple[tuple[int, int], ...]:
         """From which to which character of `response` each of its ids reaches; see `TokenOffsets.offsets`."""
@@ -179,6 +197,8 @@ class Chat:
             facts["template variables"] = ", ".join(f"{name}={value!r}" for name, value in template.variables.items())
         if layout.answer.add.strip():
             facts["before an answer"] = repr(layout.answer.add)
+        if layout.closed:
+            facts["reasoning"] = "the prompt closes it: for responses with reasoning, see `chat_template_kwargs`"
         if layout.inside:
             facts["reasoning"] = f"the prompt opens {layout.inside}: answers without reasoning are scored inside it"
         if "strftime_now" in template.text:
@@ -202,21 +222,37 @@ class Chat:
         """The context that a response follows, and the text that is encoded behind it."""
         if not conversation:
             raise ChatError("the prompt has no turns: give at least one user turn")
+        layout, form = self._layout, self._layout.form
+        kind: Kind
         if conversation[0].role == TEXT or conversation[-1].role == "assistant":
-            kind: Kind = "thought"
-            pieces = [Piece(response, 0, len(response))]
-        elif reasoning.strip():
-            kind, pieces = reasoned_pieces(self._layout, reasoning, response)
+            kind, pieces = "thought", [Piece(response, 0, len(response))]
+            context = self._known_context(conversation, kind)
+        elif reasoning.strip() and layout.closed:
+            raise ChatError(
+                "the chat template's generation prompt closes reasoning before it began, so a response with reasoning "
+                "does not belong behind it: set the template's variable for it in `chat_template_kwargs` "
+                "(enable_thinking, thinking, ...), or leave the reasoning out"
+            )
+        elif reasoning.strip() and form is not None:
+            kind, pieces = "written", reasoned_pieces(form, reasoning, response)
+            context = self._known_context(conversation, kind)
         else:
-            kind, pieces = text_pieces(self._layout, response)
-        pieces = [
+            before = as_text(layout, reasoning) if reasoning.strip() else ""
+            kind = kind_of(layout, before + response)
+            context = self._known_context(conversation, kind)
+            lead = layout.answer_after(conversation)[1]
+            pieces = text_pieces(layout, before + response, lead=lead, opened=context.opened)
+            pieces = behind(pieces, len(before)) if before else pieces
+        return context, [
             replace(piece, text=self._tokens.protect(piece.text, assistant=True)) if piece.literal else piece
             for piece in pieces
         ]
+
+    def _known_context(self, conversation: Conversation, kind: Kind) -> _Context:
         context = self._context(tuple(conversation), kind)
         if context.problem is not None:
             raise ChatError(context.problem)
-        return context, pieces
+        return context
 
     def _too_long(self, context: int, response: int) -> str:
         if self._long_input == "error":
@@ -261,14 +297,23 @@ class Chat:
         if turns[-1].role == "assistant":
             return self._prefix + tuple(self._tokens.encode(self._prefilled(turns)).ids)
         text = self._template.render(turns)
-        header = {"answer": layout.answer, "thought": layout.thought}.get(kind)
-        if header is None:
+        header = {"thought": Header(), "call": layout.history}.get(kind)
+        if kind == "answer":
+            header = layout.answer_after(turns)[0]
+        elif header is None:
             assert layout.form is not None  # the kind is `written` only where there is a form
             header = layout.form.header
         ids = self._prefix + tuple(self._tokens.encode(header.apply(text)).ids)
         if not ids:
             raise ChatError("the chat template renders this prompt as nothing: check `chat_template`")
         return ids
+
+    def _opened(self, conversation: Conversation) -> str:
+        """The mark of reasoning that the conversation's prompt opens."""
+        if not self._layout.opened or conversation[0].role == TEXT or conversation[-1].role == "assistant":
+            return ""
+        turns = self._layout.place(tuple(map(self._safe, conversation)))
+        return self._layout.opened_by(self._template.render(turns))
 
     def _prefilled(self, turns: Conversation) -> str:
         """A prompt that ends within an assistant's turn: the response goes on with that turn."""
@@ -310,8 +355,9 @@ class Chat:
         except ChatError as error:
             return _Context((), problem=str(error))
         room = self.max_length - self._free
+        opened = self._opened(conversation) if kind == "thought" else ""
         if self._long_input == "error" or len(ids) <= room:
-            return _Context(ids, mark=mark)
+            return _Context(ids, opened=opened, mark=mark)
         kept = self._keep_end(conversation, kind, room)
         if kept is None:
             return _Context(
@@ -320,7 +366,7 @@ class Chat:
                 f"the {room} tokens that max_length {self.max_length} leaves to a prompt: shorten the guidance or "
                 "raise limits.max_length",
             )
-        return _Context(kept, dropped=len(ids) - len(kept), mark=mark)
+        return _Context(kept, dropped=len(ids) - len(kept), opened=opened, mark=mark)
 
     def _keep_end(self, conversation: Conversation, kind: Kind, room: int) -> tuple[int, ...] | None:
         """Leave out the oldest turns, then the beginning of the last user turn; None when even that is not enough.

@@ -79,9 +79,11 @@ def stop_ids(
     Raises:
         ChatError: The named token is not one of the tokenizer's.
     """
-    end = find_end(tokens, layout, eos=eos, stops=stops, named=named).ids[-1:]
+    end = find_end(tokens, layout, eos=eos, stops=stops, named=named).ids
     following = _up_to(_run(tokens, layout.following), tokens.control_ids)[-1:]
-    return frozenset([*end, *following, *stops, *(() if eos is None else (eos,))])
+    # Kimi-K3's marks open and close many things: what an end of several tokens begins with ends nothing by itself.
+    following = () if following and following[0] in end[:-1] else following
+    return frozenset([*end[-1:], *following, *stops, *(() if eos is None else (eos,))])
 
 
 def _run(tokens: Tokens, text: str) -> tuple[int, ...]:

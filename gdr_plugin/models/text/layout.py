@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeAlias
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import Conversation, Message, ToolCall
@@ -17,6 +17,11 @@ from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
 
 _SYSTEM, _USER, _NEXT = "qsystemprobeq", "quserprobeq", "qnextprobeq"
 _ANSWER, _THOUGHT = "qanswerprobeq", "qthoughtprobeq"
+_CALL_ID: Final = "abcdefghi"  # Mistral's templates want nine characters
+_Shape: TypeAlias = "tuple[tuple[str, bool, bool], ...]"
+"""Of each turn: role, whether it calls tools, whether it has text."""
+_TAIL: Final = 80
+"""Characters at a prompt's end in which reasoning is opened."""
 _LONGEST_SHAPE: Final = 10
 """Turns of a conversation that is probed as it is."""
 _FAMILIES: Final = {
@@ -70,12 +75,16 @@ class TurnLayout:
     (Qwen3's `<think></think>`), or closes the reasoning that the generation prompt opens."""
     lead: str
     """White space that the template puts in front of an answer; the model generates it with its first token."""
-    thought: Header
-    """Where a response with its own reasoning stands: the generation prompt without reasoning that it has closed."""
+    history: Header
+    """Where turns of history stand."""
+    closed: bool
+    """Whether the generation prompt has closed reasoning: a response that reasons does not belong behind it."""
     opened: str
     """The mark of reasoning that the generation prompt opens, with the white space behind it; or nothing."""
     marks: tuple[Marks, ...]
     """The marks of reasoning that the template knows."""
+    thought_lead: str
+    """White space that the template puts in front of the opening mark of reasoning; the model generates it."""
     form: ReasoningForm | None
     """How reasoning is written that is given apart; None where the template has no field for it."""
     after: str
@@ -94,14 +103,25 @@ class TurnLayout:
         before, found, self.after = self._render(answered, ask=False).partition(_ANSWER)
         history = before.rpartition(_USER)[2] if found else self._ask
         self.following = self._render((*answered, Message("user", _NEXT))).partition(_ANSWER)[2].partition(_NEXT)[0]
-        self.answer, self.lead = _answer_header(self._ask, history)
-        self.marks = tuple(marks_in(template.text + self._ask + history))
-        self.opened = self._ask[mark.start() :] if (mark := opens(self._ask)) else ""
-        closed = "" if self.opened else _closed_reasoning(self._ask, self.marks)
-        self.thought = Header(closed)
+        known = template.text + self._ask + history
+        self.marks = tuple(pair for pair in marks_in(known) if pair.closing in known)
+        self.opened = self.opened_by(self._ask)
+        self.closed = not self.opened and _closes_reasoning(self._ask, self.marks)
+        self.answer, self.lead = _answer_header(self._ask, history, closed=self.closed)
+        shared = _shared(self._ask, history)
+        self.history = Header(self._ask[len(shared) :], history[len(shared) :])
         self.form = self._probe_form()
+        before = self.form.before if self.form else self.lead if self.answer == Header() else ""
+        self.thought_lead = before[: len(before) - len(before.lstrip())]
         self.markup = template.scaffold + guided + self._render(answered, ask=False) + self.following
         self._shown = lru_cache(1024)(self._probe_turns)
+        self._after_tool = lru_cache(1024)(self._probe_after_tool)
+
+    def opened_by(self, prompt: str) -> str:
+        """The mark of reasoning that a rendered prompt opens, with the white space behind it; or nothing."""
+        mark = opens(prompt[-_TAIL:])
+        opened = prompt[-_TAIL:][mark.start() :] if mark else ""
+        return opened if mark and not opened[len(mark[0]) :].strip() else ""
 
     @property
     def inside(self) -> str:
@@ -152,32 +172,33 @@ class TurnLayout:
         start = response.lstrip()
         return next((one for one in self.marks if start.startswith(one.opening) or one.closing in response), None)
 
+    def answer_after(self, conversation: Conversation) -> tuple[Header, str]:
+        """`answer` and `lead` behind a conversation: behind a tool's turn some templates ask in another way."""
+        return self._after_tool(_shape(conversation)) if conversation[-1].role == "tool" else (self.answer, self.lead)
+
     def _missing(self, conversation: Conversation) -> str | None:
         """The role of a turn that the template does not show; None when it shows all."""
-        shape = tuple((turn.role, bool(turn.tool_calls), bool(turn.content)) for turn in conversation)
-        if len(shape) > _LONGEST_SHAPE:  # what a template drops depends on how a conversation begins and ends
-            count = leading_system_turns(conversation)
-            shape = shape[: count + 2] + shape[-_LONGEST_SHAPE + (len(shape) - count) % 2 :]
-        return self._shown(shape)
+        return self._shown(_shape(conversation))
 
-    def _probe_turns(self, shape: tuple[tuple[str, bool, bool], ...]) -> str | None:
-        words = [f"qturn{number}probeq" for number in range(len(shape))]
-        turns = []
-        for number, ((role, calls, has_text), word) in enumerate(zip(shape, words, strict=True)):
-            call = (ToolCall(f"qcall{number}probeq", "{}", "abcdefghi"),) if calls else ()
-            of = "abcdefghi" if role == "tool" else None
-            name = "qnameprobeq" if of else None
-            turns.append(Message(role, word if has_text else "", tool_calls=call, tool_call_id=of, name=name))
+    def _probe_turns(self, shape: _Shape) -> str | None:
         try:
-            text = self._template.render(turns)
+            text = self._template.render(_turns_of(shape))
         except ChatError:
             return None  # the template says itself what it refuses when the real turns are rendered
-        for (role, calls, has_text), number, word in zip(shape, range(len(shape)), words, strict=True):
-            if has_text and word not in text:
+        for number, (role, calls, has_text) in enumerate(shape):
+            if has_text and _word(number) not in text:
                 return role
-            if calls and f"qcall{number}probeq" not in text:
+            if calls and _called(number) not in text:
                 return "tool-calling assistant"
         return None
+
+    def _probe_after_tool(self, shape: _Shape) -> tuple[Header, str]:
+        turns, last = _turns_of(shape), _word(len(shape) - 1)
+        ask = self._render(turns).rpartition(last)[2]
+        before, found, _ = self._render((*turns, Message("assistant", _ANSWER)), ask=False).partition(_ANSWER)
+        if not found or last not in before:
+            return self.answer, self.lead
+        return _answer_header(ask, before.rpartition(last)[2], closed=_closes_reasoning(ask, self.marks))
 
     def _render(self, turns: Sequence[Message], *, ask: bool = True) -> str:
         try:
@@ -186,50 +207,77 @@ class TurnLayout:
             return ""
 
     def _probe_form(self) -> ReasoningForm | None:
-        text = self._render((Message("user", _USER), Message("assistant", _ANSWER, _THOUGHT)), ask=False)
-        before, found, rest = text.rpartition(_USER)[2].partition(_THOUGHT)
-        between, answered, _ = rest.partition(_ANSWER)
-        if not found or not answered:
-            return None
-        shared = _shared(before, self._ask)
-        return ReasoningForm(Header(self._ask[len(shared) :]), before[len(shared) :], between)
+        turns = (Message("user", _USER), Message("assistant", _ANSWER, _THOUGHT))
+        for self._template.reasoning_blocks in (False, True):
+            before, found, rest = self._render(turns, ask=False).rpartition(_USER)[2].partition(_THOUGHT)
+            between, answered, _ = rest.partition(_ANSWER)
+            if found and answered and "thinking" not in before + between:  # no block written as Python writes it
+                shared = _shared(before, self._ask)
+                return ReasoningForm(Header(self._ask[len(shared) :]), before[len(shared) :], between)
+        self._template.reasoning_blocks = False
+        return None
 
 
-def _answer_header(ask: str, history: str) -> tuple[Header, str]:
+def _shape(conversation: Conversation) -> _Shape:
+    """The roles of a conversation, and which turns have calls and text; of a long one, how it begins and ends."""
+    shape = tuple((turn.role, bool(turn.tool_calls), bool(turn.content)) for turn in conversation)
+    if len(shape) <= _LONGEST_SHAPE:
+        return shape
+    count = leading_system_turns(conversation)
+    return shape[: count + 2] + shape[-_LONGEST_SHAPE + (len(shape) - count) % 2 :]
+
+
+def _turns_of(shape: _Shape) -> Conversation:
+    """Turns of a shape, each with words of its own."""
+    turns = []
+    for number, (role, calls, has_text) in enumerate(shape):
+        call = (ToolCall(_called(number), "{}", _CALL_ID),) if calls else ()
+        tool = (_CALL_ID, "qnameprobeq") if role == "tool" else (None, None)
+        turns.append(Message(role, _word(number) if has_text else "", "", call, *tool))
+    return tuple(turns)
+
+
+def _word(number: int) -> str:
+    return f"qturn{number}probeq"
+
+
+def _called(number: int) -> str:
+    return f"qcall{number}probeq"
+
+
+def _answer_header(ask: str, history: str, *, closed: bool) -> tuple[Header, str]:
     """Where an answer without reasoning stands, and the white space before it that the model generates.
 
     Args:
         ask: The generation prompt, from the user's text on.
         history: What stands before an answered turn's text instead.
+        closed: Whether the generation prompt has closed reasoning at its end.
     """
-    if history.startswith(ask):
-        cut, add = "", history[len(ask) :]
-    else:
-        shared = _shared(ask, history)
-        cut, add = ask[len(shared) :], history[len(shared) :]
-        # A generation prompt that says more than history is what the model is asked with, unless it opens reasoning
-        # that history shows closed.
-        if not add.strip() or opens(ask) is None:
-            return Header(), ""
+    shared = _shared(ask, history)
+    cut, add = ask[len(shared) :], history[len(shared) :]
+    if cut and (not add.strip() or ask.endswith(add)):
+        return Header(), ""  # what the model is asked with says more than history does
+    if cut and closed:
+        cut = ""  # reasoning is closed, and the answer's own header comes behind it
+    elif cut and opens(ask) is None:
+        return Header(), ""
     # Behind other text a line break stays in the context, as in `</think>\n\n`; a space starts the next word.
     block = add.rstrip(" \t") if add.strip() else ""
     return Header(cut, block) if cut or block else Header(), add[len(block) :]
 
 
-def _closed_reasoning(ask: str, marks: Sequence[Marks]) -> str:
-    """The reasoning that a generation prompt has closed at its end: `<think></think>`, or `</think>` alone."""
-    for pair in marks:
-        at = ask.rfind(pair.closing)
-        if at >= 0 and not ask[at + len(pair.closing) :].strip():
-            begin = ask.rfind(pair.opening, 0, at)
-            return ask[begin if begin >= 0 and not ask[begin + len(pair.opening) : at].strip() else at :]
-    return ""
+def _closes_reasoning(ask: str, marks: Sequence[Marks]) -> bool:
+    """Whether a generation prompt has closed reasoning at its end: `<think></think>`, or `</think>` alone."""
+    return any(ask.rstrip().endswith(pair.closing) for pair in marks)
 
 
 def _shared(one: str, other: str) -> str:
-    """The common beginning of two texts."""
+    """The common beginning of two texts, which ends before a mark that only one of them has."""
     size = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    return one[:size]
+    shared = one[:size]
+    begun = max(shared.rfind("<"), shared.rfind("["))
+    inside = begun >= 0 and not any(end in shared[begun:] for end in ">]")
+    return shared[:begun] if inside and size < max(len(one), len(other)) else shared
 
 
 def _joined(role: str, turns: Conversation) -> Message:

@@ -15,6 +15,7 @@ from gdr_plugin.api.errors import ChatError, DataError
 from gdr_plugin.api.types import Conversation
 from gdr_plugin.models.text.ends import find_end, stop_ids
 from gdr_plugin.models.text.layout import TurnLayout
+from gdr_plugin.models.text.reasoning import marks_in
 from gdr_plugin.models.text.template import ChatTemplate
 from gdr_plugin.models.text.template_turns import TemplateTurns
 from gdr_plugin.models.text.tokens import Tokens
@@ -71,7 +72,7 @@ class RenderedPromptReader:
         turn, EOS, those of the generation config, and padding: trainers pad behind the end, and some models stop with
         their padding token."""
         header = layout.answer.add
-        self._header = header if any(spelling in header for spelling in tokens.control) else ""
+        self._header = "" if marks_in(header) else header
         """What a policy writes before an answer and the scoring template writes again, such as gpt-oss's channel."""
         self._before_end = tokens.spelling_behind_text(find_end(tokens, layout, eos=eos, stops=stops).ids[:-1])
         self._padding = (*self.ends, *((str(tokenizer.bos_token),) if tokenizer.bos_token else ()))
@@ -156,7 +157,13 @@ class RenderedPromptReader:
             )
         found = [turns for turns in islice(self._turns.readings(text), _READINGS) if self._renders(turns, text)]
         if found:
-            return min(found, key=self._unlikeliness)
+            best = min(found, key=self._unlikeliness)
+            if self._unlikeliness(best)[0]:
+                raise DataError(
+                    f"marks of the chat template stand inside a turn of this prompt ({text[:60]!r}), as of a call: "
+                    "its turns cannot be told apart; send the messages in the label (`messages`)"
+                )
+            return best
         if cut:
             for turns in self._turns.tails(text):
                 first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
@@ -167,10 +174,12 @@ class RenderedPromptReader:
             "another template or with other options; send the messages in the label (`messages`)"
         )
 
-    def _unlikeliness(self, turns: Conversation) -> tuple[bool, int]:
+    def _unlikeliness(self, turns: Conversation) -> tuple[bool, bool, int]:
         """Readings that render alike: first those without the template's marks in a turn, then those of few turns."""
         marks = (*self._tokens.control, *self._turns.marks)
-        return any(spelling in turn.content for turn in turns for spelling in marks), len(turns)
+        marked = any(spelling in turn.content for turn in turns for spelling in marks)
+        headed = any(word in turn.content for turn in turns for word in self._turns.headers)
+        return marked, headed, len(turns)
 
     def _renders(self, turns: Conversation, text: str) -> bool:
         try:

@@ -60,6 +60,8 @@ class ChatTemplate:
         self.variables = dict(variables or {})
         self.text, self.source = _resolve(tokenizer, template)
         self._parts = False
+        self.reasoning_blocks = False
+        """Whether the template reads reasoning from a block of the content rather than from a field."""
         self.scaffold = self._probe_prompt()
 
     def render(self, turns: Sequence[Message], *, ask: bool = True) -> str:
@@ -75,24 +77,36 @@ class ChatTemplate:
         Raises:
             ChatError: The template refuses the turns; the message holds the template's own.
         """
-        messages = [self._as_dict(turn) for turn in turns]
         try:
-            text = self._tokenizer.apply_chat_template(
-                messages, chat_template=self.text, tokenize=False, add_generation_prompt=ask, **self.variables
-            )
+            try:
+                return self._rendered([self._as_dict(turn) for turn in turns], ask)
+            except Exception:
+                if not any(turn.tool_calls for turn in turns):
+                    raise
+                # Some templates join a call's arguments to a text, and cannot write objects.
+                return self._rendered([self._as_dict(turn, as_text=True) for turn in turns], ask)
         # A template is a program of the model's author: it raises what it likes.
         except Exception as error:
             roles = ", ".join(turn.role for turn in turns[:8]) + (", ..." if len(turns) > 8 else "")
             raise ChatError(f"the chat template refuses these turns ({roles}): {one_line(error, limit=300)}") from error
-        return str(text)
 
-    def _as_dict(self, turn: Message) -> dict[str, Any]:
+    def _rendered(self, messages: list[dict[str, Any]], ask: bool) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages, chat_template=self.text, tokenize=False, add_generation_prompt=ask, **self.variables
+            )
+        )
+
+    def _as_dict(self, turn: Message, *, as_text: bool = False) -> dict[str, Any]:
         content: Any = [{"type": "text", "text": turn.content}] if self._parts else turn.content
         message: dict[str, Any] = {"role": turn.role, "content": content}
-        if turn.reasoning:
+        if turn.reasoning and self.reasoning_blocks:
+            thought = {"type": "thinking", "thinking": turn.reasoning}
+            message["content"] = [thought, {"type": "text", "text": turn.content}]
+        elif turn.reasoning:
             message |= dict.fromkeys(_REASONING_FIELDS, turn.reasoning)
         if turn.tool_calls:
-            message["tool_calls"] = [_call(call) for call in turn.tool_calls]
+            message["tool_calls"] = [_call(call, as_text) for call in turn.tool_calls]
         if turn.tool_call_id is not None:
             message["tool_call_id"] = turn.tool_call_id
         if turn.name is not None:
@@ -118,10 +132,10 @@ def leading_system_turns(conversation: Conversation) -> int:
     return next((i for i, turn in enumerate(conversation) if turn.role != "system"), len(conversation))
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+def _call(call: ToolCall, as_text: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         "type": "function",
-        "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+        "function": {"name": call.name, "arguments": call.arguments if as_text else json.loads(call.arguments)},
     }
     return found if call.id is None else {**found, "id": call.id}
 

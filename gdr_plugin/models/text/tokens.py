@@ -154,7 +154,7 @@ class Tokens:
 
         Args:
             text: As for `continuation`.
-            after: Likewise.
+            after: As for `continuation`.
 
         Returns:
             For each id, from which to which character of the text, with its placeholders resolved, it reaches.

@@ -41,8 +41,8 @@ def _stand_ins() -> dict[str, ModuleType]:
     ray.get = lambda refs: refs  # type: ignore[attr-defined]
     vllm.SamplingParams = SimpleNamespace  # type: ignore[attr-defined]
     engine.batch_vllm_engine_call = None  # type: ignore[attr-defined]
-    for one in (ray, vllm, engine):
-        one.__spec__ = ModuleSpec(one.__name__, None)  # whoever looks for the package finds something in order
+    for module in (ray, vllm, engine):
+        module.__spec__ = ModuleSpec(module.__name__, None)  # whoever looks for the package finds something in order
     return {"ray": ray, "vllm": vllm, "openrlhf.trainer.ray.vllm_engine": engine}
 
 
@@ -144,5 +144,5 @@ def serve(policy: Path) -> Iterator[Callable[..., Server]]:
         return running[-1]
 
     yield start
-    for one in running:
-        one.end()
+    for server in running:
+        server.end()

@@ -130,7 +130,9 @@ def test_the_reward_function_from_many_threads(
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda text: reward_func([f"{prompt}{text}<|im_end|>"], [prompt], [""]), texts))
     together = reward_func([f"{prompt}{text}<|im_end|>" for text in texts], [prompt] * 40, [""] * 40)
-    assert [answer["rewards"][0] for answer in answers] == [pytest.approx(one, abs=1e-4) for one in together["rewards"]]
+    assert [answer["rewards"][0] for answer in answers] == [
+        pytest.approx(reward, abs=1e-4) for reward in together["rewards"]
+    ]
     assert len(set(together["rewards"])) == 40
     assert reward_func([], [], []) == {
         "rewards": [],
@@ -154,7 +156,7 @@ def ask(number):
     return module.reward_func([f"{prompt}It is {number}.<|im_end|>"], [prompt], [""])["rewards"][0]
 with ThreadPoolExecutor(16) as pool:
     rewards = list(pool.map(ask, range(16)))
-workers = [one.name for one in threading.enumerate() if one.name == "gdr-worker"]
+workers = [thread.name for thread in threading.enumerate() if thread.name == "gdr-worker"]
 print(json.dumps([len(workers), len(set(rewards))]))
 """
 
@@ -231,12 +233,14 @@ class TestAgent:
         self, agent: Any, environment: Callable[..., None], server: Any, config: Path, tokenizer: Any, where: str
     ) -> None:
         environment(**({"CONFIG": config} if where == "in process" else {"REMOTE": server.url}), CLIP="100")
-        one = agent()
+        executor = agent()
         prompt = prompt_of(tokenizer)
 
         def run(text: str, finish_reason: str = "stop", label: Any = "") -> dict[str, Any]:
             generating = engine(tokenizer, text, finish_reason)
-            output: dict[str, Any] = asyncio.run(one.execute(prompt, label, PARAMETERS, 512, tokenizer, generating))
+            output: dict[str, Any] = asyncio.run(
+                executor.execute(prompt, label, PARAMETERS, 512, tokenizer, generating)
+            )
             return output
 
         ended, cut = run("It is 42."), run("It is 42.", "length")
@@ -255,10 +259,10 @@ class TestAgent:
         """0.9.1 knows neither images nor what was cut; the end's token still tells."""
         client("0.9.1.post1", "openrlhf.utils.agent")
         environment(CONFIG=config)
-        one = load(gdr_path("agent")).AgentExecutor()
+        executor = load(gdr_path("agent")).AgentExecutor()
         for reason, finished in (("stop", True), ("length", False)):
             output = asyncio.run(
-                one.execute(prompt_of(tokenizer), "", PARAMETERS, 512, tokenizer, engine(tokenizer, "42", reason))
+                executor.execute(prompt_of(tokenizer), "", PARAMETERS, 512, tokenizer, engine(tokenizer, "42", reason))
             )
             assert output["reward"] == pytest.approx(core_reward(config, "42", finished=finished), abs=1e-4)
 
@@ -278,14 +282,14 @@ class TestAgent:
         self, agent: Any, environment: Callable[..., None], config: Path, tokenizer: Any
     ) -> None:
         environment(CONFIG=config)
-        one = agent()
-        run = one.execute(
+        executor = agent()
+        run = executor.execute(
             prompt_of(tokenizer), {"domain": "cooking"}, PARAMETERS, 512, tokenizer, engine(tokenizer, "Eggs.")
         )
         with pytest.raises(DataError, match="unknown domain 'cooking'"):
             asyncio.run(run)
         with pytest.raises(ValueError, match="has images"):
-            asyncio.run(one.execute("x", "", PARAMETERS, 512, tokenizer, None, images=["a.png"]))
+            asyncio.run(executor.execute("x", "", PARAMETERS, 512, tokenizer, None, images=["a.png"]))
 
     def test_a_policy_stops_at_what_its_generation_config_lists(
         self, agent: Any, environment: Callable[..., None], config: Path, policy: Path, tmp_path: Path

@@ -1,4 +1,4 @@
-"""From scores of assistant turns to the reward of a completion: turns joined, tokens clipped, length counted.
+"""From the scores of assistant turns to the reward of a completion: joins turns, clips tokens, counts length.
 
 Pure arithmetic; knows neither TRL nor models.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.api.types import Reduction, Sample, Score
+from gdr_trl.completion import Completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,11 @@ class Shaping:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one completion."""
+class CompletionReward:
+    """The reward of one completion, and what it was computed from."""
 
-    reward: float | None = None
-    """What the trainer gets; None when the completion was not scored."""
+    value: float | None = None
+    """The reward: what the trainer gets; None when the completion was not scored."""
     ratio: float | None = None
     """The reduced ratio before the length penalty."""
     reason: str | None = None
@@ -43,7 +44,7 @@ class Outcome:
     """Sum of the strong model's log-probs, in nats."""
     weak: float | None = None
     strong_tokens: int = 0
-    """Response tokens of the strong model: the length that the penalty means."""
+    """Response tokens of the strong model: the length that the penalty counts."""
     weak_tokens: int = 0
     domain: str | None = None
     """The domain of the first assistant turn."""
@@ -53,39 +54,43 @@ class Outcome:
     """The policy's own tokens, where they are known."""
 
 
-def join(samples: Sequence[Sample], scores: Sequence[Score], reduction: Reduction | None, shaping: Shaping) -> Outcome:
+def join(
+    completion: Completion, scores: Sequence[Score], reduction: Reduction | None, shaping: Shaping
+) -> CompletionReward:
     """Join the scores of a completion's assistant turns.
 
     Several turns are joined by totals: `mean` divides all turns' log-probs by all turns' tokens, `per_byte` by all
     turns' bytes. One turn that is not scored leaves the whole completion without a reward.
 
     Args:
-        samples: The turns, at least one.
-        scores: Their scores; with token ratios where `shaping` clips.
+        completion: Has at least one assistant turn.
+        scores: One for each turn; with token ratios where `shaping` clips.
         reduction: How log-probs are reduced.
         shaping: Clipping and length penalty.
 
     Returns:
-        The outcome; its reward is finite or None.
+        A reward that is finite or None.
 
     Raises:
         ConfigError: Tokens are to be clipped, but the two models cut the response into different ones; or a completion
             of several turns comes from a server that does not say how it reduces.
     """
-    facts = Outcome(
+    samples = completion.samples
+    facts = CompletionReward(
         strong=_total([score.strong_logprob for score in scores]),
         weak=_total([score.weak_logprob for score in scores]),
         strong_tokens=sum(score.strong_tokens for score in scores),
         weak_tokens=sum(score.weak_tokens for score in scores),
         domain=scores[0].domain,
         cut=not samples[-1].finished,
+        length=completion.length,
     )
     reason = next((score.reason or "no reason given" for score in scores if score.reward is None), None)
     if reason is None:
         ratio = _ratio(samples, scores, facts, reduction, shaping.token_clip)
         reward = ratio - shaping.length_penalty * facts.strong_tokens
         if math.isfinite(reward):
-            return replace(facts, reward=reward, ratio=ratio)
+            return replace(facts, value=reward, ratio=ratio)
         reason = "the reward is not finite"
     return replace(facts, reason=reason)
 
@@ -93,7 +98,7 @@ def join(samples: Sequence[Sample], scores: Sequence[Score], reduction: Reductio
 def _ratio(
     samples: Sequence[Sample],
     scores: Sequence[Score],
-    facts: Outcome,
+    facts: CompletionReward,
     reduction: Reduction | None,
     clip: float | None,
 ) -> float:

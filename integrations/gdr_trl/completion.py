@@ -1,0 +1,137 @@
+"""What TRL passes for one completion, read once: its assistant turns as samples, and whether it was cut.
+
+Knows TRL's shapes of prompts and completions (text, messages, tool turns, content blocks, reasoning). Knows nothing of
+scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from gdr_plugin.api.errors import DataError
+from gdr_plugin.api.types import Message, Sample
+from gdr_plugin.data.content import NotTextError
+from gdr_plugin.data.messages import message_of
+from gdr_plugin.data.rows import check_prompt
+from gdr_plugin.text import type_name
+from gdr_trl.ends import CompletionTokens
+
+Reasoning = Literal["score", "drop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One completion as the reward reads it."""
+
+    samples: tuple[Sample, ...] = ()
+    """One for each assistant turn, with everything before it as its prompt. Only the last one can be unfinished."""
+    reason: str | None = None
+    """Why there are no samples."""
+    length: int | None = None
+    """The policy's own tokens, the end counted and padding not; None where they are not known."""
+
+
+def read_completion(
+    prompt: object,
+    completion: object,
+    *,
+    tokens: CompletionTokens | None,
+    fields: Mapping[str, Any],
+    reasoning: Reasoning,
+) -> Completion:
+    """Split a completion into its assistant turns, each with everything before it as its prompt.
+
+    Args:
+        prompt: Text (one user turn) or messages.
+        completion: Text, or messages in which tool turns stand between the assistant's.
+        tokens: The completion's token ids: without an end token the last assistant turn was cut. None: it is finished.
+            Earlier turns ended by themselves, because somebody answered them.
+        fields: Data set columns of this row.
+        reasoning: Whether reasoning before an answer is part of what is scored, and shown to later turns. That of the
+            prompt's own turns never is: chat templates drop it, too.
+
+    Returns:
+        The samples in order. A completion that cannot be read has none, and a reason.
+
+    Raises:
+        NotTextError: A turn holds an image or something else that is not text.
+    """
+    samples: list[Sample] = []
+    try:
+        before = [_read(item, "the prompt", "drop") for item in _messages(prompt, "user", "prompt")]
+        begun = before[-1:] if before and before[-1].role == "assistant" else []
+        for item in _messages(completion, "assistant", "completion"):
+            turn = _read(item, "the completion", reasoning)
+            if turn.role == "assistant":
+                check_prompt(tuple(before), prefill=True)
+                samples.append(Sample(tuple(before), turn.content, True, fields, turn.reasoning, turn.tool_calls))
+            if begun and before[-1] is begun[0]:  # the completion goes on with the prompt's last turn
+                before[-1] = replace(turn, content=begun[0].content + turn.content)
+            else:
+                before.append(turn)
+    except NotTextError as error:
+        raise NotTextError(
+            f"a message holds a block of type {error.kind!r}: the reward is of text alone; use a data set without "
+            "images or leave such rows to another reward function",
+            error.kind,
+        ) from error
+    except DataError as error:
+        return Completion(reason=f"cannot be read: {error}")
+    if not samples:
+        return Completion(reason="the completion has no assistant turn")
+    if tokens is None:
+        return Completion(tuple(samples))
+    if before[-1].role == "assistant":
+        samples[-1] = replace(samples[-1], finished=tokens.ended(len(samples)))
+    return Completion(tuple(samples), length=tokens.length(len(samples)))
+
+
+def row_fields(columns: Mapping[str, object], count: int) -> list[dict[str, Any]]:
+    """Turn the columns that TRL passes as keywords into one mapping for each row.
+
+    Args:
+        columns: Everything but prompts, completions and what belongs to the trainer.
+        count: Rows.
+
+    Returns:
+        One mapping for each row. What is not a list of `count` values, such as a trainer's own object, is left out.
+    """
+    usable = {
+        name: values
+        for name, values in columns.items()
+        if isinstance(values, list | tuple) and len(values) == count and name != "environments"
+    }
+    return [{name: values[row] for name, values in usable.items()} for row in range(count)]
+
+
+def _messages(value: object, role: str, what: str) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, str):
+        yield {"role": role, "content": value}
+        return
+    if not isinstance(value, list | tuple):
+        raise DataError(f"a {what} must be a string or a list of messages, not {type_name(value)}")
+    for message in value:
+        if not isinstance(message, Mapping):
+            raise DataError(f"a {what} holds {type_name(message)} where a message belongs")
+        yield message
+
+
+def _read(item: Mapping[str, Any], what: str, reasoning: Reasoning) -> Message:
+    """A message as a turn; an assistant's reasoning is kept apart from its answer, or dropped."""
+    blocks = item.get("content")
+    if isinstance(blocks, list | tuple):  # TRL's own code writes texts among the blocks
+        blocks = [{"type": "text", "text": block} if isinstance(block, str) else block for block in blocks]
+    turn = message_of({**item, "content": "" if blocks is None else blocks}, f"a message of {what}")
+    if turn.role != "assistant" or reasoning == "score":
+        return turn
+    return replace(turn, content=_without_reasoning(turn.content), reasoning="")
+
+
+def _without_reasoning(text: str) -> str:
+    """The text after its `<think>` block; some templates open the block, so that the text has only its end."""
+    thought, mark, rest = text.partition("</think>")
+    if mark:
+        return rest.lstrip("\n")
+    return "" if thought.lstrip().startswith("<think>") else text
