@@ -164,9 +164,13 @@ class PolicySampler:
         """The response that drawn ids make, its text as it would be scored."""
         finished = ids[-1] in ends
         # Whoever renders the response adds again what the template writes before it and before the end's last token.
-        text = self._decode(ids[:-1] if finished else ids).removeprefix(self._lead)
+        end = self._model.chat.end_of_turn
+        whole = finished and tuple(ids[-len(end) :]) == end
+        text = self._decode(ids[: -len(end)] if whole else ids[:-1] if finished else ids).removeprefix(self._lead)
+        if finished and not whole:  # the tokenizer may have merged it with the answer
+            text = text.removesuffix(self._model.chat.before_end)
         # A character of several tokens that was cut at the limit is left out.
-        return Response(text.removesuffix(self._model.chat.before_end) if finished else text.rstrip("\ufffd"), finished)
+        return Response(text if finished else text.rstrip("\ufffd"), finished)
 
     @cached_property
     def _lead(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from gdr_openrlhf.backend import from_environment
-from gdr_openrlhf.dialect import Dialect, reader_of
+from gdr_openrlhf.dialect import Dialect, prompt_reader_of
 from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
 _THREADS: Final = 256
@@ -98,6 +98,6 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
         with self._opening:
             if self._opened is None:
                 name = self._backend.settings.policy_tokenizer or getattr(tokenizer, "name_or_path", None)
-                reader = reader_of(tokenizer, name or "")
+                reader = prompt_reader_of(tokenizer, name or "")
                 self._opened = reader, self._backend.dialect(reader)
             return self._opened

@@ -191,10 +191,10 @@ def open_prompt_reader(settings: ServeSettings) -> RenderedPromptReader | None:
         return None
     from gdr_plugin.models.local.source import open_tokenizer
 
-    return reader_of(open_tokenizer(settings.policy_tokenizer), settings.policy_tokenizer)
+    return prompt_reader_of(open_tokenizer(settings.policy_tokenizer), settings.policy_tokenizer)
 
 
-def reader_of(tokenizer: PreTrainedTokenizerBase, name: str) -> RenderedPromptReader:
+def prompt_reader_of(tokenizer: PreTrainedTokenizerBase, name: str) -> RenderedPromptReader:
     """What reads a policy's texts.
 
     A base model's tokenizer, which has no chat template, still says where a response begins and how it ends; the

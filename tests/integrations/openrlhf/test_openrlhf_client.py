@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from gdr_openrlhf.dialect import Dialect, open_inverter
+from gdr_openrlhf.dialect import Dialect, open_prompt_reader
 from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Message, Sample, Score
 from gdr_plugin.reward.reward import GuidedDensityRatio
@@ -277,7 +277,7 @@ def test_a_base_policy_is_scored_from_the_labels_messages(
 ) -> None:
     """Its tokenizer has no chat template: the label says what was asked, and guidance goes where it belongs."""
     base = str(tiny_model("llama", seed=7, chat_template=None))
-    dialect = Dialect(ServeSettings(policy_tokenizer=base), open_inverter(ServeSettings(policy_tokenizer=base)))
+    dialect = Dialect(ServeSettings(policy_tokenizer=base), open_prompt_reader(ServeSettings(policy_tokenizer=base)))
     prompt = f"Question: {USER}\nAnswer:"
     label = {"messages": [{"role": "user", "content": USER}], "domain": "math"}
     queries = [f"{prompt} It is 42.<|im_end|>", f"{prompt} It is 42."]
