@@ -207,11 +207,11 @@ def prompt_reader_of(tokenizer: PreTrainedTokenizerBase, name: str) -> RenderedP
     Raises:
         ChatError: Its chat template cannot be used.
     """
-    from gdr_plugin.models.local.source import stop_ids
+    from gdr_plugin.models.local.source import generation_stops
     from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
     template = None if tokenizer.chat_template else "plain"
-    return RenderedPromptReader(tokenizer, template, stops=stop_ids(name) if name else ())
+    return RenderedPromptReader(tokenizer, template, stops=generation_stops(name) if name else ())
 
 
 def _check_text(name: str, text: object) -> None:

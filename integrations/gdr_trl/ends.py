@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gdr_plugin.api.errors import ChatError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,8 +51,9 @@ class Ends:
 
     def __init__(self, tokenizer: str | PreTrainedTokenizerBase | None) -> None:
         self._tokenizer = tokenizer if isinstance(tokenizer, str) else None
-        known = None if tokenizer is None or isinstance(tokenizer, str) else _as_ids(tokenizer.eos_token_id)
-        self._ids: frozenset[int] | None = known
+        self._ids: frozenset[int] | None = None
+        if tokenizer is not None and not isinstance(tokenizer, str):
+            self._ids = _stops(tokenizer, tokenizer.name_or_path or None, local=True)
 
     def find(self, log_function: object) -> frozenset[int] | None:
         """The ids; None when nobody knows them.
@@ -67,16 +70,25 @@ class Ends:
 
 
 def _read(name: str) -> frozenset[int]:
-    """The ids that generation stops at: the tokenizer's, and those of the generation config where there is one."""
-    from transformers import AutoTokenizer, GenerationConfig
+    """The ids that a policy stops at, by its tokenizer's name."""
+    from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(name)
-    ids = _as_ids(tokenizer.eos_token_id)
-    try:
-        generation = GenerationConfig.from_pretrained(name)
-    except (OSError, ValueError):  # models need not have one
+    return _stops(AutoTokenizer.from_pretrained(name), name)
+
+
+def _stops(tokenizer: PreTrainedTokenizerBase, name: str | None, *, local: bool = False) -> frozenset[int]:
+    """What a policy may end a turn with: its tokenizer's EOS, what its template writes, its generation config's ids."""
+    from gdr_plugin.models.local.source import generation_stops
+    from gdr_plugin.models.text.chat import Chat
+
+    listed = generation_stops(name, local=local) if name else frozenset[int]()
+    ids = listed | _as_ids(tokenizer.eos_token_id)
+    if not tokenizer.chat_template:
         return ids
-    return ids | _as_ids(generation.eos_token_id)
+    try:
+        return ids | Chat(tokenizer, stops=listed, max_length=1 << 20).stop_ids
+    except ChatError:  # a template that nothing can be learned of; completions still end with what is listed
+        return ids
 
 
 def _as_ids(value: int | Iterable[int] | None) -> frozenset[int]:

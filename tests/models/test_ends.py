@@ -12,7 +12,6 @@ from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.api.types import Conversation, Message
 from gdr_plugin.models.local import open_local
-from gdr_plugin.models.local.source import stop_ids
 from gdr_plugin.models.text.chat import Chat
 from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 from gdr_plugin.models.text.template import ChatTemplate
@@ -148,14 +147,14 @@ def test_text_before_the_end_token_counts_once(
 
 
 def test_a_generation_config_of_one_many_or_none(tmp_path: Path) -> None:
-    assert stop_ids(str(tmp_path)) == frozenset()
-    assert stop_ids(str(tmp_path / "nothing")) == frozenset()
+    assert generation_stops(str(tmp_path)) == frozenset()
+    assert generation_stops(str(tmp_path / "nothing")) == frozenset()
     GenerationConfig(eos_token_id=[1, 7]).save_pretrained(tmp_path)
-    assert stop_ids(str(tmp_path)) == {1, 7}
+    assert generation_stops(str(tmp_path)) == {1, 7}
     GenerationConfig(eos_token_id=7).save_pretrained(tmp_path)
-    assert stop_ids(str(tmp_path)) == {7}
+    assert generation_stops(str(tmp_path)) == {7}
     GenerationConfig().save_pretrained(tmp_path)
-    assert stop_ids(str(tmp_path)) == frozenset()
+    assert generation_stops(str(tmp_path)) == frozenset()
 
 
 def test_gdr_yaml_names_the_end(tiny_model: Callable[..., Path]) -> None:

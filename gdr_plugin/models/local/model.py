@@ -13,7 +13,7 @@ from gdr_plugin.models.local.adapters import Adapter, open_adapter
 from gdr_plugin.models.local.engine import Engine
 from gdr_plugin.models.local.identity import NUMERICS, combine, computed_in
 from gdr_plugin.models.local.network import Network
-from gdr_plugin.models.local.source import Source, load_tokenizer, locate, skeleton, stop_ids
+from gdr_plugin.models.local.source import Source, generation_stops, load_tokenizer, locate, skeleton
 from gdr_plugin.models.local.strategies import Strategy, first_strategy
 from gdr_plugin.models.local.weights import Weights, open_weights, release
 from gdr_plugin.models.text.chat import Chat
@@ -216,7 +216,7 @@ def open_local(spec: ModelSpec, limits: Limits | None = None) -> LocalModel:
     if spec.adapter:
         adapter = open_adapter(spec.adapter, source, trust_remote_code=spec.trust_remote_code)
     tokenizer = load_tokenizer(spec, source, adapter.folder if adapter else None)
-    chat = open_chat(tokenizer, spec, source.config, limits, stops=stop_ids(source.path, source.revision))
+    chat = open_chat(tokenizer, spec, source.config, limits, stops=generation_stops(source.path, source.revision))
     return LocalModel(spec, limits, source, adapter, tokenizer, chat)
 
 

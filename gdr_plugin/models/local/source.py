@@ -133,17 +133,18 @@ def _open_tokenizer(path: str, revision: str | None, spec: ModelSpec) -> PreTrai
         ) from error
 
 
-def stop_ids(path: str, revision: str | None = None) -> frozenset[int]:
+def generation_stops(path: str, revision: str | None = None, *, local: bool = False) -> frozenset[int]:
     """The ids that generation stops at by a model's generation config; empty where it has none.
 
     Args:
         path: Folder or hub id.
         revision: The hub's commit.
+        local: Whether only folders and the hub's cache are looked at.
     """
     from transformers import GenerationConfig
 
     try:
-        ids = GenerationConfig.from_pretrained(path, revision=revision or "main").eos_token_id
+        ids = GenerationConfig.from_pretrained(path, revision=revision or "main", local_files_only=local).eos_token_id
     except (OSError, ValueError):  # models need not have one
         return frozenset()
     return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
