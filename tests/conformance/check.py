@@ -203,7 +203,7 @@ def _reread(work: _Run, case: Case, ids: Ids, texts: tuple[str, ...], prompt: st
 
 def _readings(reference: Reference, turns: cases.Turns, prompt: str) -> Iterator[list[tuple[str, str]]]:
     """What a rendered prompt may be read as: the turns, less what the template drops, or what it cannot tell."""
-    plain = [(str(turn["role"]), str(turn["content"]).strip()) for turn in turns]
+    plain = [(str(turn["role"]), str(turn["content"] or "").strip()) for turn in turns]
     yield plain
     bare = [(role, text.rpartition("</think>")[2].strip() if role == "assistant" else text) for role, text in plain]
     yield bare
@@ -220,7 +220,7 @@ def _readings(reference: Reference, turns: cases.Turns, prompt: str) -> Iterator
                 yield [*rest[:place], first, *rest[place + 1 :]]
     as_user = [{**turn, "role": "user" if turn["role"] == "tool" else turn["role"]} for turn in turns]
     if reference.render(as_user, ask=True) == prompt:
-        yield [(str(turn["role"]), str(turn["content"]).strip()) for turn in as_user]
+        yield [(str(turn["role"]), str(turn["content"] or "").strip()) for turn in as_user]
 
 
 def _same(found: Sequence[tuple[str, str]], known: Sequence[tuple[str, str]], turns: cases.Turns) -> bool:

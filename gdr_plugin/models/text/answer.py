@@ -66,25 +66,26 @@ def kind_of(layout: TurnLayout, response: str) -> Kind:
     return "answer" if layout.reasoning_of(response) is None else "thought"
 
 
-def text_pieces(layout: TurnLayout, response: str, opened: str) -> list[Piece]:
+def text_pieces(layout: TurnLayout, response: str, *, lead: str, opened: str) -> list[Piece]:
     """The text that is encoded for a response.
 
     Args:
         layout: What the template writes.
         response: The response's text; reasoning in it is spelt with the model's own marks.
+        lead: White space that the model generates before an answer.
         opened: The mark of reasoning that its context opens, with the white space behind it; or nothing.
     """
     size = len(response)
     marks = layout.reasoning_of(response)
     if marks is None:
-        lead = [Piece(layout.lead, 0, 0, literal=False)] if response and layout.lead else []
-        return [*lead, Piece(response, 0, size)]
+        first = [Piece(lead, 0, 0, literal=False)] if response and lead else []
+        return [*first, Piece(response, 0, size)]
     start = size - len(response.lstrip())
     if not response.startswith(marks.opening, start):
         return [Piece(response, 0, size)]
     if not opened.startswith(marks.opening):
-        lead = [Piece(layout.thought_lead, 0, 0, literal=False)] if layout.thought_lead and not start else []
-        return [*lead, Piece(response, 0, size)]
+        first = [Piece(layout.thought_lead, 0, 0, literal=False)] if layout.thought_lead and not start else []
+        return [*first, Piece(response, 0, size)]
     # The context has the opening mark already, and maybe white space behind it.
     start += len(marks.opening)
     gap = opened[len(marks.opening) :]

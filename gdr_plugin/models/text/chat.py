@@ -231,7 +231,8 @@ class Chat:
             before = as_text(layout, reasoning) if reasoning.strip() else ""
             kind = kind_of(layout, before + response)
             context = self._known_context(conversation, kind)
-            pieces = text_pieces(layout, before + response, context.opened)
+            lead = layout.answer_after(conversation)[1]
+            pieces = text_pieces(layout, before + response, lead=lead, opened=context.opened)
             pieces = behind(pieces, len(before)) if before else pieces
         return context, [
             replace(piece, text=self._tokens.protect(piece.text, assistant=True)) if piece.literal else piece
@@ -277,8 +278,10 @@ class Chat:
         if turns[-1].role == "assistant":
             return self._prefix + tuple(self._tokens.encode(self._prefilled(turns)).ids)
         text = self._template.render(turns)
-        header = {"answer": layout.answer, "thought": Header(), "call": layout.history}.get(kind)
-        if header is None:
+        header = {"thought": Header(), "call": layout.history}.get(kind)
+        if kind == "answer":
+            header = layout.answer_after(turns)[0]
+        elif header is None:
             assert layout.form is not None  # the kind is `written` only where there is a form
             header = layout.form.header
         ids = self._prefix + tuple(self._tokens.encode(header.apply(text)).ids)

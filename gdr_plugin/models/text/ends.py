@@ -76,10 +76,12 @@ def stop_ids(
         pad: Its padding: trainers pad behind the end, and some models stop with it.
         stops: The generation config's EOS ids, where it is known.
     """
-    end = find_end(tokens, layout, eos=eos, stops=stops).ids[-1:]
+    end = find_end(tokens, layout, eos=eos, stops=stops).ids
     following = _up_to(_run(tokens, layout.following), tokens.control_ids)[-1:]
     named = (id for id in (eos, pad) if id is not None)
-    return frozenset([*end, *following, *named, *stops])
+    # Kimi-K3's marks open and close many things: what an end of several tokens begins with ends nothing by itself.
+    following = () if following and following[0] in end[:-1] else following
+    return frozenset([*end[-1:], *following, *named, *stops])
 
 
 def _run(tokens: Tokens, text: str) -> tuple[int, ...]:

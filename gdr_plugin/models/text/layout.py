@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeAlias
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import Conversation, Message, ToolCall
@@ -17,6 +17,9 @@ from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
 
 _SYSTEM, _USER, _NEXT = "qsystemprobeq", "quserprobeq", "qnextprobeq"
 _ANSWER, _THOUGHT = "qanswerprobeq", "qthoughtprobeq"
+_CALL_ID: Final = "abcdefghi"  # Mistral's templates want nine characters
+_Shape: TypeAlias = "tuple[tuple[str, bool, bool], ...]"
+"""Of each turn: role, whether it calls tools, whether it has text."""
 _TAIL: Final = 80
 """Characters at a prompt's end in which reasoning is opened."""
 _LONGEST_SHAPE: Final = 10
@@ -112,6 +115,7 @@ class TurnLayout:
         self.thought_lead = before[: len(before) - len(before.lstrip())]
         self.markup = template.scaffold + guided + self._render(answered, ask=False) + self.following
         self._shown = lru_cache(1024)(self._probe_turns)
+        self._after_tool = lru_cache(1024)(self._probe_after_tool)
 
     def opened_by(self, prompt: str) -> str:
         """The mark of reasoning that a rendered prompt opens, with the white space behind it; or nothing."""
@@ -168,32 +172,33 @@ class TurnLayout:
         start = response.lstrip()
         return next((one for one in self.marks if start.startswith(one.opening) or one.closing in response), None)
 
+    def answer_after(self, conversation: Conversation) -> tuple[Header, str]:
+        """`answer` and `lead` behind a conversation: behind a tool's turn some templates ask in another way."""
+        return self._after_tool(_shape(conversation)) if conversation[-1].role == "tool" else (self.answer, self.lead)
+
     def _missing(self, conversation: Conversation) -> str | None:
         """The role of a turn that the template does not show; None when it shows all."""
-        shape = tuple((turn.role, bool(turn.tool_calls), bool(turn.content)) for turn in conversation)
-        if len(shape) > _LONGEST_SHAPE:  # what a template drops depends on how a conversation begins and ends
-            count = leading_system_turns(conversation)
-            shape = shape[: count + 2] + shape[-_LONGEST_SHAPE + (len(shape) - count) % 2 :]
-        return self._shown(shape)
+        return self._shown(_shape(conversation))
 
-    def _probe_turns(self, shape: tuple[tuple[str, bool, bool], ...]) -> str | None:
-        words = [f"qturn{number}probeq" for number in range(len(shape))]
-        turns = []
-        for number, ((role, calls, has_text), word) in enumerate(zip(shape, words, strict=True)):
-            call = (ToolCall(f"qcall{number}probeq", "{}", "abcdefghi"),) if calls else ()
-            of = "abcdefghi" if role == "tool" else None
-            name = "qnameprobeq" if of else None
-            turns.append(Message(role, word if has_text else "", tool_calls=call, tool_call_id=of, name=name))
+    def _probe_turns(self, shape: _Shape) -> str | None:
         try:
-            text = self._template.render(turns)
+            text = self._template.render(_turns_of(shape))
         except ChatError:
             return None  # the template says itself what it refuses when the real turns are rendered
-        for (role, calls, has_text), number, word in zip(shape, range(len(shape)), words, strict=True):
-            if has_text and word not in text:
+        for number, (role, calls, has_text) in enumerate(shape):
+            if has_text and _word(number) not in text:
                 return role
-            if calls and f"qcall{number}probeq" not in text:
+            if calls and _called(number) not in text:
                 return "tool-calling assistant"
         return None
+
+    def _probe_after_tool(self, shape: _Shape) -> tuple[Header, str]:
+        turns, last = _turns_of(shape), _word(len(shape) - 1)
+        ask = self._render(turns).rpartition(last)[2]
+        before, found, _ = self._render((*turns, Message("assistant", _ANSWER)), ask=False).partition(_ANSWER)
+        if not found or last not in before:
+            return self.answer, self.lead
+        return _answer_header(ask, before.rpartition(last)[2], closed=_closes_reasoning(ask, self.marks))
 
     def _render(self, turns: Sequence[Message], *, ask: bool = True) -> str:
         try:
@@ -211,6 +216,33 @@ class TurnLayout:
                 return ReasoningForm(Header(self._ask[len(shared) :]), before[len(shared) :], between)
         self._template.reasoning_blocks = False
         return None
+
+
+def _shape(conversation: Conversation) -> _Shape:
+    """The roles of a conversation, and which turns have calls and text; of a long one, how it begins and ends."""
+    shape = tuple((turn.role, bool(turn.tool_calls), bool(turn.content)) for turn in conversation)
+    if len(shape) <= _LONGEST_SHAPE:
+        return shape
+    count = leading_system_turns(conversation)
+    return shape[: count + 2] + shape[-_LONGEST_SHAPE + (len(shape) - count) % 2 :]
+
+
+def _turns_of(shape: _Shape) -> Conversation:
+    """Turns of a shape, each with words of its own."""
+    turns = []
+    for number, (role, calls, has_text) in enumerate(shape):
+        call = (ToolCall(_called(number), "{}", _CALL_ID),) if calls else ()
+        tool = (_CALL_ID, "qnameprobeq") if role == "tool" else (None, None)
+        turns.append(Message(role, _word(number) if has_text else "", "", call, *tool))
+    return tuple(turns)
+
+
+def _word(number: int) -> str:
+    return f"qturn{number}probeq"
+
+
+def _called(number: int) -> str:
+    return f"qcall{number}probeq"
 
 
 def _answer_header(ask: str, history: str, *, closed: bool) -> tuple[Header, str]:

@@ -167,10 +167,12 @@ class RenderedPromptReader:
             "another template or with other options; send the messages in the label (`messages`)"
         )
 
-    def _unlikeliness(self, turns: Conversation) -> tuple[bool, int]:
+    def _unlikeliness(self, turns: Conversation) -> tuple[bool, bool, int]:
         """Readings that render alike: first those without the template's marks in a turn, then those of few turns."""
         marks = (*self._tokens.control, *self._turns.marks)
-        return any(spelling in turn.content for turn in turns for spelling in marks), len(turns)
+        marked = any(spelling in turn.content for turn in turns for spelling in marks)
+        headed = any(word in turn.content for turn in turns for word in self._turns.headers)
+        return marked, headed, len(turns)
 
     def _renders(self, turns: Conversation, text: str) -> bool:
         try:

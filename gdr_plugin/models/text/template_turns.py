@@ -67,6 +67,8 @@ class TemplateTurns:
         literals = [text for _, text in starts] + [text for found in moves.values() for _, text in found]
         self.marks = frozenset(word for text in literals for word in text.split() if _MARKUP.search(word))
         """Words that the template writes and people hardly do: those with brackets or bars in them."""
+        self.headers = frozenset(word for text in literals for word in text.split() if word.endswith(":"))
+        """Words that head a turn in plain text, as `User:` does."""
         self._moves: dict[str, list[_Move]] = {}
         self._any: dict[str, re.Pattern[str]] = {}
         for role, found in moves.items():
