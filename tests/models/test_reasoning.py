@@ -230,6 +230,14 @@ def test_tool_calls_are_written_by_the_template(tokenizer: Any) -> None:
         chat_of(tokenizer, GLM).span(answered, "Cold", end=True)
 
 
+@pytest.mark.parametrize("text", ["", "Your timer is set."])
+def test_a_dropped_call_is_noticed_where_the_conversation_names_its_function(text: str, family: Any) -> None:
+    chat = Chat(family("chatml"), max_length=1000)
+    call = Message("assistant", text, tool_calls=(ToolCall("timer", '{"minutes": 5}'),))
+    with pytest.raises(ChatError, match="does not write tool calls"):
+        chat.turn_span((Message("user", "Set a timer."),), call, end=True)
+
+
 def test_a_prompt_that_ends_with_an_assistants_turn_is_gone_on_with(tokenizer: Any) -> None:
     turns = (*ASK, Message("assistant", "The sum"))
     for template in (GLM, COHERE, SPACED):

@@ -5,8 +5,9 @@ Knows texts and what a template writes around answers; no token ids.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from gdr_plugin.api.errors import ChatError
@@ -180,7 +181,10 @@ def rendered_calls(template: ChatTemplate, layout: TurnLayout, turns: Conversati
     """
     prompt = template.render(turns)
     whole = template.render((*turns, turn), ask=False)
-    if any(call.name not in whole for call in turn.tool_calls):
+    # Counted, since the prompt may hold the name too: "Set a timer" and a call of `timer`.
+    bare = template.render((*turns, replace(turn, content=turn.content or "-", tool_calls=())), ask=False)
+    named = Counter(call.name for call in turn.tool_calls)
+    if any(whole.count(name) < bare.count(name) + calls for name, calls in named.items()):
         raise ChatError("the chat template does not write tool calls: such responses cannot be scored with it")
     headers: tuple[tuple[Kind, Header], ...] = (
         ("answer", layout.answer),
