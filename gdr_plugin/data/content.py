@@ -57,6 +57,8 @@ def content_of(content: object, what: str) -> str:
 
 
 def _block_text(block: object, what: str) -> str:
+    if isinstance(block, str):  # as TRL's own code writes texts among blocks
+        return text_of(block, f"a text block of {what}")
     kind = block.get("type") if isinstance(block, Mapping) else None
     if not isinstance(block, Mapping) or kind != "text":
         raise NotTextError(f"{what} has a content block of type {kind!r}: only text can be scored", kind)

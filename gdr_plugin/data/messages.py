@@ -40,9 +40,10 @@ def message_of(item: object, what: str) -> Message:
     """
     if not isinstance(item, Mapping):
         raise DataError(f"{what} must be a mapping with role and content, not {type_name(item)}")
-    role = _SYNONYMS.get(str(item.get("role")), item.get("role"))
+    given = item.get("role")
+    role = _SYNONYMS.get(given, given) if isinstance(given, str) else given
     if role not in ROLES:
-        raise DataError(f"{what}: {unknown('role', item.get('role'), ROLES)}")
+        raise DataError(f"{what}: {unknown('role', given, ROLES)}")
     calls = tuple(_call(call, what) for call in _calls(item, what))
     if calls and role != "assistant":
         raise DataError(f"{what} is a {role} turn with tool calls: only assistants call tools")

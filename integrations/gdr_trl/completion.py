@@ -120,10 +120,7 @@ def _messages(value: object, role: str, what: str) -> Iterator[Mapping[str, Any]
 
 def _read(item: Mapping[str, Any], what: str, reasoning: Reasoning) -> Message:
     """A message as a turn; an assistant's reasoning is kept apart from its answer, or dropped."""
-    blocks = item.get("content")
-    if isinstance(blocks, list | tuple):  # TRL's own code writes texts among the blocks
-        blocks = [{"type": "text", "text": block} if isinstance(block, str) else block for block in blocks]
-    turn = message_of({**item, "content": "" if blocks is None else blocks}, f"a message of {what}")
+    turn = message_of(item if item.get("content") is not None else {**item, "content": ""}, f"a message of {what}")
     if turn.role != "assistant" or reasoning == "score":
         return turn
     return replace(turn, content=_without_reasoning(turn.content), reasoning="")

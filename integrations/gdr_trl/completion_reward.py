@@ -115,7 +115,7 @@ def _ratio(
         case "sum":
             return total
         case "per_byte":
-            return total / sum(len(sample.response.encode()) for sample in samples)
+            return total / sum(len(sample.text.encode()) for sample in samples)
         case "mean" if clip is not None:
             return total / facts.strong_tokens
         case "mean":

@@ -15,7 +15,7 @@ import pytest
 
 from gdr_plugin.api.errors import ConfigError, DataError, ModelError
 from gdr_plugin.api.settings import ModelSpec
-from gdr_plugin.api.types import Message, Sample, Score
+from gdr_plugin.api.types import Message, Sample, Score, ToolCall
 from gdr_plugin.config.load import parse_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.reward.reward import GuidedDensityRatio
@@ -88,10 +88,11 @@ class TestWhatIsScored:
         call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
         tool = {"role": "tool", "name": "add", "content": "3"}
         completion = [answer("Let me see.", tool_calls=[call]), tool, answer("It is 3.")]
-        asked = 'Let me see.\n<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
+        calls = (ToolCall("add", '{"a": 1, "b": 2}'),)
+        asked = Message("assistant", "Let me see.", "", calls)
         turns = (
-            Sample((USER,), asked),
-            Sample((USER, Message("assistant", asked), Message("tool", "3")), "It is 3."),
+            Sample((USER,), asked.content, tool_calls=calls),
+            Sample((USER, asked, Message("tool", "3", name="add")), "It is 3."),
         )
         first, second = expected(*turns, reduction=reduction)
         strong = first.strong_logprob + second.strong_logprob  # type: ignore[operator]
@@ -99,7 +100,7 @@ class TestWhatIsScored:
         size = {
             "sum": 1,
             "mean": first.strong_tokens + second.strong_tokens,
-            "per_byte": len((asked + "It is 3.").encode()),
+            "per_byte": len((turns[0].text + "It is 3.").encode()),
         }[reduction]
         (reward,) = GDRReward(config(reduction))([ASKED], [completion])
         assert reward == pytest.approx((strong - weak) / size, rel=1e-12)
@@ -131,16 +132,17 @@ class TestWhatIsScored:
 
     def test_reasoning_is_scored_before_the_answer_or_dropped(self) -> None:
         completion = [answer("366.", reasoning_content="A leap year.\n")]
-        whole, bare = expected(
-            Sample((USER,), "<think>\nA leap year.\n</think>\n\n366."),
+        whole, bare, text = expected(
+            Sample((USER,), "366.", reasoning="A leap year.\n"),
             Sample((USER,), "366."),
+            Sample((USER,), "<think>\nA leap year.\n</think>\n\n366."),
         )
         assert GDRReward(config())([ASKED], [completion]) == [whole.reward]
         drop = GDRReward(config(), reasoning="drop")
         assert drop([ASKED], [completion]) == [bare.reward]
         assert drop([ASKED], ["<think>\nA leap year.\n</think>\n\n366."]) == [bare.reward]
         assert drop([ASKED], ["A leap year.\n</think>\n\n366."]) == [bare.reward]
-        assert GDRReward(config())([ASKED], ["<think>\nA leap year.\n</think>\n\n366."]) == [whole.reward]
+        assert GDRReward(config())([ASKED], ["<think>\nA leap year.\n</think>\n\n366."]) == [text.reward]
 
     def test_reasoning_that_never_ended_leaves_nothing_to_score(self) -> None:
         logs = Logs(END)
@@ -214,6 +216,21 @@ class TestTheEndOfTurn:
             whole, cut = reward(["Question?"] * 2, ["Yes."] * 2, [[5, end], [5, 6]])
             assert (whole, cut) == (expected(*self.FINISHED)[0].reward, expected(*self.CUT)[0].reward)
 
+    def test_a_tokenizer_stops_where_its_template_ends_a_turn(self, tiny_model: TinyModel) -> None:
+        """Gemma's EOS is `<eos>`, and its turns end with another token."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model(seed=3))
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<end_of_turn>"]})
+        tokenizer.chat_template = (
+            "{% for m in messages %}{{ m.role + ':' + m.content + '<end_of_turn>\n' }}{% endfor %}"
+            "{% if add_generation_prompt %}{{ 'model:' }}{% endif %}"
+        )
+        end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+        reward = GDRReward(config(), policy_tokenizer=tokenizer)
+        whole, cut = reward(["Question?"] * 2, ["Yes."] * 2, [[5, end], [5, 6]])
+        assert (whole, cut) == (expected(*self.FINISHED)[0].reward, expected(*self.CUT)[0].reward)
+
 
 class TestWhatIsReturned:
     def test_a_row_that_cannot_be_scored_is_none_with_a_reason_told_once(self) -> None:
@@ -224,7 +241,7 @@ class TestWhatIsReturned:
         assert found[1] is None
         assert reward(["Question?"] * 2, ["Yes."] * 2, domain=["chat", "nowhere"]) == found
 
-    @pytest.mark.parametrize("prompt", ["", [], [{"role": "robot", "content": "x"}], 3, [*ASKED, answer("I")]])
+    @pytest.mark.parametrize("prompt", ["", [], [{"role": "robot", "content": "x"}], 3])
     def test_a_prompt_that_is_none(self, prompt: Any) -> None:
         with pytest.warns(UserWarning, match="not scored"):
             found = GDRReward(config())([prompt, "Question?"], ["Yes.", "Yes."])

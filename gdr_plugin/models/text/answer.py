@@ -179,6 +179,11 @@ def rendered_calls(template: ChatTemplate, layout: TurnLayout, turns: Conversati
     Raises:
         ChatError: The template drops the calls, or writes the turn in a way that no context of it begins.
     """
+    if layout.asks_always:
+        raise ChatError(
+            "the chat template writes its generation prompt unasked, so nothing tells where a tool call ends: such "
+            "responses cannot be scored with it"
+        )
     prompt = template.render(turns)
     whole = template.render((*turns, turn), ask=False)
     # Counted, since the prompt may hold the name too: "Set a timer" and a call of `timer`.

@@ -159,6 +159,9 @@ class Chat:
         turns = self._layout.place(tuple(self._safe(turn) for turn in conversation))
         calls = rendered_calls(self._template, self._layout, turns, self._safe(turn))
         span = self._span(self._known_context(conversation, calls.kind), calls.text, end and calls.usual_end)
+        stop = span.response.index(self._end.ids[-1]) if set(self._end.ids[-1:]) & set(span.response) else None
+        if not calls.usual_end and stop is not None:  # the template goes on behind the end, as with a new header
+            return replace(span, response=span.response[: stop + end])
         if calls.usual_end or not span.response or span.response[-1] in self._tokens.control_ids or not end:
             return span  # where the template closes a call with a token of its own, that is its end
         return replace(span, response=span.response + self._call_end(calls.following))

@@ -87,6 +87,8 @@ class TurnLayout:
     """White space that the template puts in front of the opening mark of reasoning; the model generates it."""
     form: ReasoningForm | None
     """How reasoning is written that is given apart; None where the template has no field for it."""
+    asks_always: bool
+    """Whether the template writes its generation prompt unasked, behind answers too."""
     after: str
     """What follows the text of an answer that is the last turn."""
     following: str
@@ -100,7 +102,9 @@ class TurnLayout:
         user = Message("user", _USER)
         self._ask = self._render((user,)).rpartition(_USER)[2]
         answered = (user, Message("assistant", _ANSWER))
-        before, found, self.after = self._render(answered, ask=False).partition(_ANSWER)
+        whole = self._render(answered, ask=False)
+        self.asks_always = whole == self._render(answered)
+        before, found, self.after = whole.partition(_ANSWER)
         history = before.rpartition(_USER)[2] if found else self._ask
         self.following = self._render((*answered, Message("user", _NEXT))).partition(_ANSWER)[2].partition(_NEXT)[0]
         known = template.text + self._ask + history

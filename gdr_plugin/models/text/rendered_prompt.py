@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from gdr_plugin.api.errors import ChatError, DataError
-from gdr_plugin.api.types import Conversation
+from gdr_plugin.api.types import Conversation, Message, ToolCall
 from gdr_plugin.models.text.ends import find_end, stop_ids
 from gdr_plugin.models.text.layout import TurnLayout
 from gdr_plugin.models.text.reasoning import marks_in
@@ -71,8 +71,11 @@ class RenderedPromptReader:
         """Spellings of the tokens that end a response: what the template writes behind an answer or before the next
         turn, EOS, those of the generation config, and padding: trainers pad behind the end, and some models stop with
         their padding token."""
-        header = layout.answer.add
-        self._header = "" if marks_in(header) else header
+        call = Message("assistant", "", "", (ToolCall("call", "{}", "abcdefghi"),))
+        asked, answer = Message("user", "a"), Message("tool", "b", tool_call_id="abcdefghi", name="call")
+        after = ((asked,), (asked, Message("assistant", "c"), answer), (asked, call, answer))
+        headers = {layout.answer_after(turns)[0].add for turns in after}
+        self._headers = sorted((header for header in headers if header and not marks_in(header)), key=len, reverse=True)
         """What a policy writes before an answer and the scoring template writes again, such as gpt-oss's channel."""
         self._before_end = tokens.spelling_behind_text(find_end(tokens, layout, eos=eos, stops=stops).ids[:-1])
         self._padding = (*self.ends, *((str(tokenizer.bos_token),) if tokenizer.bos_token else ()))
@@ -241,7 +244,8 @@ class RenderedPromptReader:
 
     def _tidy(self, text: str, finished: bool, keep_lead: bool) -> tuple[str, bool]:
         if not keep_lead:
-            text = text.removeprefix(self._header).removeprefix(self._layout.lead)
+            header = next((header for header in self._headers if text.startswith(header)), "")
+            text = text.removeprefix(header).removeprefix(self._layout.lead)
         # The end of turn brings what the template writes before its last token; a cut response may end inside a
         # character.
         return (text.removesuffix(self._before_end), True) if finished else (text.rstrip("\ufffd"), False)
