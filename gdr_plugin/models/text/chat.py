@@ -158,13 +158,15 @@ class Chat:
             raise ChatError("a prompt that is rendered text cannot be answered by tool calls: give messages")
         turns = self._layout.place(tuple(self._safe(turn) for turn in conversation))
         calls = rendered_calls(self._template, self._layout, turns, self._safe(turn))
-        span = self._span(self._known_context(conversation, calls.kind), calls.text, end and calls.usual_end)
-        stop = span.response.index(self._end.ids[-1]) if set(self._end.ids[-1:]) & set(span.response) else None
-        if not calls.usual_end and stop is not None:  # the template goes on behind the end, as with a new header
-            return replace(span, response=span.response[: stop + end])
-        if calls.usual_end or not span.response or span.response[-1] in self._tokens.control_ids or not end:
-            return span  # where the template closes a call with a token of its own, that is its end
-        return replace(span, response=span.response + self._call_end(calls.following))
+        span = self._span(self._known_context(conversation, calls.kind), calls.text, False)
+        stop = next((at for at in range(len(span.response))[::-1] if span.response[at] in self._end.ids[-1:]), None)
+        if stop is not None and self._tokens.control_ids.issuperset(span.response[stop:]):
+            return replace(span, response=span.response[: stop + end])  # the template goes on behind the end
+        # Where the template closes a call with a token of its own, that is its end.
+        if not end or (not calls.usual_end and span.response[-1:] and span.response[-1] in self._tokens.control_ids):
+            return span
+        more = self._end.ids if calls.usual_end else self._call_end(calls.following)
+        return replace(span, response=span.response + more)
 
     def _call_end(self, following: str) -> tuple[int, ...]:
         """What ends a call behind which the template writes nothing: what stands before the tool's answer."""

@@ -103,8 +103,8 @@ class TurnLayout:
         self._ask = self._render((user,)).rpartition(_USER)[2]
         answered = (user, Message("assistant", _ANSWER))
         whole = self._render(answered, ask=False)
-        self.asks_always = whole == self._render(answered)
         before, found, self.after = whole.partition(_ANSWER)
+        self.asks_always = bool(self._ask) and self.after.endswith(self._ask)
         history = before.rpartition(_USER)[2] if found else self._ask
         self.following = self._render((*answered, Message("user", _NEXT))).partition(_ANSWER)[2].partition(_NEXT)[0]
         known = template.text + self._ask + history
