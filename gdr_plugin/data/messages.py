@@ -12,7 +12,7 @@ from typing import Any, Final
 from gdr_plugin.api.errors import DataError, unknown
 from gdr_plugin.api.types import Message, ToolCall
 from gdr_plugin.data.content import content_of, text_of
-from gdr_plugin.text import is_missing, type_name
+from gdr_plugin.text import is_missing, one_line, type_name
 
 __all__ = ["ROLES", "STRUCTURED", "as_json", "message_of"]
 
@@ -106,27 +106,34 @@ def _call(call: object, what: str) -> ToolCall:
         raise DataError(f'a tool call of {what} must be a mapping with `function`: {{"name": ..., "arguments": ...}}')
     name = text_of(function["name"], f"the name of a tool call of {what}")
     identifier = call.get("id")
-    return ToolCall(
-        name, _arguments(function.get("arguments"), what), None if is_missing(identifier) else str(identifier)
-    )
+    id = None if is_missing(identifier) else text_of(str(identifier), f"the id of a tool call of {what}")
+    return ToolCall(name, _arguments(function.get("arguments"), what), id)
 
 
 def _arguments(arguments: object, what: str) -> str:
     """A call's arguments as the text of a JSON object: data sets have objects, or the text of one."""
+    # Arrow gives every row the keys of all rows, with null for those that it has not; JSON text has its own nulls only.
+    tidy = _without_nulls
     if isinstance(arguments, str):
+        tidy = _as_it_is
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
-        except ValueError as error:
-            raise DataError(f"the arguments of a tool call of {what} are not JSON: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"the arguments of a tool call of {what} are not JSON: {one_line(error)}") from None
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, Mapping):
         raise DataError(f"the arguments of a tool call of {what} must be an object, not {type_name(arguments)}")
     try:
-        # Arrow gives every row the keys of all rows, with null for those that it has not.
-        return json.dumps(_without_nulls(arguments), ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"the arguments of a tool call of {what} cannot be written as JSON: {error}") from None
+        return json.dumps(tidy(arguments), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"the arguments of a tool call of {what} cannot be written as JSON: {one_line(error)}"
+        ) from None
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _without_nulls(value: Any) -> Any:

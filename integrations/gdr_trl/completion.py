@@ -15,6 +15,7 @@ from gdr_plugin.api.types import Message, Sample
 from gdr_plugin.data.content import NotTextError
 from gdr_plugin.data.messages import message_of
 from gdr_plugin.data.prompts import check_prompt
+from gdr_plugin.models.text.reasoning import marks_in
 from gdr_plugin.text import type_name
 from gdr_trl.ends import CompletionTokens
 
@@ -60,7 +61,10 @@ def read_completion(
     """
     samples: list[Sample] = []
     try:
-        before = [_read(item, "the prompt", "drop") for item in _messages(prompt, "user", "prompt")]
+        given = list(_messages(prompt, "user", "prompt"))
+        last = len(given) - 1
+        # A turn that the completion goes on with keeps its reasoning; earlier ones lose theirs, as templates drop it.
+        before = [_read(item, "the prompt", "score" if at == last else "drop") for at, item in enumerate(given)]
         begun = before[-1:] if before and before[-1].role == "assistant" else []
         for item in _messages(completion, "assistant", "completion"):
             turn = _read(item, "the completion", reasoning)
@@ -127,8 +131,12 @@ def _read(item: Mapping[str, Any], what: str, reasoning: Reasoning) -> Message:
 
 
 def _without_reasoning(text: str) -> str:
-    """The text after its `<think>` block; some templates open the block, so that the text has only its end."""
-    thought, mark, rest = text.partition("</think>")
-    if mark:
-        return rest.lstrip("\n")
-    return "" if thought.lstrip().startswith("<think>") else text
+    """The text after its reasoning; some templates open the block themselves, so that only its end is there."""
+    start = text.lstrip()
+    for marks in marks_in(text):
+        thought, closing, rest = text.partition(marks.closing)
+        if start.startswith(marks.opening):
+            return rest.lstrip("\n") if closing else ""
+        if closing and marks.opening not in thought and ("\n" in thought or rest.startswith("\n")):
+            return rest.lstrip("\n")
+    return text

@@ -111,10 +111,10 @@ def as_text(layout: TurnLayout, reasoning: str) -> str:
     Raises:
         ChatError: The template's marks are others, and nothing says how it writes them.
     """
-    if layout.marks and USUAL not in layout.marks:
+    if (layout.marks and USUAL not in layout.marks) or (not layout.marks and layout.reads_reasoning):
         raise ChatError(
-            f"the chat template has no form for reasoning apart from its answer ({layout.marks[0].opening} ...): write "
-            "it into the response as the model does, or leave it out"
+            "the chat template shows no form for reasoning apart from its answer: write it into the response as the "
+            "model does, or leave it out"
         )
     return f"{USUAL.opening}\n{reasoning.strip(chr(10))}\n{USUAL.closing}\n\n"
 
@@ -191,8 +191,13 @@ def rendered_calls(template: ChatTemplate, layout: TurnLayout, turns: Conversati
     named = Counter(call.name for call in turn.tool_calls)
     if any(whole.count(name) < bare.count(name) + calls for name, calls in named.items()):
         raise ChatError("the chat template does not write tool calls: such responses cannot be scored with it")
+    for what, text in (("text", turn.content.strip()), ("reasoning", turn.reasoning.strip())):
+        if text and whole.count(text) <= prompt.count(text):
+            raise ChatError(
+                f"the chat template drops the {what} of a turn with tool calls: remove it, or split the turn"
+            )
     headers: tuple[tuple[Kind, Header], ...] = (
-        ("answer", layout.answer),
+        ("answer", layout.answer_after(turns)[0]),
         ("thought", Header()),
         ("call", layout.history),
     )

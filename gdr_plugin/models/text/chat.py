@@ -8,15 +8,16 @@ twice and counted, so a template's default system turn or a token that merges ac
 
 from __future__ import annotations
 
+import json
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from gdr_plugin.api.errors import ChatError
-from gdr_plugin.api.types import Conversation, Message, TokenSpan
+from gdr_plugin.api.types import Conversation, Message, TokenSpan, ToolCall
 from gdr_plugin.models.text.answer import (
     Kind,
     Piece,
@@ -30,6 +31,7 @@ from gdr_plugin.models.text.answer import (
 )
 from gdr_plugin.models.text.ends import find_end, stop_ids
 from gdr_plugin.models.text.layout import Header, TurnLayout
+from gdr_plugin.models.text.reasoning import opens
 from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
 from gdr_plugin.models.text.tokens import Tokens
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from gdr_plugin.api.settings import LongInput
 
 _CACHED_TOKENS: Final = 2**20
+_BEGUN: Final = "qbegunprobeq"
 TEXT: Final = "text"
 """The role of a prompt that is one piece of rendered text: it is scored as it is."""
 
@@ -158,15 +161,22 @@ class Chat:
             raise ChatError("a prompt that is rendered text cannot be answered by tool calls: give messages")
         turns = self._layout.place(tuple(self._safe(turn) for turn in conversation))
         calls = rendered_calls(self._template, self._layout, turns, self._safe(turn))
-        span = self._span(self._known_context(conversation, calls.kind), calls.text, False)
-        stop = next((at for at in range(len(span.response))[::-1] if span.response[at] in self._end.ids[-1:]), None)
-        if stop is not None and self._tokens.control_ids.issuperset(span.response[stop:]):
-            return replace(span, response=span.response[: stop + end])  # the template goes on behind the end
-        # Where the template closes a call with a token of its own, that is its end.
-        if not end or (not calls.usual_end and span.response[-1:] and span.response[-1] in self._tokens.control_ids):
-            return span
-        more = self._end.ids if calls.usual_end else self._call_end(calls.following)
-        return replace(span, response=span.response + more)
+        context = self._known_context(conversation, calls.kind)
+        ids = self._tokens.continuation(calls.text, context.ids[-1])
+        stop = next((at for at in range(len(ids))[::-1] if ids[at] in self._end.ids[-1:]), None)
+        if stop is not None and all(self._is_control_or_space(id) for id in ids[stop:]):
+            ids = ids[: stop + end]  # the template goes on behind the end
+        elif calls.usual_end:
+            ids += self._end_ids() if end else ()
+        elif ids[-1:] and ids[-1] in self._tokens.control_ids:
+            # Where the template closes a call with a token of its own, that is its end.
+            ids = ids if end or ids[-1] not in self.stop_ids else ids[:-1]
+        elif end:
+            ids += self._call_end(calls.following)
+        return self._fitting(context, ids)
+
+    def _is_control_or_space(self, id: int) -> bool:
+        return id in self._tokens.control_ids or not self._tokens.spelling((id,)).strip()
 
     def _call_end(self, following: str) -> tuple[int, ...]:
         """What ends a call behind which the template writes nothing: what stands before the tool's answer."""
@@ -212,16 +222,20 @@ class Chat:
 
     def _span(self, context: _Context, text: str, end: bool) -> TokenSpan:
         ids = self._tokens.continuation(text, context.ids[-1])
-        if end:
-            if not self._end.ids:
-                raise ChatError(
-                    "neither the chat template nor the tokenizer has an end-of-turn token: set `end_of_turn_token` of "
-                    "the model in gdr.yaml, the tokenizer's eos_token, or `reward.end_of_turn: never`"
-                )
-            ids += self._end.ids
+        return self._fitting(context, ids + self._end_ids() if end else ids)
+
+    def _end_ids(self) -> tuple[int, ...]:
+        if not self._end.ids:
+            raise ChatError(
+                "neither the chat template nor the tokenizer has an end-of-turn token: set `end_of_turn_token` of "
+                "the model in gdr.yaml, the tokenizer's eos_token, or `reward.end_of_turn: never`"
+            )
+        return self._end.ids
+
+    def _fitting(self, context: _Context, ids: tuple[int, ...]) -> TokenSpan:
         if len(context.ids) + len(ids) > self.max_length:
             raise ChatError(self._too_long(len(context.ids), len(ids)))
-        return TokenSpan(context.ids, ids, context.dropped, context.mark or self._tokens.mark_in(text))
+        return TokenSpan(context.ids, ids, context.dropped)
 
     def _place(self, conversation: Conversation, response: str, reasoning: str = "") -> tuple[_Context, list[Piece]]:
         """The context that a response follows, and the text that is encoded behind it."""
@@ -230,9 +244,11 @@ class Chat:
         layout, form = self._layout, self._layout.form
         kind: Kind
         if conversation[0].role == TEXT or conversation[-1].role == "assistant":
+            if reasoning.strip():
+                raise ChatError("reasoning apart from its answer cannot go on with a turn that is begun: leave it out")
             kind, pieces = "thought", [Piece(response, 0, len(response))]
             context = self._known_context(conversation, kind)
-        elif reasoning.strip() and layout.closed:
+        elif reasoning.strip() and layout.closed_by(self._prompt_of(conversation)):
             raise ChatError(
                 "the chat template's generation prompt closes reasoning before it began, so a response with reasoning "
                 "does not belong behind it: set the template's variable for it in `chat_template_kwargs` "
@@ -273,8 +289,13 @@ class Chat:
     def _safe(self, turn: Message) -> Message:
         """A turn whose texts cannot forge control tokens."""
         mine = turn.role == "assistant"
+        protect = self._tokens.protect
         calls = tuple(
-            replace(call, name=self._tokens.protect(call.name), arguments=self._tokens.protect(call.arguments))
+            ToolCall(
+                protect(call.name),
+                json.dumps(_protected(json.loads(call.arguments), protect), ensure_ascii=False),
+                None if call.id is None else protect(call.id),
+            )
             for call in turn.tool_calls
         )
         return replace(
@@ -282,6 +303,8 @@ class Chat:
             content=self._tokens.protect(turn.content, assistant=mine),
             reasoning=self._tokens.protect(turn.reasoning, assistant=True),
             tool_calls=calls,
+            name=None if turn.name is None else protect(turn.name),
+            tool_call_id=None if turn.tool_call_id is None else protect(turn.tool_call_id),
         )
 
     def _mark_of(self, conversation: Conversation) -> str | None:
@@ -317,22 +340,34 @@ class Chat:
         """The mark of reasoning that the conversation's prompt opens."""
         if not self._layout.opened or conversation[0].role == TEXT or conversation[-1].role == "assistant":
             return ""
-        turns = self._layout.place(tuple(map(self._safe, conversation)))
-        return self._layout.opened_by(self._template.render(turns))
+        return self._layout.opened_by(self._prompt_of(conversation))
+
+    def _prompt_of(self, conversation: Conversation) -> str:
+        """The rendered prompt, as text."""
+        return self._template.render(self._layout.place(tuple(map(self._safe, conversation))))
 
     def _prefilled(self, turns: Conversation) -> str:
         """A prompt that ends within an assistant's turn: the response goes on with that turn."""
-        text, begun = self._template.render(turns, ask=False), turns[-1].content.strip()
-        before, found, _ = text.rpartition(begun)
-        if not begun or not found:
+        begun = turns[-1].content
+        if opens(begun):  # the template knows no history of it: the turn stands behind the prompt, its mark once
+            prompt = self._template.render(turns[:-1])
+            opened = self._layout.opened_by(prompt)
+            mark = opened.strip()
+            twice = bool(mark) and begun.lstrip().startswith(mark)
+            return prompt + (begun.lstrip().removeprefix(mark).lstrip() if twice else begun)
+        text = self._template.render((*turns[:-1], replace(turns[-1], content=begun + _BEGUN)), ask=False)
+        before, found, _ = text.rpartition(_BEGUN)
+        if not found or not begun.strip() or not before.endswith(begun.lstrip()):
             raise ChatError("the chat template does not show the assistant turn that the prompt ends with: remove it")
-        return before + begun
+        return before
 
     def _encode_text(self, conversation: Conversation) -> tuple[int, ...]:
         """Encode a prompt that somebody else has rendered: control tokens spelt out in it are control tokens."""
         if len(conversation) > 1:
             raise ChatError("a prompt that is rendered text has no place for guidance: set guidance.placement to none")
         ids = tuple(self._tokens.encode(conversation[0].content).ids)
+        if not ids and not self._tokens.prefix:
+            raise ChatError("the prompt is empty text: give one with at least one token")
         # As above: a template has written its BOS where it wants one. Only text without any markers is plain.
         return ids if not self._tokens.control_ids.isdisjoint(ids) else self._tokens.prefix + ids
 
@@ -420,3 +455,12 @@ class Chat:
 def _weight(conversation: Conversation, context: _Context) -> int:
     """What a cached context costs, in tokens or so: its ids, and the text that is its key."""
     return 64 + max(len(context.ids), sum(len(turn.content) for turn in conversation) // 4)
+
+
+def _protected(value: Any, protect: Callable[[str], str]) -> Any:
+    """A call's arguments with every text in them protected."""
+    if isinstance(value, str):
+        return protect(value)
+    if isinstance(value, dict):
+        return {protect(key): _protected(item, protect) for key, item in value.items()}
+    return [_protected(item, protect) for item in value] if isinstance(value, list) else value

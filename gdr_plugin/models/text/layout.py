@@ -22,8 +22,7 @@ _Shape: TypeAlias = "tuple[tuple[str, bool, bool], ...]"
 """Of each turn: role, whether it calls tools, whether it has text."""
 _TAIL: Final = 80
 """Characters at a prompt's end in which reasoning is opened."""
-_LONGEST_SHAPE: Final = 10
-"""Turns of a conversation that is probed as it is."""
+_PLAIN_TURNS: Final = (("user", False, True), ("assistant", False, True))
 _FAMILIES: Final = {
     "<|im_start|>": "ChatML",
     "<|start_header_id|>": "Llama 3",
@@ -85,6 +84,8 @@ class TurnLayout:
     """The marks of reasoning that the template knows."""
     thought_lead: str
     """White space that the template puts in front of the opening mark of reasoning; the model generates it."""
+    reads_reasoning: bool
+    """Whether the template's text speaks of reasoning, wherever it shows it."""
     form: ReasoningForm | None
     """How reasoning is written that is given apart; None where the template has no field for it."""
     asks_always: bool
@@ -115,11 +116,16 @@ class TurnLayout:
         shared = _shared(self._ask, history)
         self.history = Header(self._ask[len(shared) :], history[len(shared) :])
         self.form = self._probe_form()
+        self.reads_reasoning = "reasoning" in template.text
         before = self.form.before if self.form else self.lead if self.answer == Header() else ""
         self.thought_lead = before[: len(before) - len(before.lstrip())]
         self.markup = template.scaffold + guided + self._render(answered, ask=False) + self.following
         self._shown = lru_cache(1024)(self._probe_turns)
         self._after_tool = lru_cache(1024)(self._probe_after_tool)
+
+    def closed_by(self, prompt: str) -> bool:
+        """Whether a rendered prompt has closed reasoning at its end."""
+        return _closes_reasoning(prompt, self.marks)
 
     def opened_by(self, prompt: str) -> str:
         """The mark of reasoning that a rendered prompt opens, with the white space behind it; or nothing."""
@@ -174,7 +180,13 @@ class TurnLayout:
     def reasoning_of(self, response: str) -> Marks | None:
         """The marks of the reasoning that a response begins with; None where it has none."""
         start = response.lstrip()
-        return next((one for one in self.marks if start.startswith(one.opening) or one.closing in response), None)
+        for marks in self.marks:
+            if start.startswith(marks.opening):
+                return marks
+            head, closing, _ = response.partition(marks.closing)
+            if closing and self.opened.startswith(marks.opening) and marks.opening not in head:
+                return marks  # its opening mark is the prompt's
+        return None
 
     def answer_after(self, conversation: Conversation) -> tuple[Header, str]:
         """`answer` and `lead` behind a conversation: behind a tool's turn some templates ask in another way."""
@@ -223,12 +235,19 @@ class TurnLayout:
 
 
 def _shape(conversation: Conversation) -> _Shape:
-    """The roles of a conversation, and which turns have calls and text; of a long one, how it begins and ends."""
+    """The roles of a conversation, and which turns have calls and text.
+
+    Of plain turns that repeat in the middle of a long one only the first and the last few stay: a template treats them
+    alike, and a probe need not be as long as the conversation.
+    """
     shape = tuple((turn.role, bool(turn.tool_calls), bool(turn.content)) for turn in conversation)
-    if len(shape) <= _LONGEST_SHAPE:
-        return shape
-    count = leading_system_turns(conversation)
-    return shape[: count + 2] + shape[-_LONGEST_SHAPE + (len(shape) - count) % 2 :]
+    kept = list(shape[:2])
+    for at in range(2, len(shape)):
+        plain = shape[at - 2] == shape[at] in _PLAIN_TURNS and shape[at - 1] in _PLAIN_TURNS
+        near = at < leading_system_turns(conversation) + 4 or at >= len(shape) - 6
+        if near or not plain or kept[-2:] != list(shape[at - 2 : at]):
+            kept.append(shape[at])
+    return tuple(kept)
 
 
 def _turns_of(shape: _Shape) -> Conversation:
