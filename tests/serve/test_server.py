@@ -197,7 +197,8 @@ def test_the_token_is_asked_for_and_never_logged(serve: Serve) -> None:
     server.process.send_signal(signal.SIGINT)
     assert server.end() == 0
     log = "".join(server.errors)
-    assert log.count("POST /v1/gdr/score") == 4
+    assert log.count('"POST /v1/gdr/score') == 4, "the access log"
+    assert log.count("refused POST /v1/gdr/score: 401") == 2
     assert "/v1/gdr/score?x=y" in log
     assert "sesam" not in log
 
