@@ -219,6 +219,13 @@ def test_candidates_share_one_context_object(chats: dict[str, Chat], name: str) 
     assert len({id(span.context) for span in spans}) == 1
 
 
+def test_a_reasoning_mark_within_a_line_is_prose(chats: dict[str, Chat]) -> None:
+    prompt = said("Which tag ends reasoning?")
+    answer = chats["qwen3"].span(prompt, "None.", end=True).context
+    assert chats["qwen3"].span(prompt, "The tag </think> ends it.", end=True).context == answer
+    assert chats["qwen3"].span(prompt, "</think>\n\n42", end=True).context != answer
+
+
 def test_response_with_its_own_reasoning_follows_the_generation_prompt(chats: dict[str, Chat], family: Family) -> None:
     tokenizer, chat = family("qwen3"), chats["qwen3"]
     prompt = said("What is 17 + 25?")

@@ -178,14 +178,15 @@ class TurnLayout:
         )
 
     def reasoning_of(self, response: str) -> Marks | None:
-        """The marks of the reasoning that a response begins with; None where it has none."""
+        """The marks of the reasoning that a response begins with, or closes at once; None where it has none."""
         start = response.lstrip()
         for marks in self.marks:
             if start.startswith(marks.opening):
                 return marks
-            head, closing, _ = response.partition(marks.closing)
-            if closing and self.opened.startswith(marks.opening) and marks.opening not in head:
-                return marks  # its opening mark is the prompt's
+            head, closing, _ = start.partition(marks.closing)
+            opened = self.opened.startswith(marks.opening)  # by the prompt; else a mark within a line is prose
+            if closing and marks.opening not in head and (opened or head.rstrip(" ")[-1:] in ("", "\n")):
+                return marks
         return None
 
     def answer_after(self, conversation: Conversation) -> tuple[Header, str]:
