@@ -24,7 +24,8 @@ WITH_LOWEST := $(addprefix tests/, \
   models/test_chat.py plugins/test_plugins.py report routing/test_rules.py reward/test_reward.py sampling \
   serve/test_batcher.py serve/test_routes.py store)
 # What is not true yet with these versions. transformers before 5.21 loads Gemma 2 with an attention that leaves out its
-# soft-capping, and before 5.20 takes the wrong end of turn from a GGUF file; trl before 1.16 logs prompts as plain text.
+# soft-capping (we mend that, but the tests' references are transformers' own), and before 5.20 takes the wrong end of turn
+# from a GGUF file; trl before 1.16 logs prompts as plain text.
 WITH_LOWEST += -k "not gemma2" \
   --deselect tests/models/local/test_gguf.py::test_the_files_own_template_and_tokens_survive \
   --deselect tests/integrations/test_trl_trainers.py::test_grpo_learns_from_it_and_logs_why

@@ -214,6 +214,9 @@ def _load(spec: ModelSpec, source: Source) -> PreTrainedModel:
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(f"model {spec.target!r} cannot be loaded: {first_line(error)}") from error
     model.train(False)
+    # transformers before 5.21 gives Gemma 2 PyTorch's own attention, which leaves out the soft-capping in silence.
+    if getattr(model.config, "attn_logit_softcapping", None) and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation("eager")
     use_fast_linears(model)
     return model
 

@@ -106,6 +106,21 @@ def test_the_strategy_is_known_before_weights_are_loaded(
     assert model.expected_strategy()["why"] == facts["why"]
 
 
+def test_soft_capping_is_not_left_out_where_transformers_would(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import Gemma2PreTrainedModel
+
+    monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", True)  # as before transformers 5.21
+    folder = tiny_model("gemma2")
+    assert AutoModelForCausalLM.from_pretrained(folder).config._attn_implementation == "sdpa"
+    model = local(folder)
+    model.score([TokenSpan((3, 4), (5, 6))])
+    (loaded,) = weights._shared.values()
+    assert loaded.model.config._attn_implementation == "eager"
+    model.unload()
+
+
 def test_length_is_the_models_own_or_less(tiny_model: TinyModel) -> None:
     assert local(tiny_model()).chat.max_length == 2048
     assert local(tiny_model(), limits=Limits(max_length=100)).chat.max_length == 100
