@@ -173,7 +173,7 @@ class Chat:
             ids = ids if end or ids[-1] not in self.stop_ids else ids[:-1]
         elif end:
             ids += self._call_end(calls.following)
-        return self._fitting(context, ids)
+        return self._fitting(context, ids, calls.text)
 
     def _is_control_or_space(self, id: int) -> bool:
         return id in self._tokens.control_ids or not self._tokens.spelling((id,)).strip()
@@ -222,7 +222,7 @@ class Chat:
 
     def _span(self, context: _Context, text: str, end: bool) -> TokenSpan:
         ids = self._tokens.continuation(text, context.ids[-1])
-        return self._fitting(context, ids + self._end_ids() if end else ids)
+        return self._fitting(context, ids + self._end_ids() if end else ids, text)
 
     def _end_ids(self) -> tuple[int, ...]:
         if not self._end.ids:
@@ -232,10 +232,10 @@ class Chat:
             )
         return self._end.ids
 
-    def _fitting(self, context: _Context, ids: tuple[int, ...]) -> TokenSpan:
+    def _fitting(self, context: _Context, ids: tuple[int, ...], text: str) -> TokenSpan:
         if len(context.ids) + len(ids) > self.max_length:
             raise ChatError(self._too_long(len(context.ids), len(ids)))
-        return TokenSpan(context.ids, ids, context.dropped)
+        return TokenSpan(context.ids, ids, context.dropped, context.mark or self._tokens.mark_in(text))
 
     def _place(self, conversation: Conversation, response: str, reasoning: str = "") -> tuple[_Context, list[Piece]]:
         """The context that a response follows, and the text that is encoded behind it."""
