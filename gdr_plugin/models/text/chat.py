@@ -52,6 +52,8 @@ class _Context:
     dropped: int = 0
     opened: str = ""
     """The mark of reasoning that the prompt opens, with the white space behind it; or nothing."""
+    closed: bool = False
+    """Whether the prompt has closed reasoning; known, as `opened` is, behind the generation prompt (kind `thought`)."""
     problem: str | None = None
     """Why the conversation has no context; remembered, so that every candidate of a prompt learns it at once."""
     mark: str | None = None
@@ -124,7 +126,7 @@ class Chat:
         self._bos = tokenizer.bos_token_id
         eos, stops = tokenizer.eos_token_id, frozenset(stops)
         self._end = find_end(self._tokens, self._layout, eos=eos, stops=stops, named=end_of_turn)
-        self.stop_ids = stop_ids(self._tokens, self._layout, eos=eos, stops=stops, named=end_of_turn)
+        self.stop_ids = stop_ids(self._tokens, self._layout, self._end, eos=eos, stops=stops)
         special = repr(sorted((key, str(value)) for key, value in tokenizer.special_tokens_map.items()))
         more = [repr(sorted(self._template.variables.items()))] if self._template.variables else []
         self.fingerprint = self._tokens.digest(self._template.text, special, repr(self._end.ids), *more)
@@ -248,7 +250,7 @@ class Chat:
                 raise ChatError("reasoning apart from its answer cannot go on with a turn that is begun: leave it out")
             kind, pieces = "thought", [Piece(response, 0, len(response))]
             context = self._known_context(conversation, kind)
-        elif reasoning.strip() and layout.closed_by(self._prompt_of(conversation)):
+        elif reasoning.strip() and self._known_context(conversation, "thought").closed:
             raise ChatError(
                 "the chat template's generation prompt closes reasoning before it began, so a response with reasoning "
                 "does not belong behind it: set the template's variable for it in `chat_template_kwargs` "
@@ -336,14 +338,14 @@ class Chat:
             raise ChatError("the chat template renders this prompt as nothing: check `chat_template`")
         return ids
 
-    def _opened(self, conversation: Conversation) -> str:
-        """The mark of reasoning that the conversation's prompt opens."""
-        if not self._layout.opened or conversation[0].role == TEXT or conversation[-1].role == "assistant":
+    def _asked(self, conversation: Conversation) -> str:
+        """The rendered prompt up to where the response begins; nothing where it goes on with a turn that is begun."""
+        if (
+            not (self._layout.marks or self._layout.opened)
+            or conversation[0].role == TEXT
+            or conversation[-1].role == "assistant"
+        ):
             return ""
-        return self._layout.opened_by(self._prompt_of(conversation))
-
-    def _prompt_of(self, conversation: Conversation) -> str:
-        """The rendered prompt, as text."""
         return self._template.render(self._layout.place(tuple(map(self._safe, conversation))))
 
     def _prefilled(self, turns: Conversation) -> str:
@@ -395,9 +397,11 @@ class Chat:
         except ChatError as error:
             return _Context((), problem=str(error))
         room = self.max_length - self._free
-        opened = self._opened(conversation) if kind == "thought" else ""
+        asked = self._asked(conversation) if kind == "thought" else ""
+        opened = self._layout.opened_by(asked) if self._layout.opened else ""
+        closed = self._layout.closed_by(asked)
         if self._long_input == "error" or len(ids) <= room:
-            return _Context(ids, opened=opened, mark=mark)
+            return _Context(ids, opened=opened, closed=closed, mark=mark)
         kept = self._keep_end(conversation, kind, room)
         if kept is None:
             return _Context(
@@ -406,7 +410,7 @@ class Chat:
                 f"the {room} tokens that max_length {self.max_length} leaves to a prompt: shorten the guidance or "
                 "raise limits.max_length",
             )
-        return _Context(kept, dropped=len(ids) - len(kept), opened=opened, mark=mark)
+        return _Context(kept, dropped=len(ids) - len(kept), opened=opened, closed=closed, mark=mark)
 
     def _keep_end(self, conversation: Conversation, kind: Kind, room: int) -> tuple[int, ...] | None:
         """Leave out the oldest turns, then the beginning of the last user turn; None when even that is not enough.

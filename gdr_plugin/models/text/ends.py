@@ -65,25 +65,21 @@ def find_end(
 
 
 def stop_ids(
-    tokens: Tokens, layout: TurnLayout, *, eos: int | None, stops: Collection[int] = (), named: str | None = None
+    tokens: Tokens, layout: TurnLayout, end: EndOfTurn, *, eos: int | None, stops: Collection[int] = ()
 ) -> frozenset[int]:
     """What a policy may end a turn with: all that its template, tokenizer, generation config and gdr.yaml name.
 
     Args:
         tokens: The tokenizer.
         layout: What the template writes.
+        end: What `find_end` found.
         eos: The tokenizer's EOS.
         stops: The generation config's EOS ids, where it is known.
-        named: The token that gdr.yaml names.
-
-    Raises:
-        ChatError: The named token is not one of the tokenizer's.
     """
-    end = find_end(tokens, layout, eos=eos, stops=stops, named=named).ids
     following = _up_to(_run(tokens, layout.following), tokens.control_ids)[-1:]
     # Kimi-K3's marks open and close many things: what an end of several tokens begins with ends nothing by itself.
-    following = () if following and following[0] in end[:-1] else following
-    return frozenset([*end[-1:], *following, *stops, *(() if eos is None else (eos,))])
+    following = () if following and following[0] in end.ids[:-1] else following
+    return frozenset([*end.ids[-1:], *following, *stops, *(() if eos is None else (eos,))])
 
 
 def _run(tokens: Tokens, text: str) -> tuple[int, ...]:

@@ -64,7 +64,8 @@ class RenderedPromptReader:
         tokens = self._tokens = Tokens(tokenizer, layout.markup)
         self._turns = TemplateTurns(self._template)
         eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-        known = stop_ids(tokens, layout, eos=eos, stops=stops)
+        end = find_end(tokens, layout, eos=eos, stops=stops)
+        known = stop_ids(tokens, layout, end, eos=eos, stops=stops)
         self._pads = frozenset([pad] if isinstance(pad, int) else ()) - known
         self._end_ids = known | self._pads
         self.ends = tuple(sorted({tokens.spelling((id,)) for id in self._end_ids}, key=len, reverse=True))
@@ -77,7 +78,7 @@ class RenderedPromptReader:
         headers = {layout.answer_after(turns)[0].add for turns in after}
         self._headers = sorted((header for header in headers if header and not marks_in(header)), key=len, reverse=True)
         """What a policy writes before an answer and the scoring template writes again, such as gpt-oss's channel."""
-        self._before_end = tokens.spelling_behind_text(find_end(tokens, layout, eos=eos, stops=stops).ids[:-1])
+        self._before_end = tokens.spelling_behind_text(end.ids[:-1])
         self._padding = (*self.ends, *((str(tokenizer.bos_token),) if tokenizer.bos_token else ()))
         self._cached_messages = lru_cache(_CACHED_PROMPTS)(self._messages)
         self._cached_forms = lru_cache(_CACHED_PROMPTS)(self._forms)
