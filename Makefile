@@ -8,6 +8,9 @@ LOWEST := $(VENV)/lowest
 LOWEST_TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 LOWEST_INSTALL = $(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python
 BASE := examples/demo-pair/base.gguf
+# Tests run in this many processes; each takes a core and up to 2 GB.
+JOBS ?= 2
+PYTEST := -m pytest -n $(JOBS) --dist worksteal
 
 # What `make test-python` runs, on Pythons without torch: all of it that uses no model's fixture.
 WITHOUT_TORCH := $(addprefix tests/, \
@@ -41,7 +44,7 @@ demo: $(VENV)/.demo $(BASE)  ## annotate real prompts with a real model pair, th
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev $(BASE)  ## run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 check: lint test-python test-lowest test  ## everything that CI runs: the four targets around this one, the whole suite last
 
@@ -51,14 +54,14 @@ lint: $(VENV)/.dev  ## ruff and mypy --strict
 	$(BIN)/mypy
 
 test-python: $(VENV)/.dev  ## tests that need no torch, on every other Python that is found here
-	.ci/test-python $(VENV) -m "not torch" $(WITHOUT_TORCH)
+	.ci/test-python $(VENV) -n $(JOBS) --dist worksteal -m "not torch" $(WITHOUT_TORCH)
 
 test-lowest: $(LOWEST)/.torch-$(LOWEST_TORCH) $(BASE)  ## tests of the core and of trl with the lowest versions that pyproject.toml allows
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -W ignore::DeprecationWarning $(WITH_LOWEST)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST) -q -W ignore::DeprecationWarning $(WITH_LOWEST)
 
 # Beside the bounds, the versions of the tests' own tools and of what torch needs.
 lowest: $(VENV)/.dev  ## write constraints-lowest.txt anew: after a bound in pyproject.toml has changed
-	grep -E '^(aiohttp|hatchling|httpx2|hypothesis|networkx|pytest|pytest-timeout|sympy)==' constraints.txt | \
+	grep -E '^(aiohttp|hatchling|httpx2|hypothesis|networkx|pytest|pytest-timeout|pytest-xdist|sympy)==' constraints.txt | \
 	$(BIN)/uv pip compile --quiet --upgrade --resolution lowest-direct --python-version 3.11 --override .ci/overrides.txt \
 	  --extra adapters --extra datasets --extra gguf --extra plots --extra serve --extra trl --no-annotate \
 	  --custom-compile-command "make lowest" --output-file constraints-lowest.txt pyproject.toml -
