@@ -6,6 +6,8 @@ Knows strings only. What is wrong is returned as words, so that every caller rai
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 __all__ = [
     "first_line",
@@ -15,6 +17,7 @@ __all__ = [
     "text_problem",
     "type_name",
     "typed_line",
+    "without_nulls",
     "without_numbers",
 ]
 
@@ -73,6 +76,13 @@ def text_problem(text: str) -> str | None:
 def is_missing(value: object) -> bool:
     """Whether a cell holds no value: null, an empty text, or NaN, which is how table readers say so."""
     return value is None or value == "" or (isinstance(value, float) and value != value)
+
+
+def without_nulls(value: Any) -> Any:
+    """A value of a table without nulls: Arrow gives every mapping of a column the keys of all others."""
+    if isinstance(value, Mapping):
+        return {str(key): without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def type_name(value: object) -> str:

@@ -18,7 +18,7 @@ from gdr_plugin.annotation.records import ScoredRecord, Seconds, read_scored
 from gdr_plugin.annotation.run_folder import SUMMARY_FILE, RunFolder
 from gdr_plugin.annotation.statistics import Statistics
 from gdr_plugin.annotation.summary import RunFacts, Summary
-from gdr_plugin.annotation.tables import Tables, is_structured
+from gdr_plugin.annotation.tables import Tables, has_tools, is_structured
 from gdr_plugin.api.errors import OutputError
 from gdr_plugin.api.guidance import RenderedGuidance
 from gdr_plugin.api.selectors import Candidate, Selector
@@ -90,8 +90,11 @@ def write_outputs(
     statistics = Statistics()
     seconds = Seconds()
     try:
-        structured = any(is_structured(record) for window in windows for record in read_scored(folder, window)[0])
-        with Tables(folder.work, structured=structured) as tables:
+        structured = tools = False
+        for window in windows:
+            for record in read_scored(folder, window)[0]:
+                structured, tools = structured or is_structured(record), tools or has_tools(record)
+        with Tables(folder.work, structured=structured, tools=tools) as tables:
             for window in windows:
                 records, spent = read_scored(folder, window)
                 seconds += spent

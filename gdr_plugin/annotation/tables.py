@@ -10,6 +10,7 @@ theirs, all else is called `gdr_...`. They give a meaning to a column called `ma
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +22,12 @@ import pyarrow.parquet as pq
 
 from gdr_plugin.annotation.records import ScoredCandidate, ScoredRecord
 from gdr_plugin.api.errors import OutputError
+from gdr_plugin.api.types import parts_of
 from gdr_plugin.data.messages import as_json
 from gdr_plugin.files import dumps, sync_folder
 
 _PROMPT = "prompt"
+_TOOLS = "tools"
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _ORIGIN = [("gdr_domain", pa.string()), ("gdr_router", pa.string()), ("gdr_guidance", pa.string())]
 
@@ -90,16 +93,16 @@ class Table:
         folder: Where the two files are made.
         name: Their name without suffix.
         schema: The columns; also those of an empty table.
-        structured: Whether prompts hold more than texts. Their messages are then values of Arrow's type `json`: a
-            struct would give every message and every tool call the keys of all others, with nulls.
+        structured: Columns of the schema that hold more than texts. Their messages and definitions are then values of
+            Arrow's type `json`: a struct would give each of them the keys of all others, with nulls.
     """
 
-    def __init__(self, folder: Path, name: str, schema: pa.Schema, *, structured: bool = False) -> None:
+    def __init__(self, folder: Path, name: str, schema: pa.Schema, *, structured: Sequence[str] = ()) -> None:
         self.rows = 0
         self.files = [folder / f"{name}.parquet", folder / f"{name}.jsonl"]
-        self._schema = schema
         self._structured = structured
-        self._final = _with_prompt(schema, pa.list_(pa.json_())) if structured else schema
+        self._schema = _with_kind(schema, structured, pa.list_(pa.string()))
+        self._final = _with_kind(schema, structured, pa.list_(pa.json_())) if structured else schema
         self._buffer: list[Mapping[str, Any]] = []
         self._parquet = pq.ParquetWriter(self.files[0], self._final, compression="zstd")
         self._jsonl: IO[str] = self.files[1].open("w", encoding="utf-8", newline="\n")
@@ -124,10 +127,8 @@ class Table:
             self._buffer.clear()
 
     def _arrow(self) -> pa.Table:
-        if not self._structured:
-            return pa.Table.from_pylist(self._buffer, schema=self._schema)
-        rows = [{**row, _PROMPT: list(map(dumps, row[_PROMPT]))} for row in self._buffer]
-        return pa.Table.from_pylist(rows, schema=_with_prompt(self._schema, pa.list_(pa.string()))).cast(self._final)
+        rows = [{**row, **{name: _spelt(row[name]) for name in self._structured}} for row in self._buffer]
+        return pa.Table.from_pylist(rows, schema=self._schema).cast(self._final)
 
 
 class Tables:
@@ -136,18 +137,26 @@ class Tables:
     Args:
         work: Folder for the files while they are made; its parent is the run's folder.
         structured: Whether a prompt holds tool calls, reasoning or the like.
+        tools: Whether a prompt comes with definitions of tools: the tables then have the column `tools`, as TRL has it.
 
     Raises:
         OutputError: A prompt does, and PyArrow is too old for that.
     """
 
-    def __init__(self, work: Path, *, structured: bool = False) -> None:
-        if structured and not hasattr(pa, "json_"):
+    def __init__(self, work: Path, *, structured: bool = False, tools: bool = False) -> None:
+        if (structured or tools) and not hasattr(pa, "json_"):
             raise OutputError("prompts with tool calls or reasoning need PyArrow 19 or newer: update it and run again")
         self._folder = work / "outputs"
         self._folder.mkdir(exist_ok=True)
+        columns = [*([_PROMPT] if structured else []), *([_TOOLS] if tools else [])]
         self._tables = {
-            name: Table(self._folder, name, schema, structured=structured) for name, schema in TABLES.items()
+            name: Table(
+                self._folder,
+                name,
+                schema.append(pa.field(_TOOLS, pa.list_(pa.string()))) if tools else schema,
+                structured=columns,
+            )
+            for name, schema in TABLES.items()
         }
         self._rejects = (self._folder / "rejects.jsonl").open("w", encoding="utf-8", newline="\n")
 
@@ -169,7 +178,7 @@ class Tables:
         for number, candidate in enumerate(record.candidates):
             self._tables["candidates"].append(
                 {
-                    "prompt": _turns(record),
+                    **_asked(record),
                     "response": candidate.response,
                     "finished": candidate.finished,
                     "gdr_candidate": number,
@@ -200,7 +209,7 @@ class Tables:
             chosen, rejected = pair
             self._tables["preferences"].append(
                 {
-                    "prompt": _turns(record),
+                    **_asked(record),
                     "chosen": _turn(record.candidates[chosen]),
                     "rejected": _turn(record.candidates[rejected]),
                     "gdr_pair": rank,
@@ -218,7 +227,7 @@ class Tables:
             candidate = record.candidates[number]
             self._tables["kto"].append(
                 {
-                    "prompt": _turns(record),
+                    **_asked(record),
                     "completion": _turn(candidate),
                     "label": label,
                     "gdr_candidate": number,
@@ -257,16 +266,30 @@ class Tables:
 
 
 def is_structured(record: ScoredRecord) -> bool:
-    """Whether a prompt holds more than roles and texts."""
+    """Whether a prompt's messages hold more than roles and texts."""
     return any(as_json(turn).keys() - {"role", "content"} for turn in record.prompt)
 
 
-def _with_prompt(schema: pa.Schema, kind: pa.DataType) -> pa.Schema:
-    return schema.set(schema.get_field_index(_PROMPT), pa.field(_PROMPT, kind))
+def has_tools(record: ScoredRecord) -> bool:
+    """Whether a prompt comes with definitions of tools."""
+    return bool(parts_of(record.prompt)[0])
 
 
-def _turns(record: ScoredRecord) -> list[dict[str, Any]]:
-    return [as_json(turn) for turn in record.prompt]
+def _with_kind(schema: pa.Schema, columns: Sequence[str], kind: pa.DataType) -> pa.Schema:
+    for name in columns:
+        schema = schema.set(schema.get_field_index(name), pa.field(name, kind))
+    return schema
+
+
+def _spelt(values: Sequence[Any] | None) -> list[str] | None:
+    return None if values is None else list(map(dumps, values))
+
+
+def _asked(record: ScoredRecord) -> dict[str, Any]:
+    """The columns of a prompt."""
+    tools, system, rest = parts_of(record.prompt)
+    definitions = json.loads(tools[0].content) if tools else None
+    return {_PROMPT: [as_json(turn) for turn in system + rest], _TOOLS: definitions}
 
 
 def _turn(candidate: ScoredCandidate) -> list[dict[str, str]]:

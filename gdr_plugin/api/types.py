@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +30,11 @@ __all__ = [
     "TokenSpan",
     "ToolCall",
 ]
+
+TEXT: Final = "text"
+"""The role of a prompt that is one piece of text, rendered elsewhere: it is scored as it is."""
+TOOLS: Final = "tools"
+"""The role of a conversation's first turn where it has the definitions of the tools that the assistant may call."""
 
 Side = Literal["strong", "weak"]
 """One of the two models of a reward."""
@@ -55,9 +60,10 @@ class Message:
     """One turn of a conversation."""
 
     role: str
-    """`system`, `user`, `assistant` or `tool`; `text` for a prompt that is one piece of text, rendered elsewhere."""
+    """`system`, `user`, `assistant` or `tool`; beside these roles of chat data `TOOLS` and `TEXT`."""
     content: str
-    """The turn's text, without any template markers."""
+    """The turn's text, without any template markers; of `TOOLS` a JSON list of definitions in OpenAI's form, which
+    templates write where they show tools."""
     reasoning: str = ""
     """What an assistant turn thought before its text, where that came apart from it; templates write it in their own
     form, or drop that of earlier turns."""
@@ -76,6 +82,15 @@ class Message:
 
 
 Conversation: TypeAlias = tuple[Message, ...]
+
+
+def parts_of(conversation: Conversation) -> tuple[Conversation, Conversation, Conversation]:
+    """Part a conversation into what holds for all of it and what was said: tools, leading system turns, the rest."""
+    begin = 1 if conversation and conversation[0].role == TOOLS else 0
+    end = begin
+    while end < len(conversation) and conversation[end].role == "system":
+        end += 1
+    return conversation[:begin], conversation[begin:end], conversation[end:]
 
 
 @dataclass(frozen=True, slots=True)

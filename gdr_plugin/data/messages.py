@@ -12,7 +12,7 @@ from typing import Any, Final
 from gdr_plugin.api.errors import DataError, unknown
 from gdr_plugin.api.types import Message, ToolCall
 from gdr_plugin.data.content import content_of, text_of
-from gdr_plugin.text import is_missing, one_line, type_name
+from gdr_plugin.text import is_missing, one_line, type_name, without_nulls
 
 __all__ = ["ROLES", "STRUCTURED", "as_json", "message_of"]
 
@@ -112,8 +112,7 @@ def _call(call: object, what: str) -> ToolCall:
 
 def _arguments(arguments: object, what: str) -> str:
     """A call's arguments as the text of a JSON object: data sets have objects, or the text of one."""
-    # Arrow gives every row the keys of all rows, with null for those that it has not; JSON text has its own nulls only.
-    tidy = _without_nulls
+    tidy = without_nulls  # JSON text has its own nulls only
     if isinstance(arguments, str):
         tidy = _as_it_is
         try:
@@ -134,12 +133,6 @@ def _arguments(arguments: object, what: str) -> str:
 
 def _as_it_is(value: Any) -> Any:
     return value
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _optional(item: Mapping[str, Any], name: str, what: str) -> str | None:

@@ -18,7 +18,7 @@ from gdr_plugin.api.types import Conversation, Message
 from gdr_plugin.data import benchmarks
 from gdr_plugin.data.content import text_of
 from gdr_plugin.data.item import Item
-from gdr_plugin.data.prompts import Prompt, check_prompt, prompt_of, transcript_turns, with_system
+from gdr_plugin.data.prompts import Prompt, check_prompt, prompt_of, transcript_turns, with_columns
 from gdr_plugin.data.responses import responses_of, said
 from gdr_plugin.data.rows import id_of
 from gdr_plugin.data.sources import Row
@@ -166,7 +166,7 @@ def _hh(row: Row) -> Item:
     other, rejected = sides["rejected"]
     if turns != other:
         raise DataError("`chosen` and `rejected` part before the last reply: they answer different prompts")
-    prompt = with_system(turns, data)
+    prompt = with_columns(turns, data)
     fields = _fields(data, prompt, ("id", *sides, "subset"), None)
     return Item(id_of(row), prompt.turns, (chosen,), (rejected,), None, _part(data), fields)
 

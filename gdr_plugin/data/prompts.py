@@ -11,17 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gdr_plugin.api.errors import DataError
-from gdr_plugin.api.types import Conversation, Message
+from gdr_plugin.api.types import TOOLS, Conversation, Message
 from gdr_plugin.data.content import text_of
 from gdr_plugin.data.message_lists import messages_in
 from gdr_plugin.data.messages import message_of
+from gdr_plugin.data.tools import TOOL_COLUMNS, tools_of
 from gdr_plugin.text import is_missing, type_name
 
-__all__ = ["Prompt", "check_prompt", "parse_prompt", "prompt_of", "transcript_turns", "unread", "with_system"]
+__all__ = ["Prompt", "check_prompt", "parse_prompt", "prompt_of", "transcript_turns", "unread", "with_columns"]
 
 SYSTEM: Final = ("system", "system_prompt")
 """Columns whose text is the prompt's system turn."""
-CONTEXT: Final = (*SYSTEM, "input", "context", "history", "documents", "tools", "functions", "images", "image")
+CONTEXT: Final = (*SYSTEM, *TOOL_COLUMNS, "input", "context", "history", "documents", "images", "image")
 """Columns that belong to what was asked in the data sets that have them."""
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES: Final = {"Human": "user", "Assistant": "assistant"}
@@ -47,7 +48,7 @@ def prompt_of(data: Mapping[str, Any], value: object, *, prefill: bool = False) 
 
     Args:
         data: The row's columns. A `system` (or `system_prompt`) text becomes the first turn, unless the prompt has a
-            system turn already.
+            system turn already. Definitions in `tools` (or `functions`) come before it, as the turn `TOOLS`.
         value: The prompt itself: as for `parse_prompt`, messages spelt as JSON, or a transcript from `Human:` to an
             empty `Assistant:`.
         prefill: As for `parse_prompt`.
@@ -58,22 +59,27 @@ def prompt_of(data: Mapping[str, Any], value: object, *, prefill: bool = False) 
     turns = transcript_turns(value) if isinstance(value, str) else None
     if turns is not None and turns[0].role == "user" and not turns[-1].content:
         check_prompt(turns[:-1])
-        return with_system(turns[:-1], data, transcript=True)
+        return with_columns(turns[:-1], data, transcript=True)
     spelt = messages_in(value, "`prompt`") if isinstance(value, str) else None
-    return with_system(parse_prompt(spelt or value, prefill=prefill), data)
+    return with_columns(parse_prompt(spelt or value, prefill=prefill), data)
 
 
-def with_system(turns: Conversation, data: Mapping[str, Any], *, transcript: bool = False) -> Prompt:
-    """A prompt with the system turn that has a column of its own; see `prompt_of`."""
+def with_columns(turns: Conversation, data: Mapping[str, Any], *, transcript: bool = False) -> Prompt:
+    """A prompt with what columns of their own add to it: the system turn, and tools; see `prompt_of`."""
+    used = []
     own = [turn.content for turn in turns if turn.role == "system"]
     for name in SYSTEM:
         text = data.get(name)
-        if isinstance(text, str) and text.strip():
+        if isinstance(text, str) and text.strip() and own in ([], [text]):
+            used.append(name)
             if not own:
-                return Prompt((Message("system", text_of(text, f"`{name}`")), *turns), (name,), transcript)
-            if own == [text]:
-                return Prompt(turns, (name,), transcript)
-    return Prompt(turns, (), transcript)
+                turns = (Message("system", text_of(text, f"`{name}`")), *turns)
+            break
+    column, tools = tools_of(data)
+    if column is not None and tools is not None:
+        used.append(column)
+        turns = (tools, *turns)
+    return Prompt(turns, tuple(used), transcript)
 
 
 def unread(fields: Mapping[str, Any]) -> list[str]:
@@ -143,7 +149,7 @@ def check_prompt(messages: Conversation, *, prefill: bool = False) -> None:
         raise DataError("`prompt` has no user turn")
     body = False
     for message in messages:
-        body = body or message.role != "system"
+        body = body or message.role not in ("system", TOOLS)
         if body and message.role == "system":
             raise DataError("a system turn of `prompt` comes after another turn: system turns come first")
     if messages[-1].role == "assistant" and not prefill:

@@ -10,7 +10,7 @@ import hashlib
 
 from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.api.guidance import NO_GUIDANCE, Exemplar, Guidance, RenderedGuidance
-from gdr_plugin.api.types import Conversation, Message
+from gdr_plugin.api.types import Conversation, Message, parts_of
 
 __all__ = ["apply", "render"]
 
@@ -70,15 +70,13 @@ def apply(rendered: RenderedGuidance, conversation: Conversation) -> Conversatio
             their texts and all other turns stay as they are.
 
     Returns:
-        The guided conversation: one leading system turn, then the other turns.
+        The guided conversation: tools where there are any, one system turn, then the other turns.
     """
     if not rendered.text:
         return conversation
-    own = 0
-    while own < len(conversation) and conversation[own].role == "system":
-        own += 1
-    texts = [rendered.text, *(message.content for message in conversation[:own] if message.content)]
-    return (Message("system", "\n\n".join(texts)), *conversation[own:])
+    tools, system, rest = parts_of(conversation)
+    texts = [rendered.text, *(message.content for message in system if message.content)]
+    return (*tools, Message("system", "\n\n".join(texts)), *rest)
 
 
 def _draw(guidance: Guidance, count: int, seed: int) -> list[Exemplar]:

@@ -17,8 +17,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gdr_plugin.api.errors import ConfigError, DataError, ModelError
-from gdr_plugin.api.types import Reduction, Sample, Score
+from gdr_plugin.api.types import Reduction, Sample, Score, parts_of
 from gdr_plugin.data.messages import as_json
+from gdr_plugin.data.tools import TOOL_COLUMNS
 from gdr_plugin.text import one_line
 
 __all__ = ["RemoteRatio"]
@@ -35,6 +36,7 @@ _RESERVED: Final = {
     "messages",
     "system",
     "system_prompt",
+    *TOOL_COLUMNS,
 }
 """Names that the server reads: a sample's fields of these names are not sent."""
 _FIELDS: Final = {field.name for field in dataclasses.fields(Score)}
@@ -201,7 +203,10 @@ class RemoteRatio:
 
 def _as_row(sample: Sample) -> dict[str, Any]:
     row = {name: value for name, value in sample.fields.items() if name not in _RESERVED and _is_json(value)}
-    row["prompt"] = list(map(as_json, sample.prompt))
+    tools, system, rest = parts_of(sample.prompt)
+    row["prompt"] = list(map(as_json, system + rest))
+    if tools:
+        row["tools"] = json.loads(tools[0].content)
     row["response"] = [as_json(sample.turn)] if sample.reasoning or sample.tool_calls else sample.response
     row["finished"] = sample.finished
     if sample.prompt and sample.prompt[-1].role == "assistant":

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from gdr_plugin.api.errors import DataError, unknown
-from gdr_plugin.api.types import Conversation, Message, Sample, Score
+from gdr_plugin.api.types import TEXT, Conversation, Message, Sample, Score
 from gdr_plugin.data.prompts import parse_prompt
-from gdr_plugin.models.text.chat import TEXT
+from gdr_plugin.data.tools import tools_of
 from gdr_plugin.serve.service import squash
 from gdr_plugin.text import text_problem
 
@@ -65,7 +65,8 @@ class Dialect:
             queries: Prompt and response of each.
             prompts: The prompts alone, as the chat template rendered them.
             labels: One value each, or none at all. Of a mapping, `messages` is the prompt (instead of the one read from
-                the templated string), `guidance` names a guidance, `domain` and all others become the sample's fields.
+                the templated string; with the definitions in `tools`), `guidance` names a guidance, `domain` and all
+                others become the sample's fields.
                 Another value becomes the field `label`.
 
         Raises:
@@ -96,7 +97,8 @@ class Dialect:
         guidance = fields.pop("guidance", None)
         if guidance is not None and "domain" not in fields:
             fields["domain"] = self._domain_of(guidance)
-        read = self._messages(prompt) if messages is None else parse_prompt(messages)
+        tools = tools_of(fields)[1]
+        read = self._messages(prompt) if messages is None else ((tools,) if tools else ()) + parse_prompt(messages)
         return Sample(read, response, finished=finished, fields=fields)
 
     def answer(self, samples: Sequence[Sample], scores: Sequence[Score]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def read_completion(
     tokens: CompletionTokens | None,
     fields: Mapping[str, Any],
     reasoning: Reasoning,
+    tools: Message | None = None,
 ) -> Completion:
     """Split a completion into its assistant turns, each with everything before it as its prompt.
 
@@ -52,6 +53,7 @@ def read_completion(
         fields: Data set columns of this row.
         reasoning: Whether reasoning before an answer is part of what is scored, and shown to later turns. That of the
             prompt's own turns never is: chat templates drop it, too.
+        tools: The definitions of tools that the policy was shown, as the prompt's first turn.
 
     Returns:
         The samples in order. A completion that cannot be read has none, and a reason.
@@ -65,6 +67,7 @@ def read_completion(
         last = len(given) - 1
         # A turn that the completion goes on with keeps its reasoning; earlier ones lose theirs, as templates drop it.
         before = [_read(item, "the prompt", "score" if at == last else "drop") for at, item in enumerate(given)]
+        before = before if tools is None else [tools, *before]
         begun = before[-1:] if before and before[-1].role == "assistant" else []
         for item in _messages(completion, "assistant", "completion"):
             turn = _read(item, "the completion", reasoning)

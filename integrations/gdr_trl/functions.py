@@ -23,6 +23,7 @@ from gdr_trl.ends import CompletionTokens, Ends
 from gdr_trl.metrics import LogExtra, LogMetric, log_batch
 from gdr_trl.placement import outside_zero3
 from gdr_trl.source import ModelPair, Ratio, Source
+from gdr_trl.tools import Tool, Tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,6 +62,7 @@ class _Reward:
         name: str | None = None,
         policy_tokenizer: str | PreTrainedTokenizerBase | None = None,
         reasoning: Reasoning = "score",
+        tools: Sequence[Tool] | None = None,
         token_clip: float | None = None,
         length_penalty: float = 0.0,
         **model_pair: Unpack[ModelPair],
@@ -72,6 +74,7 @@ class _Reward:
         self._shaping = Shaping(token_clip, length_penalty)
         self._ends = Ends(policy_tokenizer)
         self._reasoning: Reasoning = reasoning
+        self._tools = Tools(tools)
         self._warned: set[str] = set()
         self._lock = threading.Lock()
 
@@ -113,11 +116,19 @@ class _Reward:
 
     def _read(self, call: _Call) -> list[Completion]:
         fields = row_fields(call.columns, len(call.prompts))
-        rows = zip(call.prompts, call.completions, self._tokens(call), fields, strict=True)
-        return [
-            read_completion(prompt, completion, tokens=tokens, fields=columns, reasoning=self._reasoning)
-            for prompt, completion, tokens, columns in rows
+        tools = self._tools.find(fields, call.columns.get("environments"), call.log_metric or call.log_extra)
+        rows = zip(call.prompts, call.completions, self._tokens(call), fields, tools, strict=True)
+        completions = [
+            read_completion(prompt, completion, tokens=tokens, fields=columns, reasoning=self._reasoning, tools=shown)
+            for prompt, completion, tokens, columns, shown in rows
         ]
+        blind = zip(completions, tools, strict=True)
+        if any(shown is None and sample.tool_calls for completion, shown in blind for sample in completion.samples):
+            self._warn(
+                "completions call tools whose definitions this trainer does not say, so both models are asked without "
+                "them: pass tools=, or a column `tools` of the data set"
+            )
+        return completions
 
     def _tokens(self, call: _Call) -> Sequence[CompletionTokens | None]:
         """Each completion's tokens, or None where nobody knows them or what ends a completion."""
@@ -188,6 +199,8 @@ class GDRReward(_Reward):
             ones. GRPO and RLOO say it themselves; the other trainers do not.
         reasoning: Whether reasoning before the answer (`reasoning_content`, or a `<think>` block in the text) is
             scored with it, or dropped.
+        tools: The tools that the policy is shown, as functions or definitions: both models are shown them, too. A
+            row's own column `tools` goes first. None: those of the trainer (GRPO). An empty list: none.
         token_clip: Bound on each token's log-ratio in nats, so that no single token rules the reward. Needs two models
             with one tokenizer.
         length_penalty: Subtracted for each response token.

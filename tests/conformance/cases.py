@@ -65,6 +65,26 @@ _SYSTEM = _turn("system", "Answer briefly.")
 _USER = _turn("user", "What makes seventeen plus twenty-five?")
 _SAID = _turn("assistant", "Looking outside now.")
 _TOOL = _turn("tool", "Eighteen degrees", name="get_weather", tool_call_id="call00001")
+_TOOLS = {
+    "role": "tools",  # not a turn: what the data set has in its column `tools`
+    "content": [
+        {
+            "type": "function",
+            "function": {
+                "name": "get_weather",
+                "description": "Tells the weather of a city.",
+                "parameters": {
+                    "type": "object",
+                    "properties": {
+                        "city": {"type": "string", "description": "The city's name."},
+                        "days": {"type": "integer", "description": "How many days ahead."},
+                    },
+                    "required": ["city"],
+                },
+            },
+        }
+    ],
+}
 _BARE = _turn("tool", "Eighteen degrees")  # as text data sets have it: which call it answers is not known
 _AGAIN = _turn("user", "Thanks, and tomorrow?")
 _TURNS = (
@@ -86,6 +106,9 @@ CONTEXTS: Final = (
     Context("call", "tool", (_USER, _call({"city": ARGUMENT, "days": 3}), _TOOL)),
     Context("call-string", "tool", (_USER, _call(f'{{"city": "{ARGUMENT}", "days": 3}}', None), _TOOL)),
     Context("call-turns", "tool", (_USER, _call({"city": ARGUMENT, "days": 3}), _TOOL, _SAID, _AGAIN)),
+    Context("tools", "tool", (_TOOLS, _USER)),
+    Context("tools-system", "tool", (_TOOLS, _SYSTEM, *_TURNS)),
+    Context("tools-call", "tool", (_TOOLS, _USER, _call({"city": ARGUMENT, "days": 3}), _TOOL)),
     Context("thought", "reasoning", (_USER, _THOUGHT, _AGAIN)),
 )
 
@@ -115,6 +138,8 @@ def cases(own: Sequence[Response] = ()) -> list[Case]:
     """
     user, *others = CONTEXTS
     made = [Case(user, response) for response in (PLAIN, REASONED, *_MORE, *own)]
+    tools = next(context for context in others if context.name == "tools")
+    made.append(Case(tools, next(response for response in _MORE if response.kind == "call")))
     for context in others:
         made += [Case(context, response) for response in ((PLAIN,) if context.prefill else (PLAIN, REASONED))]
     return made

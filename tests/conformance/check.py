@@ -92,7 +92,9 @@ def _judge(work: _Run, case: Case) -> None:
         work.verdicts.append(Verdict(case.name, "shown", column, "wrong", "a refusal: the template drops a turn", got))
         return
     _compare(work, case, judgement, whole, start)
-    if response.kind in ("plain", "reasoning") and response.finished and not context.prefill:
+    # A trainer's prompt shows tools as part of a system turn, whose text they then are.
+    told = context.turns[0]["role"] == "tools"
+    if response.kind in ("plain", "reasoning") and response.finished and not context.prefill and not told:
         _invert(work, case)
 
 

@@ -11,6 +11,11 @@ from typing import Any
 Turns = Sequence[Mapping[str, Any]]
 
 
+def tools_of(turns: Turns) -> tuple[list[Any] | None, Turns]:
+    """The definitions of tools that come before a conversation, and the conversation."""
+    return (turns[0]["content"], turns[1:]) if turns and turns[0]["role"] == "tools" else (None, turns)
+
+
 def as_parts(turn: Mapping[str, Any]) -> dict[str, Any]:
     content = turn.get("content")
     return {**turn, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else dict(turn)
@@ -19,13 +24,15 @@ def as_parts(turn: Mapping[str, Any]) -> dict[str, Any]:
 def system_forms(turns: Turns) -> Iterator[tuple[str, Turns]]:
     """The conversation itself; with its system turns as one; with them at the beginning of the first user turn."""
     yield "native", turns
+    tools, turns = tools_of(turns)
+    before = [] if tools is None else [{"role": "tools", "content": tools}]
     count = next((i for i, turn in enumerate(turns) if turn["role"] != "system"), len(turns))
     text = "\n\n".join(str(turn["content"]) for turn in turns[:count])
     if count > 1:
-        yield "merged", [{"role": "system", "content": text}, *turns[count:]]
+        yield "merged", [*before, {"role": "system", "content": text}, *turns[count:]]
     if count and turns[count]["role"] == "user":
         first = {**turns[count], "content": f"{text}\n\n{turns[count]['content']}"}
-        yield "folded", [first, *turns[count + 1 :]]
+        yield "folded", [*before, first, *turns[count + 1 :]]
 
 
 def call_forms(turns: Turns) -> list[Turns]:
@@ -62,6 +69,9 @@ def shows(text: str, turns: Turns) -> bool:
     """Whether a rendered text holds every turn, and nothing of Python's way to write values."""
     if any(turn.get("tool_calls") for turn in turns) and re.search(r"\{'\w+'|\\\"\w+\\\"|\bNone\b", text):
         return False
+    tools, turns = tools_of(turns)
+    if any(str(word) not in text for tool in tools or () for word in (tool["function"]["name"], *_parameters(tool))):
+        return False
     for turn in turns:
         content = turn.get("content")
         if isinstance(content, list):
@@ -72,6 +82,10 @@ def shows(text: str, turns: Turns) -> bool:
         if any(value not in text for value in called_words(turn)):
             return False
     return True
+
+
+def _parameters(tool: Mapping[str, Any]) -> Iterator[str]:
+    yield from tool["function"]["parameters"]["properties"]
 
 
 def common_start(one: str, other: str) -> str:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gdr_plugin.api.errors import ChatError, DataError
 from gdr_plugin.data.messages import message_of
-from gdr_plugin.data.prompts import parse_prompt
+from gdr_plugin.data.prompts import prompt_of
 from gdr_plugin.models.text.chat import Chat
 from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
@@ -40,7 +40,7 @@ class Asked:
         """Context and response ids of a row: text as data sets have it, messages as TRL does.
 
         Args:
-            turns: Messages.
+            turns: Messages; definitions of tools before them are given as a column.
             response: Text, or the assistant's message.
             end: Whether the end of turn counts.
             prefill: Whether the last turn is the beginning of the answer.
@@ -49,7 +49,8 @@ class Asked:
             RefusedError: The package refuses the row.
         """
         try:
-            prompt = parse_prompt(list(turns), prefill=prefill)
+            tools = {"tools": turns[0]["content"]} if turns[0]["role"] == "tools" else {}
+            prompt = prompt_of(tools, list(turns[len(tools) :]), prefill=prefill).turns
             if isinstance(response, str):
                 span = self._chat.span(prompt, response, end=end)
             else:

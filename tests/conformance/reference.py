@@ -36,6 +36,7 @@ from tests.conformance.forms import (
     common_start,
     shows,
     system_forms,
+    tools_of,
     without_spaces,
 )
 
@@ -103,12 +104,14 @@ class Reference:
 
     def _render(self, turns: Turns, ask: bool, options: Mapping[str, Any]) -> str | None:
         first = None
+        tools, spoken = tools_of(turns)
+        more = options if tools is None else {**options, "tools": tools}
         # Templates of vision models show nothing of a content that is not a list of parts.
         for wrap in (False, True):
-            messages = [as_parts(turn) if wrap else dict(turn) for turn in turns]
+            messages = [as_parts(turn) if wrap else dict(turn) for turn in spoken]
             try:
                 text = self.tokenizer.apply_chat_template(
-                    messages, chat_template=self.template, tokenize=False, add_generation_prompt=ask, **options
+                    messages, chat_template=self.template, tokenize=False, add_generation_prompt=ask, **more
                 )
             except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError):
                 continue

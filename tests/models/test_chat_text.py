@@ -9,8 +9,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from gdr_plugin.api.errors import ChatError
-from gdr_plugin.api.types import Message
-from gdr_plugin.models.text.chat import TEXT, Chat
+from gdr_plugin.api.types import TEXT, Message
+from gdr_plugin.models.text.chat import Chat
 
 Family: TypeAlias = Callable[[str], PreTrainedTokenizerFast]
 

@@ -9,9 +9,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from gdr_plugin.api.models import TokenOffsets
-from gdr_plugin.api.types import Message
+from gdr_plugin.api.types import TEXT, Message
 from gdr_plugin.models.fake import FakeChat
-from gdr_plugin.models.text.chat import TEXT, Chat
+from gdr_plugin.models.text.chat import Chat
 
 Family: TypeAlias = Callable[[str], PreTrainedTokenizerFast]
 FAMILIES = [

@@ -5,15 +5,16 @@ Knows one template's text. Knows no token ids.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
 
 from gdr_plugin.api.errors import ChatError
-from gdr_plugin.api.types import Conversation, Message, ToolCall
+from gdr_plugin.api.types import TOOLS, Conversation, Message, ToolCall, parts_of
 from gdr_plugin.models.text.reasoning import Marks, marks_in, opens
-from gdr_plugin.models.text.template import ChatTemplate, leading_system_turns
+from gdr_plugin.models.text.template import ChatTemplate
 
 _SYSTEM, _USER, _NEXT = "qsystemprobeq", "quserprobeq", "qnextprobeq"
 _ANSWER, _THOUGHT = "qanswerprobeq", "qthoughtprobeq"
@@ -162,16 +163,21 @@ class TurnLayout:
         Raises:
             ChatError: The template leaves out a turn whatever is done.
         """
-        count = leading_system_turns(conversation)
-        forms = [conversation] if count == 0 or self.takes_system else []
-        if count > 1 and self.takes_system:
-            forms.append((_joined("system", conversation[:count]), *conversation[count:]))
-        if count:
-            forms.append(_folded(conversation, count))
+        tools, system, rest = parts_of(conversation)
+        forms = [conversation] if not system or self.takes_system else []
+        if len(system) > 1 and self.takes_system:
+            forms.append((*tools, _joined("system", system), *rest))
+        if system:
+            forms.append((*tools, *_folded(system, rest)))
         for form in forms:
             if self._missing(form) is None:
                 return form
         missing = self._missing(forms[0])
+        if missing == TOOLS:
+            raise ChatError(
+                "the chat template does not show the definitions of tools: set another `chat_template`, or leave them "
+                "out (--map unused=tools renames the column)"
+            )
         raise ChatError(
             f"the chat template leaves out the {missing} turn of a conversation like this "
             f"({', '.join(turn.role for turn in conversation)}): remove such turns, or set another `chat_template`"
@@ -243,9 +249,10 @@ def _shape(conversation: Conversation) -> _Shape:
     """
     shape = tuple((turn.role, bool(turn.tool_calls), bool(turn.content)) for turn in conversation)
     kept = list(shape[:2])
+    begin = len(conversation) - len(parts_of(conversation)[2])
     for at in range(2, len(shape)):
         plain = shape[at - 2] == shape[at] in _PLAIN_TURNS and shape[at - 1] in _PLAIN_TURNS
-        near = at < leading_system_turns(conversation) + 4 or at >= len(shape) - 6
+        near = at < begin + 4 or at >= len(shape) - 6
         if near or not plain or kept[-2:] != list(shape[at - 2 : at]):
             kept.append(shape[at])
     return tuple(kept)
@@ -255,10 +262,19 @@ def _turns_of(shape: _Shape) -> Conversation:
     """Turns of a shape, each with words of its own."""
     turns = []
     for number, (role, calls, has_text) in enumerate(shape):
+        if role == TOOLS:
+            turns.append(Message(TOOLS, json.dumps([_definition(_word(number))])))
+            continue
         call = (ToolCall(_called(number), "{}", _CALL_ID),) if calls else ()
         tool = (_CALL_ID, "qnameprobeq") if role == "tool" else (None, None)
         turns.append(Message(role, _word(number) if has_text else "", "", call, *tool))
     return tuple(turns)
+
+
+def _definition(name: str) -> dict[str, object]:
+    """The definition of a tool, with all that templates read of one."""
+    parameters = {"type": "object", "properties": {"x": {"type": "string", "description": "X"}}, "required": ["x"]}
+    return {"type": "function", "function": {"name": name, "description": "Does it.", "parameters": parameters}}
 
 
 def _word(number: int) -> str:
@@ -308,10 +324,8 @@ def _joined(role: str, turns: Conversation) -> Message:
     return Message(role, "\n\n".join(turn.content for turn in turns if turn.content))
 
 
-def _folded(conversation: Conversation, count: int) -> Conversation:
+def _folded(system: Conversation, rest: Conversation) -> Conversation:
     """The leading system turns as the beginning of the first user turn."""
-    texts = conversation[:count]
-    rest = conversation[count:]
     if rest and rest[0].role == "user":
-        texts, rest = (*texts, rest[0]), rest[1:]
-    return (_joined("user", texts), *rest)
+        system, rest = (*system, rest[0]), rest[1:]
+    return (_joined("user", system), *rest)

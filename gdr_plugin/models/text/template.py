@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gdr_plugin.api.errors import ChatError
-from gdr_plugin.api.types import Conversation, Message, ToolCall
+from gdr_plugin.api.types import TOOLS, Message, ToolCall
 from gdr_plugin.text import one_line
 
 if TYPE_CHECKING:
@@ -79,25 +79,31 @@ class ChatTemplate:
         """
         try:
             try:
-                return self._rendered([self._as_dict(turn) for turn in turns], ask)
+                return self._rendered(turns, ask)
             except Exception:
                 if not any(turn.tool_calls for turn in turns):
                     raise
                 # Some templates join a call's arguments to a text, and cannot write objects.
-                return self._rendered([self._as_dict(turn, as_text=True) for turn in turns], ask)
+                return self._rendered(turns, ask, as_text=True)
         # A template is a program of the model's author: it raises what it likes.
         except Exception as error:
             roles = ", ".join(turn.role for turn in turns[:8]) + (", ..." if len(turns) > 8 else "")
             raise ChatError(f"the chat template refuses these turns ({roles}): {one_line(error, limit=300)}") from error
 
-    def _rendered(self, messages: list[dict[str, Any]], ask: bool) -> str:
+    def _rendered(self, turns: Sequence[Message], ask: bool, *, as_text: bool = False) -> str:
+        tools = [json.loads(turn.content) for turn in turns if turn.role == TOOLS]
         return str(
             self._tokenizer.apply_chat_template(
-                messages, chat_template=self.text, tokenize=False, add_generation_prompt=ask, **self.variables
+                [self._as_dict(turn, as_text) for turn in turns if turn.role != TOOLS],
+                tools=tools[0] if tools else None,
+                chat_template=self.text,
+                tokenize=False,
+                add_generation_prompt=ask,
+                **self.variables,
             )
         )
 
-    def _as_dict(self, turn: Message, *, as_text: bool = False) -> dict[str, Any]:
+    def _as_dict(self, turn: Message, as_text: bool) -> dict[str, Any]:
         content: Any = [{"type": "text", "text": turn.content}] if self._parts else turn.content
         message: dict[str, Any] = {"role": turn.role, "content": content}
         if turn.reasoning and self.reasoning_blocks:
@@ -125,11 +131,6 @@ class ChatTemplate:
             if _PROBE in text:
                 return text
         raise problem or ChatError("the chat template leaves out the user's text: set another `chat_template`")
-
-
-def leading_system_turns(conversation: Conversation) -> int:
-    """Count the system turns that a conversation starts with."""
-    return next((i for i, turn in enumerate(conversation) if turn.role != "system"), len(conversation))
 
 
 def _call(call: ToolCall, as_text: bool) -> dict[str, Any]:
