@@ -67,16 +67,16 @@ def called_words(turn: Mapping[str, Any]) -> list[str]:
 
 def shows(text: str, turns: Turns) -> bool:
     """Whether a rendered text holds every turn, and nothing of Python's way to write values."""
-    if any(turn.get("tool_calls") for turn in turns) and re.search(r"\{'\w+'|\\\"\w+\\\"|\bNone\b", text):
-        return False
     tools, turns = tools_of(turns)
-    if any(str(word) not in text for tool in tools or () for word in (tool["function"]["name"], *_parameters(tool))):
+    if any(word not in text for tool in tools or () for word in _told(tool["function"])):
+        return False
+    said = text
+    if tools is not None:  # a template may write definitions, which come before all turns, as Python does
+        said = text[text.find(_text(next(turn for turn in turns if turn["role"] == "user"))) :]
+    if any(turn.get("tool_calls") for turn in turns) and re.search(r"\{'\w+'|\\\"\w+\\\"|\bNone\b", said):
         return False
     for turn in turns:
-        content = turn.get("content")
-        if isinstance(content, list):
-            content = "".join(str(part.get("text", "")) for part in content)
-        answer = str(content or "").rpartition("</think>")[2]  # templates drop an earlier turn's reasoning
+        answer = _text(turn).rpartition("</think>")[2]  # templates drop an earlier turn's reasoning
         if any(line.strip() not in text for line in answer.splitlines()):
             return False
         if any(value not in text for value in called_words(turn)):
@@ -84,8 +84,16 @@ def shows(text: str, turns: Turns) -> bool:
     return True
 
 
-def _parameters(tool: Mapping[str, Any]) -> Iterator[str]:
-    yield from tool["function"]["parameters"]["properties"]
+def _text(turn: Mapping[str, Any]) -> str:
+    content = turn.get("content")
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", "")) for part in content)
+    return str(content or "")
+
+
+def _told(function: Mapping[str, Any]) -> list[str]:
+    """What shows a tool's definition, beyond what a call of the tool holds."""
+    return [function["name"], function["description"], *function["parameters"]["properties"]]
 
 
 def common_start(one: str, other: str) -> str:

@@ -105,13 +105,18 @@ class Reference:
     def _render(self, turns: Turns, ask: bool, options: Mapping[str, Any]) -> str | None:
         first = None
         tools, spoken = tools_of(turns)
-        more = options if tools is None else {**options, "tools": tools}
-        # Templates of vision models show nothing of a content that is not a list of parts.
-        for wrap in (False, True):
+        # Templates of vision models show nothing of a content that is not a list of parts; those for tools alone want a
+        # list of tools, be it empty.
+        for wrap, some in itertools.product((False, True), (None, []) if tools is None else (tools,)):
             messages = [as_parts(turn) if wrap else dict(turn) for turn in spoken]
             try:
                 text = self.tokenizer.apply_chat_template(
-                    messages, chat_template=self.template, tokenize=False, add_generation_prompt=ask, **more
+                    messages,
+                    chat_template=self.template,
+                    tokenize=False,
+                    add_generation_prompt=ask,
+                    tools=some,
+                    **options,
                 )
             except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError):
                 continue
@@ -202,7 +207,7 @@ class Reference:
         asks, history = (prompt, ""), without_spaces(before)
         if not shown.strip():
             return [asks, history] if asked.strip() and not _CLOSES.search(asked) else [asks]
-        if asked.endswith(shown):
+        if asked.endswith(shown) or not shown.removesuffix(asked).strip():
             return [asks, history]
         return [history, (prompt + history[0][len(common) :], history[1])] if _CLOSES.search(asked) else [history]
 

@@ -194,6 +194,8 @@ class Chat:
         }
         if template.variables:
             facts["template variables"] = ", ".join(f"{name}={value!r}" for name, value in template.variables.items())
+        if template.no_tools is not None:
+            facts["tools"] = "the template always writes them: of prompts without tools, an empty list"
         if layout.answer.add.strip():
             facts["before an answer"] = repr(layout.answer.add)
         if layout.closed:

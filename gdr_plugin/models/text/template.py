@@ -5,6 +5,7 @@ Knows Jinja templates through transformers' `apply_chat_template`. What a templa
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,6 +61,8 @@ class ChatTemplate:
         self.variables = dict(variables or {})
         self.text, self.source = _resolve(tokenizer, template)
         self._parts = False
+        self.no_tools: Sequence[Any] | None = None
+        """What the template is given where a prompt has no tools; some want a list, be it empty."""
         self.reasoning_blocks = False
         """Whether the template reads reasoning from a block of the content rather than from a field."""
         self.scaffold = self._probe_prompt()
@@ -95,7 +98,7 @@ class ChatTemplate:
         return str(
             self._tokenizer.apply_chat_template(
                 [self._as_dict(turn, as_text) for turn in turns if turn.role != TOOLS],
-                tools=tools[0] if tools else None,
+                tools=tools[0] if tools else self.no_tools,
                 chat_template=self.text,
                 tokenize=False,
                 add_generation_prompt=ask,
@@ -120,9 +123,9 @@ class ChatTemplate:
         return message
 
     def _probe_prompt(self) -> str:
-        """Render a user turn; templates of vision models want its text as a list of parts."""
+        """Render a user turn; templates of vision models want its text as a list of parts, those for tools tools."""
         problem = None
-        for self._parts in (False, True):
+        for self._parts, self.no_tools in itertools.product((False, True), (None, ())):
             try:
                 text = self.render((Message("user", _PROBE),))
             except ChatError as error:
