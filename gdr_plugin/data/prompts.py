@@ -22,7 +22,7 @@ __all__ = ["Prompt", "check_prompt", "parse_prompt", "prompt_of", "transcript_tu
 
 SYSTEM: Final = ("system", "system_prompt")
 """Columns whose text is the prompt's system turn."""
-CONTEXT: Final = (*SYSTEM, *TOOL_COLUMNS, "input", "context", "history", "documents", "images", "image")
+CONTEXT: Final = (*SYSTEM, "input", "context", "history", "documents", *TOOL_COLUMNS, "images", "image")
 """Columns that belong to what was asked in the data sets that have them."""
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES: Final = {"Human": "user", "Assistant": "assistant"}

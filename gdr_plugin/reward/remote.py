@@ -206,7 +206,7 @@ def _as_row(sample: Sample) -> dict[str, Any]:
     tools, system, rest = parts_of(sample.prompt)
     row["prompt"] = list(map(as_json, system + rest))
     if tools:
-        row["tools"] = json.loads(tools[0].content)
+        row["tools"] = tools[0].content  # as text: nulls in it are its own
     row["response"] = [as_json(sample.turn)] if sample.reasoning or sample.tool_calls else sample.response
     row["finished"] = sample.finished
     if sample.prompt and sample.prompt[-1].role == "assistant":

@@ -122,8 +122,8 @@ class _Reward:
             read_completion(prompt, completion, tokens=tokens, fields=columns, reasoning=self._reasoning, tools=shown)
             for prompt, completion, tokens, columns, shown in rows
         ]
-        blind = zip(completions, tools, strict=True)
-        if any(shown is None and sample.tool_calls for completion, shown in blind for sample in completion.samples):
+        blind = [completion for completion, shown in zip(completions, tools, strict=True) if shown is None]
+        if self._tools.asks and any(sample.tool_calls for completion in blind for sample in completion.samples):
             self._warn(
                 "completions call tools whose definitions this trainer does not say, so both models are asked without "
                 "them: pass tools=, or a column `tools` of the data set"

@@ -28,7 +28,8 @@ class Tools:
     """
 
     def __init__(self, given: Sequence[Tool] | None) -> None:
-        self._asks = given is None
+        self.asks = given is None
+        """Whether the trainer is asked."""
         self._given = _turn(given or ())
         self._known: dict[tuple[int, ...], Message | None] = {}
 
@@ -45,14 +46,14 @@ class Tools:
         Raises:
             DataError: A row's own definitions are malformed.
         """
-        trainer = getattr(log_function, "__self__", None) if self._asks else None
+        trainer = getattr(log_function, "__self__", None) if self.asks else None
         tools = list(getattr(trainer, "tools", None) or ())
         several = list(environments) if isinstance(environments, list | tuple) else []
         owners = [type(environment) for environment in several]
         found = []
         for place, row in enumerate(rows):
             own = tools_of(row)[1]
-            if own is None and self._asks:
+            if own is None and self.asks:
                 owner = owners[place] if len(owners) == len(rows) else None
                 own = self._of_trainer([tool for tool in tools if _owner(tool) not in owners or _owner(tool) is owner])
             found.append(own or self._given)

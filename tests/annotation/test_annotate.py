@@ -18,7 +18,7 @@ from gdr_plugin.annotation.windows import WINDOW
 from gdr_plugin.api.errors import ConfigError, DataError, GDRError, OutputError
 from gdr_plugin.api.types import Message, Sample
 from gdr_plugin.config.schema import Config
-from gdr_plugin.data.prompts import parse_prompt
+from gdr_plugin.data.prompts import parse_prompt, prompt_of
 from gdr_plugin.data.sources import read_rows
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.sampling.sample import Sampling
@@ -313,6 +313,31 @@ def test_tool_calls_of_prompts_are_scored_and_kept(tmp_path: Path, fake_config: 
     for row in (first, second):
         scores = ratio.score([Sample(prompt, row["response"]) for prompt in (whole, bare)])
         assert row["gdr_reward"] == scores[0].reward != scores[1].reward
+
+
+def test_tools_are_shown_to_the_models_and_kept_in_a_column(tmp_path: Path, fake_config: MakeConfig) -> None:
+    timer = {"type": "function", "function": {"name": "timer", "parameters": {"type": "object", "properties": {}}}}
+    mail = {"type": "function", "function": {"name": "mail", "description": "Sends.", "parameters": {"to": [1, "a"]}}}
+    rows = [{"id": "x", "prompt": "Set it.", "tools": [timer, mail]}, {"id": "y", "prompt": "Well?", "tools": []}]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({**row, "responses": ["Yes.", "No."]}) + "\n" for row in rows))
+    annotate(source, fake_config(), tmp_path / "out")
+    for table, times in (("preferences", 1), ("kto", 2), ("candidates", 2)):
+        prompts = [[{"role": "user", "content": row["prompt"]}] for row in rows for _ in range(times)]
+        tools = [found for found in ([timer, mail], None) for _ in range(times)]
+        written = lines(tmp_path / "out" / f"{table}.jsonl")
+        assert ([row["prompt"] for row in written], [row["tools"] for row in written]) == (prompts, tools)
+        parquet = tmp_path / "out" / f"{table}.parquet"
+        assert [row.data["tools"] for row in read_rows(parquet)] == tools
+        datasets = pytest.importorskip("datasets")
+        loaded = datasets.Dataset.from_parquet(str(parquet), cache_dir=str(tmp_path / "cache"))
+        assert list(loaded["tools"]) == tools
+        assert str(pq.read_schema(parquet).field("prompt").type).startswith("list<element: struct<")
+    first = lines(tmp_path / "out" / "candidates.jsonl")[0]
+    ratio = GuidedDensityRatio.from_config(fake_config())
+    told, bare = (prompt_of({"tools": given}, "Set it.").turns for given in ([timer, mail], None))
+    scores = ratio.score([Sample(prompt, first["response"]) for prompt in (told, bare)])
+    assert first["gdr_reward"] == scores[0].reward != scores[1].reward
 
 
 def test_prompts_of_texts_keep_their_columns(tmp_path: Path, prompts: MakePrompts, fake_config: MakeConfig) -> None:

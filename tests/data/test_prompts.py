@@ -107,7 +107,7 @@ class TestUnusedContext:
         return [str(one.message) for one in caught]
 
     def test_one_warning_names_the_columns(self, tmp_path: Path) -> None:
-        data = {"instruction": BASIL, "input": "It faces north.", "tools": [{"type": "function"}], "response": "r"}
+        data = {"instruction": BASIL, "input": "It faces north.", "tools": ["search"], "response": "r"}
         path = write(tmp_path / "in.jsonl", {**data, "input": "", "tools": []}, data, data)
         assert self.names(path, columns={"prompt": "instruction"}) == [
             "the columns `input`, `tools` are not used: what belongs to the question must be in `prompt`"

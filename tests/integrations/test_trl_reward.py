@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import pickle
 import threading
@@ -18,6 +19,7 @@ from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.api.types import Message, Sample, Score, ToolCall
 from gdr_plugin.config.load import parse_config
 from gdr_plugin.config.schema import Config
+from gdr_plugin.data.tools import definitions_of
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_trl import AsyncGDRReward, GDRReward
 
@@ -55,6 +57,7 @@ class Logs:
         self.eos_token_ids = list(ends)
         self.metrics: dict[str, float] = {}
         self.columns: dict[str, list[Any]] = {}
+        self.tools: list[Any] = []
 
     def metric(self, name: str, value: float) -> None:
         assert name not in self.metrics
@@ -62,6 +65,119 @@ class Logs:
 
     def extra(self, name: str, values: list[Any]) -> None:
         self.columns[name] = values
+
+
+def weather(city: str) -> str:
+    """Tells the weather.
+
+    Args:
+        city: The city's name.
+    """
+    return city
+
+
+DEFINED = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Tells the weather.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "description": "The city's name."}},
+            "required": ["city"],
+        },
+        "return": {"type": "string"},
+    },
+}
+OTHER = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
+
+
+class Garden:
+    """An environment, as GRPO makes one for each rollout."""
+
+    def reset(self) -> None: ...
+
+    def water(self, litres: int) -> str:
+        """Waters the garden.
+
+        Args:
+            litres: How much.
+        """
+        return str(litres)
+
+
+class Kitchen(Garden):
+    def reset(self) -> None: ...
+
+
+class TestTools:
+    """Both models are shown the tools that the policy was shown."""
+
+    def told(self, *definitions: dict[str, Any]) -> float | None:
+        (score,) = expected(Sample((definitions_of(definitions), USER), "Rain."))
+        return score.reward
+
+    def test_a_rows_own_column_goes_first(self) -> None:
+        reward = GDRReward(config(), tools=[weather])
+        prompts, completions = [ASKED] * 3, [[answer("Rain.")]] * 3
+        found = reward(prompts, completions, tools=[[OTHER], None, json.dumps([OTHER])])
+        assert found == [self.told(OTHER), self.told(DEFINED), self.told(OTHER)]
+        assert len(set(found)) == 2
+
+    def test_functions_and_definitions(self) -> None:
+        for given in (weather, DEFINED):
+            assert GDRReward(config(), tools=[given])([ASKED], [[answer("Rain.")]]) == [self.told(DEFINED)]
+
+    def test_the_trainers_own_unless_others_are_named(self) -> None:
+        logs = Logs(END)
+        logs.tools = [weather]
+        for reward, right in (
+            (GDRReward(config()), self.told(DEFINED)),
+            (GDRReward(config(), tools=[OTHER]), self.told(OTHER)),
+            (GDRReward(config(), tools=[]), expected(Sample((USER,), "Rain."))[0].reward),
+        ):
+            logs.metrics.clear()
+            assert reward([ASKED], [[answer("Rain.")]], [[1, END]], log_metric=logs.metric) == [right]
+
+    def test_each_rows_environment_has_its_own(self) -> None:
+        logs = Logs(END)
+        garden = Garden()
+        logs.tools = [weather, garden.water, Kitchen().water]
+        watering = {
+            "type": "function",
+            "function": {
+                "name": "water",
+                "description": "Waters the garden.",
+                "parameters": {
+                    "type": "object",
+                    "properties": {"litres": {"type": "integer", "description": "How much."}},
+                    "required": ["litres"],
+                },
+                "return": {"type": "string"},
+            },
+        }
+        reward = GDRReward(config())
+        rows = {"environments": [Garden(), Kitchen()], "log_metric": logs.metric}
+        found = reward([ASKED] * 2, [[answer("Rain.")]] * 2, [[1, END]] * 2, **rows)
+        assert found == [self.told(DEFINED, watering)] * 2  # not one environment's method twice
+
+    def test_calls_of_tools_that_nobody_named_are_warned_of(self) -> None:
+        call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Lyon"}}}
+        with pytest.warns(UserWarning, match=r"asked without them: pass tools="):
+            (blind,) = GDRReward(config())([ASKED], [[answer("", tool_calls=[call])]])
+        assert GDRReward(config(), tools=[])([ASKED], [[answer("", tool_calls=[call])]]) == [blind]
+        (seen,) = GDRReward(config(), tools=[weather])([ASKED], [[answer("", tool_calls=[call])]])
+        assert seen != blind
+
+    def test_what_is_no_tool(self) -> None:
+        with pytest.raises(ConfigError, match=r"tools: .*docstring"):
+            GDRReward(config(), tools=[lambda city: city])
+        with pytest.raises(ConfigError, match="tools: definition 1 of `tools` must be a mapping with `function`"):
+            GDRReward(config(), tools=[{"description": "nameless"}])
+
+    def test_it_pickles(self) -> None:
+        reward = pickle.loads(pickle.dumps(GDRReward(config(), tools=[weather])))
+        assert reward([ASKED], [[answer("Rain.")]]) == [self.told(DEFINED)]
 
 
 class TestWhatIsScored:
@@ -83,7 +199,7 @@ class TestWhatIsScored:
             GDRReward(config())([prompt], [[answer("It shows a cat.")]])
 
     @pytest.mark.parametrize("reduction", ["sum", "mean", "per_byte"])
-    @pytest.mark.filterwarnings("ignore:.*summed over tokens")
+    @pytest.mark.filterwarnings("ignore:.*summed over tokens", "ignore:.*pass tools=")
     def test_of_tool_turns_only_the_assistants_count(self, reduction: str) -> None:
         call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
         tool = {"role": "tool", "name": "add", "content": "3"}

@@ -9,6 +9,7 @@ import pytest
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import Conversation, Message, ToolCall
+from gdr_plugin.data.tools import definitions_of
 from gdr_plugin.models.text.chat import Chat
 from gdr_plugin.models.text.reasoning import Marks, is_mark, marks_in, opens
 from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
@@ -269,3 +270,35 @@ def test_text_before_the_end_is_counted_once(tokenizer: Any) -> None:
     assert (text, finished) == ("42", True)
     span = chat.span(ASK, text, end=finished)
     assert tokenizer.decode(list(span.response), skip_special_tokens=False) == "42 <|end|>"
+
+
+def test_definitions_of_tools_reach_the_template_or_are_refused(tokenizer: Any) -> None:
+    told = definitions_of([{"name": "weather", "description": "Tells <|end|> it.", "parameters": {"type": "object"}}])
+    template = "{% if tools %}<|system|>\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}{% endif %}" + CALLS
+    text = asked(tokenizer, chat_of(tokenizer, template), (told, *ASK), "Rain", end=True)
+    definition = '{"type": "function", "function": {"name": "weather", "description": "Tells <|end|> it.", '
+    assert text.startswith(f"<|system|>\n{definition}")
+    assert text.count("<|user|>") == 1
+    span = chat_of(tokenizer, template).span((told, *ASK), "Rain", end=True)
+    assert span.mark == "<|end|>"
+    ends = span.context.count(tokenizer.convert_tokens_to_ids("<|end|>"))
+    assert ends == text.partition("│")[0].count("<|end|>") - 1 == 1  # the definition's own is text
+    with pytest.raises(ChatError, match=r"does not show the definitions of tools: set another `chat_template`, or"):
+        chat_of(tokenizer, CALLS).span((told, *ASK), "Rain", end=True)
+
+
+def test_a_template_that_wants_a_list_of_tools_gets_one(tokenizer: Any) -> None:
+    template = "<|system|>\n{% for tool in tools %}{{ tool.function.name }}\n{% endfor %}" + CALLS
+    chat = chat_of(tokenizer, template)
+    assert asked(tokenizer, chat, ASK, "Rain").startswith("<|system|>\n<|user|>")
+    assert "an empty list" in chat.describe()["tools"]
+    told = definitions_of([{"name": "weather"}])
+    assert asked(tokenizer, chat, (told, *ASK), "Rain").startswith("<|system|>\nweather\n<|user|>")
+
+
+def test_arguments_that_are_no_json_are_our_error(tokenizer: Any) -> None:
+    call = Message("assistant", "", tool_calls=(ToolCall("weather", "Lyon"),))
+    with pytest.raises(ChatError, match="the arguments of the call of weather are not JSON"):
+        chat_of(tokenizer, CALLS).turn_span(ASK, call, end=True)
+    with pytest.raises(ChatError, match="the definitions of tools are not JSON"):
+        chat_of(tokenizer, CALLS).span((Message("tools", "["), *ASK), "Rain", end=True)

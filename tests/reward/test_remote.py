@@ -19,6 +19,7 @@ from gdr_plugin.api.errors import ConfigError, DataError, ModelError
 from gdr_plugin.api.types import Message, Sample, Score, ToolCall
 from gdr_plugin.config.load import parse_config
 from gdr_plugin.config.schema import Config
+from gdr_plugin.data.tools import definitions_of
 from gdr_plugin.reward.remote import ROWS, RemoteRatio
 from gdr_plugin.reward.reward import GuidedDensityRatio
 
@@ -28,6 +29,9 @@ CONFIG: dict[str, Any] = {
     "guidance": {"domains": {"chat": "none", "safety": "safety"}},
     "reward": {"reduction": "mean"},
 }
+
+
+TIMER = {"type": "function", "function": {"name": "timer", "parameters": {"type": "object", "default": None}}}
 
 
 def sample(text: str, **fields: Any) -> Sample:
@@ -124,10 +128,12 @@ def test_tool_calls_reasoning_and_prefills_go_along(server: str, config: Config)
         Sample((*asked, Message("assistant", "It will")), " rain."),
         Sample(asked, "On it.", fields={"system": "Be brief.", "messages": [], "prefill": True}),
         Sample(asked, "On it."),
+        Sample((definitions_of([TIMER]), *asked), "On it."),
+        Sample((definitions_of([TIMER]), Message("system", "Be brief."), *asked), "On it.", fields={"tools": [1]}),
     ]
     local = GuidedDensityRatio.from_config(config).score(samples)
     assert RemoteRatio(server, token="secret").score(samples) == local
-    assert len({score.strong_logprob for score in local}) == 5
+    assert len({score.strong_logprob for score in local}) == 7
 
 
 def test_it_says_what_is_served(server: str) -> None:

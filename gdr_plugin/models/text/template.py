@@ -61,7 +61,7 @@ class ChatTemplate:
         self.variables = dict(variables or {})
         self.text, self.source = _resolve(tokenizer, template)
         self._parts = False
-        self.no_tools: Sequence[Any] | None = None
+        self.no_tools: list[Any] | None = None
         """What the template is given where a prompt has no tools; some want a list, be it empty."""
         self.reasoning_blocks = False
         """Whether the template reads reasoning from a block of the content rather than from a field."""
@@ -125,7 +125,7 @@ class ChatTemplate:
     def _probe_prompt(self) -> str:
         """Render a user turn; templates of vision models want its text as a list of parts, those for tools tools."""
         problem = None
-        for self._parts, self.no_tools in itertools.product((False, True), (None, ())):
+        for self._parts, self.no_tools in itertools.product((False, True), (None, [])):
             try:
                 text = self.render((Message("user", _PROBE),))
             except ChatError as error:
