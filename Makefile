@@ -26,11 +26,9 @@ WITH_LOWEST := $(addprefix tests/, \
   config data/test_read.py integrations/test_trl_reward.py integrations/test_trl_trainers.py models/local \
   models/test_chat.py plugins/test_plugins.py report routing/test_rules.py reward/test_reward.py sampling \
   serve/test_batcher.py serve/test_routes.py store)
-# What is not true yet with these versions. transformers before 5.21 loads Gemma 2 with an attention that leaves out its
-# soft-capping (we mend that, but the tests' references are transformers' own), and before 5.20.2 takes the wrong end of turn
-# from a GGUF file; trl before 1.16 logs prompts as plain text.
+# What is not true with these versions. transformers before 5.21 loads Gemma 2 with an attention that leaves out its
+# soft-capping (we mend that, but the tests' references are transformers' own); trl before 1.16 logs prompts as plain text.
 WITH_LOWEST += -k "not gemma2" \
-  --deselect tests/models/local/test_gguf.py::test_the_files_own_template_and_tokens_survive \
   --deselect tests/integrations/test_trl_trainers.py::test_grpo_learns_from_it_and_logs_why
 
 .DEFAULT_GOAL := help

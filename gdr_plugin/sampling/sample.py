@@ -16,6 +16,7 @@ from gdr_plugin.api.errors import ChatError, ConfigError, ModelError
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Conversation, Message
 from gdr_plugin.data.rows import Response
+from gdr_plugin.models.text.reasoning import is_mark
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -124,9 +125,9 @@ class PolicySampler:
         Raises:
             ModelError: The weights cannot be loaded, the logits are not finite, or one response does not fit in memory.
         """
-        opened = [self._context(prompt, sampling.max_new_tokens) for prompt in prompts]
-        contexts = {index: context for index, context in enumerate(opened) if not isinstance(context, str)}
-        results = [Sampled(reason=context) if isinstance(context, str) else Sampled() for context in opened]
+        asked = [self._asked(prompt, sampling.max_new_tokens) for prompt in prompts]
+        contexts = {index: found[0] for index, found in enumerate(asked) if not isinstance(found, str)}
+        results = [Sampled(reason=found) if isinstance(found, str) else Sampled() for found in asked]
         if contexts:
             with self._model.running() as model:
                 ends = self._end_ids(model)
@@ -134,19 +135,20 @@ class PolicySampler:
                 drawing = _Drawing(model, contexts, ids, sampling, ends, size)
                 drawing.run(progress)
             for index in contexts:
-                rows = (drawing.drawn[index, number] for number in range(sampling.samples))
-                results[index] = Sampled(tuple(self._response(row, ends) for row in rows))
+                rows = [drawing.drawn[index, number] for number in range(sampling.samples)]
+                opened = asked[index][1]
+                results[index] = Sampled(tuple(self._response(row, ends, opened) for row in rows))
         return results
 
-    def _context(self, prompt: Conversation, room: int) -> Context | str:
-        """The prompt's ids, or why it has none."""
+    def _asked(self, prompt: Conversation, room: int) -> tuple[Context, str] | str:
+        """The prompt's ids and the mark of reasoning that they open, or why it has none."""
         try:
-            context = self._model.chat.span(prompt, "", end=False).context
+            context, opened = self._model.chat.asked(prompt)
         except ChatError as error:
             return f"policy: {error}"
         longest = self._model.chat.max_length
         if len(context) + room <= longest:
-            return context
+            return context, opened
         return (
             f"policy: behind the prompt ({len(context)} tokens) {room} new tokens exceed {longest}: lower "
             "--max-new-tokens, or set `limits.long_input: keep_end`"
@@ -160,8 +162,8 @@ class PolicySampler:
         listed = getattr(model.generation_config, "eos_token_id", None)
         return self._model.chat.stop_ids | frozenset([listed] if isinstance(listed, int) else listed or ())
 
-    def _response(self, ids: Sequence[int], ends: frozenset[int]) -> Response:
-        """The response that drawn ids make, its text as it would be scored."""
+    def _response(self, ids: Sequence[int], ends: frozenset[int], opened: str) -> Response:
+        """The response that drawn ids make, its text as it would be scored: with the mark that its prompt opened."""
         finished = ids[-1] in ends
         # Whoever renders the response adds again what the template writes before it and before the end's last token.
         end = self._model.chat.end_of_turn
@@ -170,7 +172,7 @@ class PolicySampler:
         if finished and not whole:  # the tokenizer may have merged it with the answer
             text = text.removesuffix(self._model.chat.before_end)
         # A character of several tokens that was cut at the limit is left out.
-        return Response(text if finished else text.rstrip("\ufffd"), finished)
+        return Response(opened + (text if finished else text.rstrip("\ufffd")), finished)
 
     @cached_property
     def _lead(self) -> str:
@@ -178,8 +180,15 @@ class PolicySampler:
         ids = self._model.chat.span((Message("user", "Hello"),), "a", end=False).response
         return self._decode(ids).removesuffix("a")
 
+    @cached_property
+    def _hidden(self) -> frozenset[int]:
+        """Special tokens that are no part of a response's text: all but marks of reasoning."""
+        added = self._tokenizer.added_tokens_decoder.items()
+        return frozenset(id for id, token in added if token.special and not is_mark(token.content))
+
     def _decode(self, ids: Sequence[int]) -> str:
-        text = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        shown = [id for id in ids if id not in self._hidden]
+        text = self._tokenizer.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
 

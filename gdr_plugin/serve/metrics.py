@@ -39,6 +39,7 @@ class Metrics:
         queued: Says how many samples are in the queue.
         waiting: Says how many samples wait for room in the queue.
         ready: Says whether both models have scored a probe.
+        marked: Says how many samples that were scored spell out marks of a chat template.
         models: The models by side; those behind a store have `hits` and `misses`.
 
     Raises:
@@ -51,6 +52,7 @@ class Metrics:
         queued: Callable[[], int],
         waiting: Callable[[], int],
         ready: Callable[[], bool],
+        marked: Callable[[], int],
         models: Mapping[str, LogprobModel],
     ) -> None:
         registry = CollectorRegistry()
@@ -91,7 +93,7 @@ class Metrics:
             ("gdr_ready", "Whether both models have scored a probe", ready),
         ):
             Gauge(name, text, registry=registry).set_function(value)
-        registry.register(_Store(models))
+        registry.register(_Read(models, marked))
         ProcessCollector(registry=registry)
 
     def render(self) -> bytes:
@@ -127,16 +129,19 @@ class Metrics:
         return label
 
 
-class _Store(Collector):
-    """Hits and misses of the log-prob store, read from its own counters."""
+class _Read(Collector):
+    """Counters that others keep: template marks in samples, hits and misses of the log-prob store."""
 
-    def __init__(self, models: Mapping[str, LogprobModel]) -> None:
+    def __init__(self, models: Mapping[str, LogprobModel], marked: Callable[[], int]) -> None:
         self._models = models
+        self._marked = marked
 
     def describe(self) -> Iterable[CounterMetricFamily]:
         return []
 
     def collect(self) -> Iterator[CounterMetricFamily]:
+        text = "Samples that spell out a mark of a chat template: they are scored as text"
+        yield CounterMetricFamily("gdr_spelt_marks", text, value=self._marked())
         for what, text in (("hits", "Spans found in the log-prob store"), ("misses", "Spans the model had to score")):
             family = CounterMetricFamily(f"gdr_store_{what}", text, labels=["model"])
             for side, model in self._models.items():

@@ -46,6 +46,7 @@ class BatchingService:
             queued=lambda: self.batcher.queued,
             waiting=lambda: self.batcher.waiting,
             ready=lambda: self.ready,
+            marked=lambda: ratio.spelt_marks,
             models={"strong": ratio.strong, "weak": ratio.weak},
         )
         self.batcher = Batcher(self._score_batch, self.settings, self.metrics)

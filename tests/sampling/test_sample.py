@@ -267,3 +267,54 @@ def test_a_policy_stops_before_the_next_turn(tiny_model: TinyModel, monkeypatch:
     (sampled,) = sampler.sample([ask("Hello")], ["a"], Sampling(samples=1))
     assert seen == [{1, 2}]  # `<|im_start|>`, and the tokenizer's and generation config's `<|im_end|>`
     assert sampled.responses == (("I am here.", True),)
+
+
+CHATML = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+ASK = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+HISTORY = CHATML.replace("+ m.content", "+ ('<think>\n\n</think>\n\n' if m.role == 'assistant' else '') + m.content")
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt_end", "opened"),
+    [
+        (CHATML + ASK, "<|im_start|>assistant\n", ""),
+        (HISTORY + ASK, "<|im_start|>assistant\n", ""),  # Qwen3: whether it reasons is the model's choice
+        (CHATML + ASK.replace("\\n'", "\\n<think>\\n'"), "<|im_start|>assistant\n<think>\n", "<think>\n"),  # R1
+    ],
+)
+def test_a_policy_is_asked_with_the_generation_prompt(
+    tiny_model: TinyModel, template: str, prompt_end: str, opened: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it writes is scored as the very ids that were drawn, behind the very ids that it was asked."""
+    model = str(tiny_model(chat_template=template))
+    made = PolicySampler(ModelSpec(model=model))
+    chat = open_local(ModelSpec(model=model)).chat
+    thought = ("" if opened else "<think>\n") + "Two.\n</think>\n\nIt is 2."
+    tokenizer = made._tokenizer
+    drawn = [*tokenizer(thought)["input_ids"], tokenizer.eos_token_id]
+    asked: list[list[tuple[int, ...]]] = []
+
+    def decode(model: object, contexts: list[tuple[int, ...]], numbers: object, **options: object) -> list[list[int]]:
+        asked.append(contexts)
+        return [drawn]
+
+    monkeypatch.setattr(decoding, "decode", decode)
+    (sampled,) = made.sample([ask("1 + 1?")], ["a"], Sampling(samples=1))
+    ((context,),) = asked
+    assert tokenizer.decode(context).endswith("1 + 1?<|im_end|>\n" + prompt_end)
+    (response,) = sampled.responses
+    assert (response.text, response.finished) == (opened + thought, True)
+    if "think" in template:
+        span = chat.span(ask("1 + 1?"), response.text, end=True)
+        assert ([*span.context], [*span.response]) == ([*context], drawn)
+    made.unload()
+
+
+def test_marks_of_reasoning_that_are_special_tokens_stay_in_the_text(tiny_model: TinyModel) -> None:
+    made = PolicySampler(ModelSpec(model=str(tiny_model())))
+    made._tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    marks = made._tokenizer.convert_tokens_to_ids(["[THINK]", "[/THINK]"])
+    text = made._tokenizer("Two.")["input_ids"]
+    end = made._tokenizer.eos_token_id
+    response = made._response([marks[0], *text, marks[1], *text, end], frozenset([end]), "")
+    assert response.text == "[THINK]Two.[/THINK]Two."

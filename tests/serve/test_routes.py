@@ -483,6 +483,17 @@ async def test_metrics_are_what_prometheus_reads(connect: Connect) -> None:
     assert max(inner) < 60  # and not all in one
 
 
+@pytest.mark.filterwarnings("ignore:a prompt or response spells out")
+async def test_metrics_count_marks_of_a_template(connect: Connect, ratio: GuidedDensityRatio, tiny_model: Any) -> None:
+    real = GuidedDensityRatio.from_models(str(tiny_model()), str(tiny_model(seed=1)))
+    ratio.strong, ratio.weak = real.strong, real.weak
+    async with connect(cache=0) as client:
+        assert (await metrics_of(client))["gdr_spelt_marks_total"] == 0
+        texts = ["Paris.", "Paris.<|im_end|>", "<|im_start|>"]
+        assert (await client.post("/score", json={"text_1": "Where?", "text_2": texts})).status_code == 200
+        assert (await metrics_of(client))["gdr_spelt_marks_total"] == 2
+
+
 async def test_metrics_show_the_store(model: Any, tmp_path: Any, connect: Connect, ratio: GuidedDensityRatio) -> None:
     stored = GuidedDensityRatio.from_models(model, "fake:weak", store=tmp_path / "store.sqlite")
     ratio.strong, ratio.weak = stored.strong, stored.weak

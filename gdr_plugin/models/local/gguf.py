@@ -25,7 +25,7 @@ from gdr_plugin.text import first_line
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when conversion changes: folders of older formats are then ignored."""
 
 _GPT2 = frozenset({"gpt-2", "phi-2", "olmo", "mpt", "roberta-bpe"})
@@ -112,6 +112,7 @@ def read_gguf(path: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokeni
             tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file=path.name)
     except Exception as error:  # the parsers of transformers and gguf raise errors of all kinds
         raise ModelError(f"{path} cannot be read as a GGUF language model: {first_line(error)}") from error
+    set_special_tokens(tokenizer, path)
     set_pre_tokenizer(tokenizer, path)
     return model, tokenizer
 
@@ -137,6 +138,24 @@ def plain_copy(model: PreTrainedModel) -> PreTrainedModel:
     plain.tie_weights()
     plain.generation_config = model.generation_config
     return plain
+
+
+def set_special_tokens(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Give a tokenizer the BOS, EOS and padding that the file names: transformers before 5.20.2 took others.
+
+    Args:
+        tokenizer: As transformers reads it from the file; changed in place.
+        path: The `.gguf` file.
+    """
+    from gguf import GGUFReader
+
+    fields = GGUFReader(path).fields
+    for role, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
+        field = fields.get(f"tokenizer.ggml.{key}_token_id")
+        if field is not None:
+            token = tokenizer.convert_ids_to_tokens(int(field.parts[field.data[0]][0]))
+            if token is not None:
+                setattr(tokenizer, f"{role}_token", token)
 
 
 def set_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:

@@ -131,6 +131,18 @@ class Chat:
         """Text that the template writes between an answer and the last token of its end, such as Llama 2's space."""
         return self._tokens.spelling_behind_text(self._end.ids[:-1])
 
+    def asked(self, conversation: Conversation) -> tuple[tuple[int, ...], str]:
+        """What a policy is asked: the prompt's ids up to where it begins to write, and the reasoning that they open.
+
+        That is the generation prompt as it is: the model reasons or not, as it was trained to. Where reasoning has a
+        form that is more than text between two marks (gpt-oss's channels), an answer without it begins there.
+
+        Raises:
+            ChatError: As for `span`.
+        """
+        context = self._contexts.of(conversation, "thought" if self._layout.reasons_in_text else "answer")
+        return context.ids, context.opened
+
     def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
         """Token ids of `response` after `conversation`; see `ChatFormat.span`."""
         context, pieces = self._place(conversation, response)

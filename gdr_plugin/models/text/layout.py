@@ -142,6 +142,13 @@ class TurnLayout:
         """
         return self.opened.strip() if self.opened and self.answer == Header() else ""
 
+    @property
+    def reasons_in_text(self) -> bool:
+        """Whether reasoning is text between two marks, and nothing else stands between it and the answer."""
+        return bool(self.marks) and (
+            self.form is None or self.form.between.strip() in {marks.closing for marks in self.marks}
+        )
+
     def family(self) -> str:
         """Name the template for a person: `plain text`, a known family, or `own format`."""
         if self._template.source == "plain":
