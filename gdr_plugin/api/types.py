@@ -5,9 +5,11 @@ Nothing here imports torch or transformers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from gdr_plugin.api.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +37,9 @@ TEXT: Final = "text"
 """The role of a prompt that is one piece of text, rendered elsewhere: it is scored as it is."""
 TOOLS: Final = "tools"
 """The role of a conversation's first turn where it has the definitions of the tools that the assistant may call."""
+
+_SHOWN: Final = 60
+"""Most characters of a text in a value's repr."""
 
 Side = Literal["strong", "weak"]
 """One of the two models of a reward."""
@@ -93,23 +98,61 @@ def parts_of(conversation: Conversation) -> tuple[Conversation, Conversation, Co
     return conversation[:begin], conversation[begin:end], conversation[end:]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Sample:
-    """A prompt with one response to it: what is scored."""
+    """A prompt with one response to it: what is scored.
+
+    Args:
+        prompt: A text, which is one user turn; or turns, as `Message` or as `{"role": ..., "content": ...}`.
+        response: The assistant's answer: a text, or an assistant's `Message` with reasoning or tool calls.
+        finished: As the field.
+        fields: As the field.
+        reasoning: As the field.
+        tool_calls: As the field.
+
+    Raises:
+        DataError: Prompt or response is something else.
+    """
 
     prompt: Conversation
-    """The conversation up to and without the response; at least one turn. A plain string prompt is one user turn."""
+    """The conversation up to and without the response; at least one turn."""
     response: str
     """The assistant's answer, without template markers. May be empty."""
-    finished: bool = True
+    finished: bool
     """Whether the response ended by itself. False for a completion that was cut at a length limit."""
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any]
     """Further data set columns. Routers may read them (the `field` router reads `domain`)."""
-    reasoning: str = ""
+    reasoning: str
     """What the response thought before its text, where that came apart from it; scored in the form in which each
     model's template writes reasoning."""
-    tool_calls: tuple[ToolCall, ...] = ()
+    tool_calls: tuple[ToolCall, ...]
     """The calls that the response makes after its text; scored as each model's template writes them."""
+
+    def __init__(
+        self,
+        prompt: str | Sequence[Message | Mapping[str, str]],
+        response: str | Message,
+        finished: bool = True,
+        fields: Mapping[str, Any] | None = None,
+        reasoning: str = "",
+        tool_calls: tuple[ToolCall, ...] = (),
+    ) -> None:
+        if isinstance(response, Message) and response.role == "assistant":
+            reasoning, tool_calls = response.reasoning or reasoning, response.tool_calls or tool_calls
+            response = response.content
+        if not isinstance(response, str):
+            raise DataError(f"`response` must be a text or an assistant's Message, not {_named(response)}")
+        values = (_turns(prompt), response, finished, {} if fields is None else fields, reasoning, tool_calls)
+        for name, value in zip(self.__slots__, values, strict=True):
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        turns = f"{len(self.prompt)} turns ending " if len(self.prompt) > 1 else ""
+        asked = f"{turns}{_shortened(self.prompt[-1].content)}" if self.prompt else "()"
+        more = [] if self.finished else ["finished=False"]
+        optional = {"fields": self.fields, "reasoning": self.reasoning, "tool_calls": self.tool_calls}
+        more += [f"{name}={value!r}" for name, value in optional.items() if value]
+        return f"Sample({', '.join([asked, _shortened(self.response), *more])})"
 
     @property
     def turn(self) -> Message:
@@ -120,6 +163,35 @@ class Sample:
     def text(self) -> str:
         """All that the assistant wrote: reasoning, answer, and the names and arguments of calls."""
         return self.turn.text
+
+
+def _turns(prompt: object) -> Conversation:
+    """A prompt in the forms that people write it in, as turns."""
+    if isinstance(prompt, str):
+        return (Message("user", prompt),)
+    if not isinstance(prompt, Sequence):
+        raise DataError(f"`prompt` must be a text or a list of turns, not {_named(prompt)}")
+    return tuple(turn if isinstance(turn, Message) else _turn(turn, at) for at, turn in enumerate(prompt, start=1))
+
+
+def _turn(turn: object, number: int) -> Message:
+    what = f"turn {number} of `prompt`"
+    if not isinstance(turn, Mapping):
+        raise DataError(f'{what} must be a Message or {{"role": ..., "content": ...}}, not {_named(turn)}')
+    if turn.keys() != {"role", "content"} or not all(isinstance(value, str) for value in turn.values()):
+        raise DataError(
+            f"{what} must have `role` and `content`, two texts, and nothing else: score a row "
+            '({"prompt": [...], "response": ...}) instead of a Sample where turns have tool calls or reasoning'
+        )
+    return Message(turn["role"], turn["content"])
+
+
+def _named(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}...")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +209,7 @@ class TokenSpan:
     where there is none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Score:
     """The reward of one sample, and where it came from."""
 
@@ -181,3 +253,10 @@ class Score:
     """The same for the weak model's tokens."""
     reduction: Reduction | None = None
     """How token log-probs became `reward`; set together with them."""
+
+    def __repr__(self) -> str:
+        if self.reward is None or self.strong_logprob is None or self.weak_logprob is None:
+            return f"Score(reward={self.reward}, reason={self.reason!r}, domain={self.domain!r})"
+        strong = f"strong={self.strong_logprob:.2f} over {self.strong_tokens} tokens"
+        weak = f"weak={self.weak_logprob:.2f} over {self.weak_tokens}"
+        return f"Score(reward={self.reward:.4f}, {strong}, {weak}, domain={self.domain!r}, guidance={self.guidance!r})"

@@ -70,7 +70,6 @@ def annotate(
     from gdr_plugin.annotation.annotate import annotate as run
     from gdr_plugin.annotation.filters import Filters
     from gdr_plugin.annotation.options import AnnotateOptions
-    from gdr_plugin.cli.progress import progress_bars
     from gdr_plugin.data.sources import parse_columns
     from gdr_plugin.sampling.sample import Sampling
 
@@ -87,7 +86,7 @@ def annotate(
         strict=strict,
         skip_bad=skip_bad,
     )
-    with progress_bars("prompts") as progress:
+    with ctx.obj.progress("prompts") as progress:
         result = run(prompts, config, out, chosen, plugins=ctx.obj.plugins(), progress=progress)
     _print(result)
 

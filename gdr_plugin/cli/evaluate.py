@@ -61,7 +61,6 @@ def evaluate(
     Every text is scored once and kept in the store, so that an interrupted run continues.
     """
     from gdr_plugin.api.errors import ConfigError, DataError
-    from gdr_plugin.cli.progress import progress_bars
     from gdr_plugin.cli.show import print_json
     from gdr_plugin.data.sources import parse_columns
     from gdr_plugin.evaluation import run
@@ -78,7 +77,7 @@ def evaluate(
         raise DataError("name the preference data: gdr evaluate DATA; only --controllability has data of its own")
     if plot is not None and not ablations:
         raise ConfigError("--plot draws the ablations: add --ablations")
-    with progress_bars("items") as progress:
+    with ctx.obj.progress("items") as progress:
         report, origin = run.evaluate_data(
             data,
             config,
@@ -98,12 +97,11 @@ def evaluate(
 
 
 def _controllability(ctx: typer.Context, data: str | None, config: Path, outputs: Outputs, as_json: bool) -> None:
-    from gdr_plugin.cli.progress import progress_bars
     from gdr_plugin.cli.show import print_json, print_tables
     from gdr_plugin.evaluation.controllability.report import run_controllability, write
 
     outputs.check(data, config)
-    with progress_bars("prompts") as progress:
+    with ctx.obj.progress("prompts") as progress:
         report = run_controllability(config, data, plugins=ctx.obj.plugins(), progress=progress)
     write(report, html_file=outputs.html)
     if as_json:
@@ -116,9 +114,12 @@ def _print(report: Report, origin: dict[str, str]) -> None:
     from gdr_plugin.cli.show import print_facts, print_tables
     from gdr_plugin.evaluation.ablations import report as ablations_report
     from gdr_plugin.evaluation.summary_tables import facts, tables
+    from gdr_plugin.evaluation.verdict import verdict
 
     print_tables(tables(report))
     print_facts("data", origin | facts(report))
+    print()
     if report.ablations is not None:
-        print()
         print_tables(ablations_report.tables(report.ablations), ablations_report.summary(report.ablations))
+        print()
+    print_tables([], verdict(report))

@@ -34,11 +34,10 @@ def explain(
     map_: options.Map = None,
 ) -> None:
     """Show where rewards come from: a page with each response's tokens coloured by log p_strong - log p_weak."""
-    from gdr_plugin.cli.progress import progress_bars
     from gdr_plugin.data.sources import parse_columns
     from gdr_plugin.explain.explain import explain as run
 
-    with progress_bars("rows") as progress:
+    with ctx.obj.progress("rows") as progress:
         shown = run(
             data,
             config,

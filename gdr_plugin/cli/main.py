@@ -5,10 +5,12 @@ Exit codes: 0 done, 1 a defect of ours, 2 wrong input or usage, 130 interrupted,
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -18,17 +20,20 @@ import typer
 from typer.core import TyperGroup
 
 from gdr_plugin.api.errors import GDRError
+from gdr_plugin.cli.threads import settle_threads
 from gdr_plugin.text import one_line, typed_line
 from gdr_plugin.version import __version__
 
 if TYPE_CHECKING:
     from gdr_plugin.plugins.registry import Plugins
+    from gdr_plugin.progress import Progress
 
 COMMANDS = (
     *("init", "check", "score", "explain", "annotate", "evaluate", "pairs", "tune"),
     *("serve", "store", "plugins", "path"),
 )
 """The modules of this package that hold one command each, in the order of `gdr --help`."""
+_SWITCHES = ("-q", "--quiet", "-v", "--verbose", "--debug")
 
 
 class _ReaderGoneError(Exception):
@@ -64,6 +69,18 @@ class Settings:
 
     plugin_files: list[Path] = field(default_factory=list)
     debug: bool = False
+    quiet: bool = False
+
+    def progress(self, unit: str) -> AbstractContextManager[Progress | None]:
+        """Show the progress of a long job, unless `--quiet`; see `progress_bars`."""
+        from gdr_plugin.cli.progress import progress_bars
+
+        return progress_bars(unit, quiet=self.quiet)
+
+    def note(self, line: str) -> None:
+        """Say something on standard error that is no result, unless `--quiet`."""
+        if not self.quiet:
+            print(f"gdr: {line}", file=sys.stderr)
 
     def plugins(self) -> Plugins:
         """Load the plugins: built-in, installed, and those given with `--plugin`."""
@@ -84,13 +101,42 @@ def _global(
     plugin: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Load a Python file with gdr hooks; may be repeated.")
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show no progress and no notes; errors and warnings stay.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say when models load, and how they compute.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", envvar="GDR_DEBUG", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Rewards for language models from the guided density ratio of two models."""
-    ctx.obj = Settings(plugin or [], debug)
+    ctx.obj = Settings(plugin or [], debug, quiet)
+    if ctx.invoked_subcommand != "serve":  # which keeps a log with times of its own
+        _say_what_happens(ctx, quiet=quiet, verbose=verbose)
+
+
+def _say_what_happens(ctx: typer.Context, *, quiet: bool, verbose: bool) -> None:
+    """Show the package's log as lines of ours while the command runs."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("gdr: %(message)s"))
+    levels = {"gdr_plugin": logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING}
+    if not quiet:
+        levels["gdr_plugin.models.local.gguf"] = logging.INFO  # a conversion takes long, and is done once
+    package = logging.getLogger("gdr_plugin")
+    before = {name: logging.getLogger(name).level for name in levels}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    package.addHandler(handler)
+
+    def restore() -> None:
+        package.removeHandler(handler)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+    ctx.call_on_close(restore)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -102,7 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: What follows `gdr`; default: the process's arguments.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = _global_first(sys.argv[1:] if arguments is None else arguments)
+    settle_threads()
     # A stream that the shell closed is None in Python, and print() would write errors to the other one.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
@@ -110,6 +157,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for command in COMMANDS:
         import_module(f"gdr_plugin.cli.{command}")
     sys.exit(_run(arguments))
+
+
+def _global_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the global switches in front, where typer looks for them: people write `gdr score FILE -q`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    switches = [argument for argument in arguments[:end] if argument in _SWITCHES]
+    return [*switches, *(argument for argument in arguments[:end] if argument not in _SWITCHES), *arguments[end:]]
 
 
 def _run(arguments: Sequence[str]) -> int:

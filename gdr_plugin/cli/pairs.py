@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +70,6 @@ def pairs(
     html: options.Html = None,
 ) -> None:
     """Judge every ordered model pair as a reward; each model scores each text once."""
-    from gdr_plugin.cli.progress import progress_bars
     from gdr_plugin.cli.show import print_json
     from gdr_plugin.data.sources import parse_columns
     from gdr_plugin.evaluation.pairs.page import save_plots, to_html
@@ -91,15 +89,15 @@ def pairs(
         seed=seed,
     )
     _check_outputs(html, plots, [data, models_file, config, gap_scores])
-    with progress_bars("items") as progress:
+    with ctx.obj.progress("items") as progress:
         report = compare_model_pairs(models, data, chosen, plugins=ctx.obj.plugins(), progress=progress)
     if plots is not None:
         for path in save_plots(report, plots):
-            print(f"gdr: {path}", file=sys.stderr)
+            ctx.obj.note(str(path))
     if html is not None:
         with atomic(html) as file:
             file.write(to_html(report))
-        print(f"gdr: {html}", file=sys.stderr)
+        ctx.obj.note(str(html))
     if as_json:
         print_json(report.to_json())
     else:

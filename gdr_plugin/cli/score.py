@@ -45,6 +45,7 @@ def score(
             "They add up to the reward.",
         ),
     ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Also write the input's own columns.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Write bad rows with reward null and the reason instead of stopping.")
@@ -52,13 +53,12 @@ def score(
 ) -> None:
     """Score given responses: one JSON line for each row, in order. The reward is null where there is a reason."""
     from gdr_plugin.api.errors import DataError
-    from gdr_plugin.cli.progress import progress_bars
     from gdr_plugin.data.sources import STDIN, parse_columns
     from gdr_plugin.scoring.rows import score_rows
 
     if rows == STDIN and sys.stdin.isatty():
         raise DataError("name an input file, or pipe JSON lines into standard input")
-    with _writer(out, [rows, config]) as write, progress_bars("rows") as progress:
+    with _writer(out, [rows, config]) as write, ctx.obj.progress("rows") as progress:
         summary = score_rows(
             rows,
             config,
@@ -69,9 +69,10 @@ def score(
             steps=_delimiter(steps),
             strict=strict,
             skip_bad=skip_bad,
+            keep=keep,
             progress=progress,
         )
-    print(f"gdr: {summary}", file=sys.stderr)
+    ctx.obj.note(str(summary))
 
 
 def _delimiter(steps: str | None) -> str | None:

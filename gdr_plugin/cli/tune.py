@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated
@@ -66,7 +65,6 @@ def tune(
     as_json: options.Json = False,
 ) -> None:
     """Find the guidance for a domain from labelled pairs, and measure on held-out pairs whether it helps."""
-    from gdr_plugin.cli.progress import progress_bars
     from gdr_plugin.cli.show import print_json
     from gdr_plugin.data.sources import parse_columns
     from gdr_plugin.tuning.tune import TuneOptions
@@ -83,7 +81,7 @@ def tune(
         limit=limit,
         skip_bad=skip_bad,
     )
-    with progress_bars("pairs") as progress:
+    with ctx.obj.progress("pairs") as progress:
         report = run(
             pairs,
             config,
@@ -91,7 +89,7 @@ def tune(
             chosen,
             plugins=ctx.obj.plugins(),
             progress=progress,
-            notify=lambda line: print(f"gdr: {line}", file=sys.stderr),
+            notify=ctx.obj.note,
         )
     if as_json:
         print_json({**report.to_json(), "file": str(out) if report.verdict.use else None})

@@ -38,11 +38,11 @@ def load_config(path: str | Path) -> Config:
     return parse_config(data, base=path.absolute().parent, origin=str(path))
 
 
-def named_config(config: str | Path | Config) -> tuple[Config, str]:
+def named_config(config: str | Path | Config | Mapping[str, Any]) -> tuple[Config, str]:
     """A configuration, and what messages call it, from whatever a caller names it by.
 
     Args:
-        config: Path of a gdr.yaml, which is read and validated, or a validated configuration.
+        config: Path of a gdr.yaml or its content as a mapping, which are validated, or a validated configuration.
 
     Returns:
         The configuration, and the file's path as given; `configuration` for one that comes from no file.
@@ -52,6 +52,8 @@ def named_config(config: str | Path | Config) -> tuple[Config, str]:
     """
     if isinstance(config, Config):
         return config, "configuration"
+    if isinstance(config, Mapping):
+        return parse_config(config), "configuration"
     return load_config(config), str(config)
 
 

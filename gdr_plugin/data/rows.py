@@ -29,6 +29,8 @@ class ScoreRow:
     sample: Sample
     where: str
     """The row's place, for messages."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """The row's columns as they were read, where they are to be kept."""
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -70,7 +72,7 @@ def response_column(data: Mapping[str, Any]) -> str | None:
     return next((name for name in ("response", *_INSTEAD) if name in data), None)
 
 
-def parse_score_row(row: Row, *, prefill: bool = False) -> ScoreRow:
+def parse_score_row(row: Row, *, prefill: bool = False, keep: bool = False) -> ScoreRow:
     """Read a row `{"id"?, "prompt", "response", "finished"?, ...}`; other columns go into the sample's fields.
 
     The response is a text, or messages that end with the assistant's. `completion` is another name for it. `messages`
@@ -79,6 +81,7 @@ def parse_score_row(row: Row, *, prefill: bool = False) -> ScoreRow:
     Args:
         row: As read.
         prefill: Whether the prompt may end with an assistant's turn, which the response goes on with.
+        keep: Whether the columns are kept as they are, too.
 
     Raises:
         DataError: The row is malformed, or a column is missing or of another type; names the row and the column.
@@ -100,7 +103,7 @@ def parse_score_row(row: Row, *, prefill: bool = False) -> ScoreRow:
             reasoning=turn.reasoning,
             tool_calls=turn.tool_calls,
         )
-        return ScoreRow(_id(row), sample, row.where)
+        return ScoreRow(_id(row), sample, row.where, dict(data) if keep else {})
 
 
 def parse_prompt_row(row: Row) -> PromptRow:

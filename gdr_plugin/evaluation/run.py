@@ -17,6 +17,7 @@ from gdr_plugin.data.items import Data, load_items
 from gdr_plugin.evaluation.ablations import report as ablations_report
 from gdr_plugin.evaluation.ablations.ablate import ablate
 from gdr_plugin.evaluation.summary import Report, evaluate_items
+from gdr_plugin.evaluation.verdict import verdict
 from gdr_plugin.files import atomic, check_output, dumps
 from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.progress import Progress
@@ -126,7 +127,7 @@ def evaluate_data(
 
 def as_json(report: Report, origin: Mapping[str, str]) -> dict[str, Any]:
     """Everything for machines: what `--json` prints."""
-    found = {"origin": dict(origin), **report.as_json()}
+    found = {"origin": dict(origin), **report.as_json(), "verdict": verdict(report)}
     if report.ablations is not None:
         found["ablations"] = ablations_report.as_json(report.ablations)
     return found

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from gdr_plugin.arithmetic.statistics import Estimate
 from gdr_plugin.evaluation.summary import Report
 from gdr_plugin.evaluation.summary_tables import facts, tables
+from gdr_plugin.evaluation.verdict import verdict
 from gdr_plugin.report.page import Raw, page, render, table
 from gdr_plugin.report.tables import Cell, estimate_text
 
@@ -34,7 +35,8 @@ def report_page(report: Report, title: str, origin: dict[str, str], more: str = 
         (table(part.headers, [_cells(row) for row in part.rows], caption=part.caption), part.note)
         for part in tables(report)
     ]
-    body = render("summary.html", package=PACKAGE, facts=origin | facts(report), tables=shown, more=more)
+    said = {"facts": origin | facts(report), "tables": shown, "more": more, "verdict": verdict(report)}
+    body = render("summary.html", package=PACKAGE, **said)
     return page(title, body, style=render("summary.css", package=PACKAGE))
 
 

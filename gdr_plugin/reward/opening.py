@@ -5,10 +5,11 @@ Loads no weights.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import TYPE_CHECKING, TypeAlias
 
-from gdr_plugin.api.errors import EngineWarning
+from gdr_plugin.api.errors import ConfigError, EngineWarning
 from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Side
@@ -32,6 +33,7 @@ def open_any(given: ModelLike, plugins: Plugins, limits: Limits, side: Side) -> 
         side: The name of a model that was given loaded.
 
     Raises:
+        ConfigError: It is none of these.
         ModelError: The model does not exist.
     """
     if isinstance(given, str):
@@ -42,6 +44,11 @@ def open_any(given: ModelLike, plugins: Plugins, limits: Limits, side: Side) -> 
         from gdr_plugin.models.local import open_loaded
 
         return open_loaded(*given, limits=limits, name=side)
+    if any(inspect.getattr_static(given, name, None) is None for name in ("name", "identity", "chat", "score")):
+        raise ConfigError(
+            f"{side}: a {type(given).__name__} is no model that can be asked: give a hub id, a folder, a loaded "
+            "(model, tokenizer), or an object that has all of LogprobModel"
+        )
     return given
 
 

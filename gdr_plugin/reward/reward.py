@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gdr_plugin.api.errors import ConfigError, EngineWarning, unknown
+from gdr_plugin.api.errors import ConfigError, DataError, EngineWarning, unknown
 from gdr_plugin.api.guidance import Guidance, RenderedGuidance
 from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.routers import RoutingContext
@@ -25,6 +25,8 @@ from gdr_plugin.api.types import Placement, Reduction, Sample, Score, Side
 from gdr_plugin.arithmetic.reduction import Answer
 from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config, GuidanceSection, RewardSection
+from gdr_plugin.data.rows import parse_score_row
+from gdr_plugin.data.sources import Row
 from gdr_plugin.guidance import render
 from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.reward.opening import open_any, warn_of_dtypes
@@ -34,6 +36,7 @@ from gdr_plugin.reward.scores import score_of
 from gdr_plugin.routing import RouterChain
 from gdr_plugin.store.model import StoredModel
 from gdr_plugin.store.store import LogprobStore
+from gdr_plugin.text import type_name
 
 if TYPE_CHECKING:
     from gdr_plugin.reward.opening import ModelLike
@@ -96,7 +99,7 @@ class GuidedDensityRatio:
     @classmethod
     def from_config(
         cls,
-        config: str | Path | Config,
+        config: str | Path | Config | Mapping[str, Any],
         *,
         plugins: Plugins | None = None,
         store: str | Path | None = None,
@@ -105,7 +108,7 @@ class GuidedDensityRatio:
         """Build the reward that a gdr.yaml describes.
 
         Args:
-            config: Path of a gdr.yaml, or a validated configuration.
+            config: Path of a gdr.yaml, its content as a mapping, or a validated configuration.
             plugins: Where names are looked up; default: built-in and installed plugins.
             store: Store file that is used when the configuration names none.
             resolved: What the configuration's names stand for, where a caller has looked them up already.
@@ -225,6 +228,10 @@ class GuidedDensityRatio:
         made.config = self.config
         return made
 
+    def __repr__(self) -> str:
+        names = f"strong={self.strong.name!r}, weak={self.weak.name!r}"
+        return f"GuidedDensityRatio({names}, domains={list(self.domains)}, reduction={self.reduction!r})"
+
     @property
     def reduction(self) -> Reduction:
         """How token log-probs become one number."""
@@ -250,20 +257,22 @@ class GuidedDensityRatio:
             if "strategy" in described and "why" in described
         }
 
-    def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
+    def score(self, samples: Sequence[Sample | Mapping[str, Any]], *, tokens: bool = False) -> list[Score]:
         """Score samples; any number, but for a long stream use `stream`.
 
         Args:
-            samples: What to score. Responses to one prompt share its work when they come in one call.
+            samples: What to score: samples, or rows as `gdr score` reads them (`{"prompt": ..., "response": ...}`).
+                Responses to one prompt share its work when they come in one call.
             tokens: Whether the scores carry token log-probs.
 
         Returns:
             One score a sample, in order. A sample that cannot be scored has `reward=None` and a reason.
 
         Raises:
+            DataError: A row is malformed, or an item is neither.
             ModelError: A model cannot be loaded or fails as a whole.
         """
-        guided = self._guide(samples)
+        guided = self._guide([_sample_of(item, at) for at, item in enumerate(samples)])
         strong, weak = self._ask_both(guided)
         self._routed.update("error" if sample.routed.error else sample.routed.router for sample in guided)
         self._count_marks(strong, weak)
@@ -273,7 +282,9 @@ class GuidedDensityRatio:
             for sample, s, w in zip(guided, strong, weak, strict=True)
         ]
 
-    def stream(self, samples: Iterable[Sample], *, window: int = 1024, tokens: bool = False) -> Iterator[Score]:
+    def stream(
+        self, samples: Iterable[Sample | Mapping[str, Any]], *, window: int = 1024, tokens: bool = False
+    ) -> Iterator[Score]:
         """Score a stream window by window; at most `window` samples are in memory.
 
         Args:
@@ -349,3 +360,12 @@ class GuidedDensityRatio:
         model = self.strong if side == "strong" else self.weak
         placement, end_of_turn = self._guidance.placement, self._reward.end_of_turn
         return ask(side, model, samples, placement=placement, end_of_turn=end_of_turn)
+
+
+def _sample_of(item: Sample | Mapping[str, Any], place: int) -> Sample:
+    """A sample, or a row read as one."""
+    if isinstance(item, Sample):
+        return item
+    if not isinstance(item, Mapping):
+        raise DataError(f"item {place} must be a Sample or a row with `prompt` and `response`, not {type_name(item)}")
+    return parse_score_row(Row(place + 1, f"item {place}", item)).sample

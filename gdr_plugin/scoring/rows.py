@@ -6,12 +6,13 @@ out for each row in. How a row is read or scored is decided elsewhere, and so is
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,7 +26,7 @@ from gdr_plugin.config.schema import Config
 from gdr_plugin.data.checked import CheckedRows
 from gdr_plugin.data.read import BadRow, CheckColumns, bad_rows_error, check_rows
 from gdr_plugin.data.rows import ScoreRow, parse_score_row
-from gdr_plugin.data.sources import STDIN
+from gdr_plugin.data.sources import STDIN, Row
 from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.progress import Progress, silent
 from gdr_plugin.reward.resolve import resolve_names
@@ -40,6 +41,10 @@ FILE_WINDOW = 256
 PIPE_WINDOW = 64
 """Rows scored together when they come through a pipe: somebody may be waiting for the first."""
 
+_COLUMNS = (
+    *("reward", "strong_logprob", "weak_logprob", "strong_tokens", "weak_tokens"),
+    *("domain", "router", "guidance", "exemplars", "truncated", "reason"),
+)
 _TOKENS = (
     *("strong_token_logprobs", "weak_token_logprobs", "token_ratios", "token_rewards"),
     *("strong_token_offsets", "weak_token_offsets"),
@@ -101,6 +106,7 @@ def score_rows(
     steps: str | None = None,
     strict: bool = False,
     skip_bad: bool = False,
+    keep: bool = False,
     progress: Progress | None = None,
 ) -> ScoreSummary:
     """Score every row of an input.
@@ -119,6 +125,7 @@ def score_rows(
         steps: Where given, the output has rewards by step, cut as `steps.cut` says.
         strict: Whether a row that cannot be scored stops the run.
         skip_bad: Whether bad rows are written with their reason rather than stop the run.
+        keep: Whether output rows have the input's columns, too; `id` and `domain` are then the output's.
         progress: Told how far each stage is, in rows; the total of standard input is None.
 
     Returns:
@@ -134,6 +141,7 @@ def score_rows(
     config, origin = named_config(config)
     resolved = resolve_names(config, plugins, origin=origin)
     check = field_check(resolved.routers, resolved.guidances, origin=origin)
+    parse = _keeping if keep else parse_score_row
     tell = progress or silent
     started = time.perf_counter()
     summary = ScoreSummary()
@@ -141,7 +149,7 @@ def score_rows(
     with ExitStack() as stack:
         rows = None
         if sequential or str(source) != STDIN:
-            rows = stack.enter_context(CheckedRows(source, parse_score_row, columns=columns, check=check))
+            rows = stack.enter_context(CheckedRows(source, parse, columns=columns, check=check))
             if rows.first_bad is not None and not skip_bad:
                 raise bad_rows_error(rows.first_bad, rows.bad, "; --skip-bad writes bad rows with their reason")
         store = None
@@ -155,7 +163,7 @@ def score_rows(
             _warm(ratio, rows, tell)
         stage, total = "writing" if sequential else "scoring", None if rows is None else len(rows)
         tell(stage, 0, total)
-        for window in _windows(source, rows, columns, check):
+        for window in _windows(source, parse, rows, columns, check):
             write(_score_window(ratio, window, summary, tokens=tokens, steps=steps, strict=strict, skip_bad=skip_bad))
             tell(stage, summary.rows, total)
         _count_store(summary, ratio)
@@ -167,14 +175,41 @@ def score_rows(
     return summary
 
 
+def _keeping(row: Row) -> ScoreRow:
+    """Read a row and keep its columns, unless the output would write over one of them."""
+    parsed = parse_score_row(row, keep=True)
+    taken = [name for name in (*_COLUMNS, *_TOKENS, "steps") if name in parsed.given and name != "domain"]
+    if taken:
+        name = taken[0]
+        raise DataError(
+            f"{row.where}: the column {name!r} would be written over: rename it with --map old_{name}={name}"
+        )
+    return replace(parsed, given={name: _in_json(value) for name, value in parsed.given.items()})
+
+
+def _in_json(value: Any) -> Any:
+    """A cell as JSON has it: NaN is null, and what JSON has no word for, such as a date, is its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _in_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
 def _windows(
-    source: str | Path, rows: CheckedRows[ScoreRow] | None, columns: Mapping[str, str] | None, check: CheckColumns
+    source: str | Path,
+    parse: Callable[[Row], ScoreRow],
+    rows: CheckedRows[ScoreRow] | None,
+    columns: Mapping[str, str] | None,
+    check: CheckColumns,
 ) -> Iterator[Window]:
     """The input in windows: from the checked rows, or from standard input as it comes."""
     if rows is not None:
         yield from (window for _, window in rows.windows(FILE_WINDOW))
         return
-    stream = (row for _, row in check_rows(source, parse_score_row, columns=columns, check=check))
+    stream = (row for _, row in check_rows(source, parse, columns=columns, check=check))
     while window := list(islice(stream, PIPE_WINDOW)):
         yield window
 
@@ -225,7 +260,7 @@ def _score_window(
         summary.scored += score.reward is not None
         summary.routers[score.router] += 1
         summary.tokens += score.strong_tokens + score.weak_tokens
-        rows.append(_output(row.id, score, tokens=tokens))
+        rows.append({**row.given, **_output(row.id, score, tokens=tokens)})
         if steps is not None:
             # Where a template writes tool calls, nobody can say which token is in which step.
             told = score.strong_token_offsets is not None and score.weak_token_offsets is not None
@@ -241,11 +276,7 @@ def _score_window(
 
 def _output(identifier: str, score: Score | None, *, tokens: bool = False) -> dict[str, Any]:
     """An output row; without a score every value is null but the counts."""
-    names: Sequence[str] = (
-        *("reward", "strong_logprob", "weak_logprob", "strong_tokens", "weak_tokens"),
-        *("domain", "router", "guidance", "exemplars", "truncated", "reason"),
-        *(_TOKENS if tokens else ()),
-    )
+    names: Sequence[str] = (*_COLUMNS, *(_TOKENS if tokens else ()))
     empty = {"strong_tokens": 0, "weak_tokens": 0, "exemplars": (), "truncated": False}
     return {"id": identifier, **{name: getattr(score, name) if score else empty.get(name) for name in names}}
 

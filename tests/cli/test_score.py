@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import datetime
 import json
+import math
 import os
 import subprocess
 import sys
@@ -8,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gdr_plugin.api.errors import EngineWarning
@@ -71,6 +75,26 @@ def expected(some: list[dict[str, Any]]) -> list[float | None]:
         for row in some
     ]
     return [score.reward for score in GuidedDensityRatio.from_config("gdr.yaml").score(samples)]
+
+
+def test_input_columns_are_kept_on_request(gdr: Gdr, tmp_path: Path) -> None:
+    given = [
+        {"id": "a", "prompt": "Hi", "response": "Yo", "domain": "safety", "n": 1.5, "tags": ["x", {"y": None}]},
+        {"prompt": [{"role": "user", "content": "Hi"}], "response": "No", "n": None},
+    ]
+    Path("in.jsonl").write_text(lines(given))
+    code, out, _ = gdr("score", "in.jsonl", "--keep")
+    assert code == 0
+    plain = parsed(gdr("score", "in.jsonl")[1])
+    assert parsed(out) == [{**row, **scored} for row, scored in zip(given, plain, strict=True)]
+    assert [row["domain"] for row in parsed(out)] == ["safety", "chat"]
+    table = {"prompt": ["Hi"], "response": ["Yo"], "day": [datetime.date(2026, 1, 2)], "n": [math.nan]}
+    pq.write_table(pa.table(table), "in.parquet")
+    (row,) = parsed(gdr("score", "in.parquet", "--keep")[1])
+    assert (row["day"], row["n"]) == ("2026-01-02", None)
+    code, _, err = gdr("score", "-", "--keep", stdin=lines([{**given[0], "reward": 3}]))
+    assert code == 2
+    assert "the column 'reward' would be written over: rename it with --map old_reward=reward" in err
 
 
 def test_a_file_to_standard_output(gdr: Gdr) -> None:

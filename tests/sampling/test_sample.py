@@ -279,7 +279,7 @@ HISTORY = CHATML.replace("+ m.content", "+ ('<think>\n\n</think>\n\n' if m.role 
     [
         (CHATML + ASK, "<|im_start|>assistant\n", ""),
         (HISTORY + ASK, "<|im_start|>assistant\n", ""),  # Qwen3: whether it reasons is the model's choice
-        (CHATML + ASK.replace("\\n'", "\\n<think>\\n'"), "<|im_start|>assistant\n<think>\n", "<think>\n"),  # R1
+        (CHATML + ASK.replace("\n'", "\n<think>\n'"), "<|im_start|>assistant\n<think>\n", "<think>\n"),  # R1
     ],
 )
 def test_a_policy_is_asked_with_the_generation_prompt(

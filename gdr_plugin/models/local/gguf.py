@@ -7,23 +7,24 @@ reads a GGUF: it sees the converted folder only.
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
-import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from gdr_plugin.api.errors import EngineWarning, MissingDependencyError, ModelError
+from gdr_plugin.models.local.building import building, load_complete
 from gdr_plugin.models.local.identity import cache_folder, file_digest
 from gdr_plugin.text import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 """Raise it when conversion changes: folders of older formats are then ignored."""
@@ -72,7 +73,8 @@ def _convert(path: Path, dtype: str, folder: Path) -> None:
         raise MissingDependencyError("gguf", "gguf", "to read .gguf files") from error
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
     try:
-        with bars_only_on_terminals():
+        log.info("converting %s into %s, once: this takes a while", path.name, dtype)
+        with building():
             model, tokenizer = read_gguf(path, dtype)
             plain_copy(model).save_pretrained(work)
             tokenizer.save_pretrained(work)
@@ -99,7 +101,7 @@ def read_gguf(path: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokeni
     """
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     options: dict[str, Any] = {"gguf_file": path.name, "dtype": getattr(torch, dtype)}
     if hasattr(transformers, "GgufConfig"):  # newer releases would keep weights packed where a kernel exists
@@ -108,8 +110,10 @@ def read_gguf(path: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokeni
         # In a folder of its own: transformers would follow an adapter_config.json that lies beside the file to a hub.
         with tempfile.TemporaryDirectory() as alone:
             (Path(alone) / path.name).symlink_to(path.resolve())
-            model = AutoModelForCausalLM.from_pretrained(alone, **options)
+            model = load_complete(alone, **options)
             tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file=path.name)
+    except ModelError:
+        raise
     except Exception as error:  # the parsers of transformers and gguf raise errors of all kinds
         raise ModelError(f"{path} cannot be read as a GGUF language model: {first_line(error)}") from error
     set_special_tokens(tokenizer, path)
@@ -132,7 +136,7 @@ def plain_copy(model: PreTrainedModel) -> PreTrainedModel:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     config.dtype = model.dtype
-    with torch.device("meta"):
+    with building(), torch.device("meta"):
         plain = type(model)(config)
     plain.load_state_dict(model.state_dict(), assign=True)
     plain.tie_weights()
@@ -200,18 +204,3 @@ def _handled_by_transformers() -> frozenset[str]:
     except ImportError:
         return frozenset()
     return frozenset(GGUF_PRE_TOKENIZER_SPLITS)
-
-
-@contextmanager
-def bars_only_on_terminals() -> Iterator[None]:
-    """Keep transformers' progress bars out of logs and pipes; its setting is restored afterwards."""
-    from transformers.utils import logging
-
-    hide = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
-    if hide:
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if hide:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

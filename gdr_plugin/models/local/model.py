@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from gdr_plugin.models.text.chat import Chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 _UNKNOWN_STRATEGY = {"strategy": "chosen when the weights are loaded"}
 
@@ -167,6 +170,7 @@ class LocalModel:
             return self._weights, self._attached
 
     def _load(self) -> None:
+        log.info("%s: loading the weights", self.name)
         weights = open_weights(self._spec, self.source)
         if self._adapter is not None:
             self._attached = weights.attach(self._adapter.folder, self._adapter.digest)
@@ -177,6 +181,7 @@ class LocalModel:
         if engine is None or engine.model is not model:
             kept = self._limits.kv_cache_mb << 20
             engine = self._engine = Engine(Network(model), tokens=self._limits.token_budget, kept_bytes=kept)
+            log.info("%s: %s (%s)", self.name, engine.strategy.words, engine.why)
         return engine
 
     def _forget(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.errors import ModelError
+from gdr_plugin.models.local.building import building
 from gdr_plugin.models.local.device import dtype_name, resolve_device
 from gdr_plugin.models.local.gguf import converted
 from gdr_plugin.models.local.identity import combine, file_digest, folder_digest
@@ -163,7 +164,7 @@ def skeleton(source: Source, *, trust_remote_code: bool = False) -> PreTrainedMo
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
+    with building(), torch.device("meta"):
         build: Any = AutoModelForCausalLM.from_config
         model: PreTrainedModel = build(source.config, trust_remote_code=trust_remote_code)
     return model

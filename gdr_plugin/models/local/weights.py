@@ -17,8 +17,8 @@ from weakref import WeakValueDictionary
 import torch
 
 from gdr_plugin.api.errors import ModelError
+from gdr_plugin.models.local.building import building, load_complete
 from gdr_plugin.models.local.cpu import use_fast_linears
-from gdr_plugin.models.local.gguf import bars_only_on_terminals
 from gdr_plugin.models.local.lora import Active, run_in_place
 from gdr_plugin.models.local.source import Source
 from gdr_plugin.text import first_line
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from gdr_plugin.api.settings import ModelSpec
 
 _shared: WeakValueDictionary[str, Weights] = WeakValueDictionary()
-_opening = threading.Lock()
 
 
 class Weights:
@@ -87,7 +86,7 @@ class Weights:
                 "into its base (peft: merge_and_unload) and give the merged folder as `model:`"
             )
         try:
-            with warnings.catch_warnings():
+            with building(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # peft and transformers about each other, and weights checked below
                 if self._peft is None:
                     self._peft = PeftModel.from_pretrained(self.model, folder, name, low_cpu_mem_usage=True)
@@ -182,7 +181,7 @@ def open_weights(spec: ModelSpec, source: Source) -> Weights:
         ModelError: They cannot be loaded.
     """
     key = repr((source.digest, source.path, source.revision, source.dtype, source.device, spec.device_map))
-    with _opening:
+    with building():
         weights = _shared.get(key)
         if weights is None:
             weights = Weights(_load(spec, source))
@@ -191,21 +190,18 @@ def open_weights(spec: ModelSpec, source: Source) -> Weights:
 
 
 def _load(spec: ModelSpec, source: Source) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
-
     place: Any = spec.device_map
     if place is None and source.device.type != "cpu":
         place = {"": source.device}
     try:
-        with bars_only_on_terminals():
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                source.path,
-                revision=source.revision,
-                dtype=source.dtype,
-                device_map=place,
-                use_safetensors=True,
-                trust_remote_code=spec.trust_remote_code,
-            )
+        model = load_complete(
+            source.path,
+            revision=source.revision,
+            dtype=source.dtype,
+            device_map=place,
+            use_safetensors=True,
+            trust_remote_code=spec.trust_remote_code,
+        )
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"model {spec.target!r} does not fit on {source.device}: try `dtype: bfloat16`, `device_map: auto`, or "

@@ -110,8 +110,9 @@ class TurnLayout:
         history = before.rpartition(_USER)[2] if found else self._ask
         self.following = self._render((*answered, Message("user", _NEXT))).partition(_ANSWER)[2].partition(_NEXT)[0]
         known = template.text + self._ask + history
-        self.marks = tuple(pair for pair in marks_in(known) if pair.closing in known)
         self.opened = self.opened_by(self._ask)
+        mine = self.opened.strip()
+        self.marks = tuple(pair for pair in marks_in(known) if pair.closing in known or pair.opening == mine)
         self.closed = not self.opened and _closes_reasoning(self._ask, self.marks)
         self.answer, self.lead = _answer_header(self._ask, history, closed=self.closed)
         shared = _shared(self._ask, history)
