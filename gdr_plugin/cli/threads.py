@@ -17,9 +17,9 @@ from typing import Final
 __all__ = ["cpu_quota", "settle_threads"]
 
 _WAITING: Final = {"GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "1"}
-"""How long a thread that waits keeps its core before it sleeps, for GNU's and Intel's OpenMP: tens of microseconds and a
-millisecond, where they would take milliseconds and 200. On two idle cores scoring took 27 s (25 s as they are, 29 s
-without any), beside two busy loops 65 s (over 150 s as they are, 52 s without any)."""
+"""How long a thread that waits keeps its core before it sleeps, for GNU's and Intel's OpenMP: tens of microseconds and
+a millisecond, where they would take milliseconds and 200. On two idle cores scoring took 27 s (25 s as they are, 29 s
+without any), beside two busy loops 65 s (over 85 s as they are, 52 s without any)."""
 
 
 def settle_threads(environment: MutableMapping[str, str] = os.environ, root: Path = Path("/")) -> None:
