@@ -114,6 +114,8 @@ def _print(result: Result) -> None:
             "card": out / "README.md",
         },
     )
+    if summary["candidates"] and summary["candidates_unfinished"] == summary["candidates"]:
+        print("every response was cut at the length limit, so no end of turn counted: raise --max-new-tokens")
     if result.spelt_marks:
         print(f"{result.spelt_marks:,} responses or their prompts hold marks of a chat template (scored as text)")
     if summary["pairs"]:

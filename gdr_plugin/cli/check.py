@@ -12,6 +12,8 @@ from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from gdr_plugin.api.models import LogprobModel
     from gdr_plugin.api.settings import ModelSpec
     from gdr_plugin.config.schema import Config
@@ -152,6 +154,23 @@ def _probe(ratio: GuidedDensityRatio) -> dict[str, Any]:
     return {"seconds": round(time.perf_counter() - start, 2), "prompt": _QUESTION, "answers": answers}
 
 
+def _judged(answers: Sequence[Mapping[str, Any]]) -> str:
+    """What the probe shows: a model that finds nonsense likelier than an answer is asked in a wrong way."""
+    sensible, nonsense = answers
+    gaps = {side: sensible[f"{side}_logprob"] - nonsense[f"{side}_logprob"] for side in ("strong", "weak")}
+    wrong = [side for side, gap in gaps.items() if gap <= 0]
+    if wrong:
+        return (
+            f"{' and '.join(wrong)} finds nonsense at least as likely as an answer: is it a language model of English, "
+            "and is its `chat_template` right?"
+        )
+    by = " and ".join(f"{gap:,.0f}" for gap in gaps.values())
+    return (
+        f"both models find the answer likelier than nonsense (strong and weak by {by} nats), so weights and templates "
+        "fit; which of the two the reward prefers says nothing about its worth: `gdr evaluate` does"
+    )
+
+
 def _print(facts: dict[str, Any]) -> None:
     from gdr_plugin.cli.show import print_facts, print_table
 
@@ -187,5 +206,5 @@ def _print(facts: dict[str, Any]) -> None:
     if "probe" in facts:
         probe = facts["probe"]
         rewards = {row["response"]: f"{row['reward']:+.3f} ({row['domain']})" for row in probe["answers"]}
-        print_facts(f"probe ({probe['seconds']} s): {probe['prompt']}", rewards)
+        print_facts(f"probe ({probe['seconds']} s): {probe['prompt']}", rewards | {"so": _judged(probe["answers"])})
     print(f"{facts['config']} is fine")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     *("init", "check", "score", "explain", "annotate", "evaluate", "pairs", "tune"),
-    *("serve", "store", "plugins", "path"),
+    *("serve", "store", "guidance", "plugins", "path"),
 )
 """The modules of this package that hold one command each, in the order of `gdr --help`."""
 _SWITCHES = ("-q", "--quiet", "-v", "--verbose", "--debug")
@@ -57,7 +57,6 @@ app = typer.Typer(
     name="gdr",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -119,7 +118,9 @@ def _global(
 
 
 def _say_what_happens(ctx: typer.Context, *, quiet: bool, verbose: bool) -> None:
-    """Show the package's log as lines of ours while the command runs."""
+    """Show the package's log as lines of ours while the command runs; of the hub's retries, only how they ended."""
+    if not verbose and "huggingface_hub" not in sys.modules:
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("gdr: %(message)s"))
     levels = {"gdr_plugin": logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING}

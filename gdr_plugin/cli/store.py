@@ -99,13 +99,15 @@ def _open(path: Path) -> LogprobStore:
     """The store at `path` or named by the gdr.yaml there; never makes one."""
     from gdr_plugin.api.errors import ConfigError, StoreError
     from gdr_plugin.config.load import load_config
-    from gdr_plugin.store.store import LogprobStore
+    from gdr_plugin.store.store import DEFAULT_STORE, LogprobStore
 
     if path.suffix.lower() in (".yaml", ".yml"):
         section = load_config(path).store
-        if section is None:
+        if section is None and not Path(DEFAULT_STORE).is_file():
             raise ConfigError(f"{path} names no store: set store.path, or give the store's file")
-        path = Path(section.path)
+        path = Path(
+            section.path if section else DEFAULT_STORE
+        )  # where `gdr evaluate` keeps one for those that name none
     if not path.is_file():
         raise StoreError(f"there is no store at {path}: the first run that scores makes it")
     return LogprobStore(path)

@@ -64,7 +64,7 @@ def read_json_array(file: IO[bytes], name: str) -> Iterator[Located]:
                     value, end = decode(buffer, before.end())
                 except json.JSONDecodeError as error:
                     cut = error.pos >= len(buffer) - 16 or error.msg.startswith("Unterminated")
-                    problem, whole = error.msg, not cut
+                    problem, whole = f"{error.msg} (character {error.pos - before.end() + 1} of the row)", not cut
                 except (ValueError, RecursionError) as error:
                     problem, whole = str(error), True
                 else:

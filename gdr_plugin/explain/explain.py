@@ -89,7 +89,8 @@ def explain(
     finally:
         if ratio.store is not None:
             ratio.store.close()
-    origin = Origin(source, named, config, ratio.strong.name, ratio.weak.name)
+    shown = {domain: rendered.text for domain, rendered in ratio.rendered.items()}
+    origin = Origin(source, named, config, ratio.strong.name, ratio.weak.name, shown)
     with atomic(out) as file:
         file.write(explain_page(explained, origin))
     return explained

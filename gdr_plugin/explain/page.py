@@ -7,7 +7,7 @@ in a table too, from which the page's script takes what it shows beside a token.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -70,7 +70,7 @@ def explain_page(rows: Sequence[Explained], origin: Origin) -> str:
         toggle=any(panel.view == "unguided" for of_row in panels for panel in of_row),
         # Two responses stand side by side; one alone leaves the place to its unguided self.
         view="guided" if any(len(row.row.responses) > 1 for row in rows) else "both",
-        rows=[_row(row, of_row, top, unit) for row, of_row in zip(rows, panels, strict=True)],
+        rows=[_row(row, of_row, top, unit, origin.guidances) for row, of_row in zip(rows, panels, strict=True)],
     )
     title = f"Where the reward comes from: {origin.source}"
     return page(title, body, style=render("explain.css", package=PACKAGE), script=render("explain.js", package=PACKAGE))
@@ -142,7 +142,9 @@ def _panels(row: Explained, number: int) -> list[Panel]:
     ]
 
 
-def _row(row: Explained, panels: Sequence[Panel], top: float, unit: str) -> dict[str, object]:
+def _row(
+    row: Explained, panels: Sequence[Panel], top: float, unit: str, guidances: Mapping[str, str]
+) -> dict[str, object]:
     """What the template shows of one row."""
     box = frame([panel.cells for panel in panels])
     first = row.guided[0]
@@ -156,6 +158,7 @@ def _row(row: Explained, panels: Sequence[Panel], top: float, unit: str) -> dict
             "guidance": first.guidance,
             "exemplars": ", ".join(first.exemplars),
         },
+        "shown": _pieces(guidances.get(first.domain, "")),
         "turns": [(turn.role, _pieces(written(turn))) for turn in row.row.prompt],
         "truncated": any(panel.score.truncated for panel in panels),
         "coarse": bool(coarse),

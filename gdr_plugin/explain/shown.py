@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gdr_plugin.api.types import Conversation, Sample, Score
@@ -42,3 +43,5 @@ class Origin:
     config: Config
     strong: str
     weak: str
+    guidances: Mapping[str, str]
+    """The text that each domain's prompts are shown; empty where it is none."""

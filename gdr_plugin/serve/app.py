@@ -14,6 +14,7 @@ from gdr_plugin.version import __version__
 try:
     from fastapi import APIRouter, FastAPI, Request
     from fastapi.exceptions import RequestValidationError
+    from fastapi_offline import FastAPIOffline
     from starlette.exceptions import HTTPException
 except ImportError as error:
     raise MissingDependencyError("fastapi", "serve", "to serve rewards") from error
@@ -66,7 +67,8 @@ def create_app(service: BatchingService, plugins: Plugins) -> FastAPI:
         given_up = service.batcher.stopped_reason is not None
         await service.stop(0 if given_up else _LAST_BATCH_S)
 
-    app = FastAPI(
+    app = FastAPIOffline(  # its page of routes needs no other host
+        redoc_url=None,
         title="gdr serve",
         summary="Rewards from the guided log-density ratio of two language models",
         version=__version__,
