@@ -63,7 +63,7 @@ def render(template: str, *, package: str = "gdr_plugin.report", **values: objec
     return Raw(_environment(package).get_template(template).render(**values))
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str) -> Raw:
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str, hidden: bool = False) -> Raw:
     """An accessible table: a caption, column headers, the first cell of each row as its header.
 
     Args:
@@ -71,6 +71,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, caption: 
         rows: As many cells each; None is shown as a dash, numbers (and text that reads as one) are aligned right.
             Numbers are shown as Python prints them: format them first.
         caption: What the table shows, in a few words.
+        hidden: Whether only screen readers get the caption, because a heading says the same.
 
     Returns:
         Trusted HTML; wide tables scroll by themselves.
@@ -81,7 +82,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, caption: 
             raise ValueError(f"a row of the table {caption!r} has {len(row)} cells, its header {len(headers)}")
     # A column is aligned as its cells are; its header follows.
     numeric = [all(_is_number(row[at]) for row in cells) and bool(cells) for at in range(len(headers))]
-    return render("table.html", headers=headers, rows=cells, numeric=numeric, caption=caption)
+    return render("table.html", headers=headers, rows=cells, numeric=numeric, caption=caption, hidden=hidden)
 
 
 def _is_number(cell: object) -> bool:

@@ -44,6 +44,7 @@ def heatmap(
     row_label: str = "",
     column_label: str = "",
     value_label: str = "",
+    middle: float | None = None,
     marked: tuple[int, int] | None = None,
 ) -> Figure:
     """A matrix in shades, with each cell's number in it.
@@ -56,6 +57,8 @@ def heatmap(
         row_label: What the rows are.
         column_label: What the columns are.
         value_label: What the numbers are, beside the scale.
+        middle: The number whose shade is in the middle, so that lighter is above it and darker below; None: the shades
+            go from the smallest number to the largest.
         marked: Row and column of a cell to be framed.
 
     Returns:
@@ -66,6 +69,9 @@ def heatmap(
     """
     known = [value for row in values for value in row if value is not None]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    if middle is not None:
+        reach = max((abs(value - middle) for value in known), default=0.0) or 0.5
+        low, high = middle - reach, middle + reach
     size = (2.6 + _CELL * len(columns), 1.7 + _CELL * len(rows))
     figure, axes = _figure(size, "compressed")
     cells = [[math.nan if value is None else value for value in row] for row in values]

@@ -65,5 +65,17 @@ def section(title: str, text: str, tables: Sequence[Table]) -> Raw:
     """
     from gdr_plugin.report.page import render, table
 
-    drawn = [(table(shown.headers, shown.texts(), caption=shown.caption), shown.note) for shown in tables]
+    drawn = [
+        (
+            # A table that is called as its section shows its name once.
+            table(
+                shown.headers,
+                shown.texts(),
+                caption=shown.caption,
+                hidden=shown.caption.casefold() == title.casefold(),
+            ),
+            shown.note,
+        )
+        for shown in tables
+    ]
     return render("section.html", title=title, text=text, tables=drawn)

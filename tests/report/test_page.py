@@ -92,4 +92,4 @@ def test_style_and_script_cannot_end_early() -> None:
 
 
 def test_render_escapes_values() -> None:
-    assert "&lt;x&gt;" in render("table.html", headers=["<x>"], rows=[], numeric=[False], caption="c")
+    assert "&lt;x&gt;" in render("table.html", headers=["<x>"], rows=[], numeric=[False], caption="c", hidden=False)

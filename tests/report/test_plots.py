@@ -58,6 +58,13 @@ def test_the_heat_map_reads_in_grey_and_its_numbers_stand_out() -> None:
         assert abs(luminance(text.get_color()) - cell) > 0.4, text.get_text()
 
 
+def test_the_middle_shade_is_where_it_is_asked_for() -> None:
+    shades = heatmap([[0.5, 0.8], [0.45, None]], rows=["a", "b"], columns=["c", "d"], middle=0.5).axes[0].images[0]
+    assert shades.get_clim() == pytest.approx((0.2, 0.8))
+    assert shades.norm(0.5) == pytest.approx(0.5)
+    assert heatmap([[0.5]], rows=["a"], columns=["b"], middle=0.5).axes[0].images[0].norm(0.5) == pytest.approx(0.5)
+
+
 def test_equal_or_missing_numbers_draw_too() -> None:
     assert heatmap([[0.5, 0.5]], rows=["a"], columns=["b", "c"]).axes[0].texts[0].get_text() == "0.50"
     assert len(heatmap([[None]], rows=["a"], columns=["b"]).axes[0].texts) == 0

@@ -22,8 +22,12 @@ PACKAGE: Final = "gdr_plugin.evaluation.pairs"
 """Where the page's template is."""
 
 
-def figures(report: ModelPairsReport) -> dict[str, Figure]:
+def figures(report: ModelPairsReport, *, titled: bool = True) -> dict[str, Figure]:
     """The heat map and, with three models or more, the scatter, by file name.
+
+    Args:
+        report: What to draw.
+        titled: Whether they have titles; under the headings of a page they need none.
 
     Raises:
         MissingDependencyError: Matplotlib is missing.
@@ -41,7 +45,8 @@ def figures(report: ModelPairsReport) -> dict[str, Figure]:
             row_label="strong",
             column_label="weak",
             value_label="accuracy",
-            title="Accuracy by pair",
+            title="Accuracy by pair" if titled else "",
+            middle=study.chance,
             marked=(names.index(best.strong), names.index(best.weak)) if best else None,
         )
     }
@@ -50,7 +55,7 @@ def figures(report: ModelPairsReport) -> dict[str, Figure]:
             {"pairs": [(result.gap, result.accuracy.value) for result in study.model_pairs if result.gap > 0]},
             xlabel=f"gap: {gap_words(study)}, strong less weak",
             ylabel="accuracy of the pair",
-            title="Gap in quality and accuracy",
+            title="Gap in quality and accuracy" if titled else "",
             note="\n".join(_correlation_line(name, correlation) for name, correlation in _named_correlations(study)),
             level=study.chance,
             level_label="chance",
@@ -83,7 +88,7 @@ def to_html(report: ModelPairsReport) -> str:
     pictures: dict[str, str] = {}
     without_figures = ""
     try:
-        pictures = {name: _picture(figure) for name, figure in figures(report).items()}
+        pictures = {name: _picture(figure) for name, figure in figures(report, titled=False).items()}
     except MissingDependencyError as error:
         without_figures = str(error)
     parts = [
