@@ -86,7 +86,7 @@ _FLUSH = 2000
 """Rows in one Parquet row group."""
 
 
-class Table:
+class OutputTable:
     """A table that is written as Parquet and JSONL at once.
 
     Args:
@@ -150,7 +150,7 @@ class Tables:
         self._folder.mkdir(exist_ok=True)
         columns = [*([_PROMPT] if structured else []), *([_TOOLS] if tools else [])]
         self._tables = {
-            name: Table(
+            name: OutputTable(
                 self._folder,
                 name,
                 schema.append(pa.field(_TOOLS, pa.list_(pa.string()))) if tools else schema,

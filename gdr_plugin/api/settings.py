@@ -9,14 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 LongInput = Literal["error", "keep_end"]
 
 
-class Section(BaseModel):
+class SettingsModel(BaseModel):
     """A mapping of gdr.yaml: unknown keys are refused, and an instance cannot be changed."""
 
     # The docstrings below the fields become descriptions: `gdr init` writes them into the file.
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class ModelSpec(Section):
+class ModelSpec(SettingsModel):
     """One model: where it is and how it is loaded."""
 
     model: str = Field(min_length=1)
@@ -55,7 +55,7 @@ class ModelSpec(Section):
         return self.model[len(self.scheme) + 1 :] if self.model.startswith(self.scheme + ":") else self.model
 
 
-class Limits(Section):
+class Limits(SettingsModel):
     """Limits of length and memory, and what happens to an input that is too long."""
 
     max_length: int | None = Field(default=None, ge=8, examples=[4096])

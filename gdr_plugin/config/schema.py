@@ -13,7 +13,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from gdr_plugin.api.errors import unknown
-from gdr_plugin.api.settings import Limits, ModelSpec, Section
+from gdr_plugin.api.settings import Limits, ModelSpec, SettingsModel
 from gdr_plugin.api.types import Placement, Reduction
 
 EndOfTurn = Literal["when-finished", "always", "never"]
@@ -29,7 +29,7 @@ def _spec_from_string(value: object) -> object:
 SpecField = Annotated[ModelSpec, BeforeValidator(_spec_from_string)]
 
 
-class GuidanceSection(Section):
+class GuidanceSection(SettingsModel):
     """Which guidance each domain gets, and who sees it."""
 
     placement: Placement = "both"
@@ -48,7 +48,7 @@ class GuidanceSection(Section):
     """Guidance files (YAML) of your own; their guidances win over plugins' of the same name."""
 
 
-class RouterEntry(Section):
+class RouterEntry(SettingsModel):
     """A router of the chain with its options."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -61,7 +61,7 @@ def _router_from_string(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
-class RoutingSection(Section):
+class RoutingSection(SettingsModel):
     """How prompts get their domain."""
 
     routers: tuple[Annotated[RouterEntry, BeforeValidator(_router_from_string)], ...] = (
@@ -81,7 +81,7 @@ class RoutingSection(Section):
         return routers
 
 
-class RewardSection(Section):
+class RewardSection(SettingsModel):
     """How token log-probs become one number."""
 
     reduction: Reduction = "sum"
@@ -90,14 +90,14 @@ class RewardSection(Section):
     """Whether the end-of-turn token counts."""
 
 
-class StoreSection(Section):
+class StoreSection(SettingsModel):
     """Where log-probs are kept."""
 
     path: str = Field(min_length=1, examples=[".gdr/store.sqlite"])
     """SQLite file; made when missing."""
 
 
-class Config(Section):
+class Config(SettingsModel):
     """A reward: two models, guidance, routing, reduction."""
 
     strong: SpecField

@@ -183,7 +183,13 @@ def _transcript(text: str, name: str) -> tuple[Conversation, Message]:
 def _part(data: Mapping[str, Any]) -> str:
     """The row's subset; `all` where it names none."""
     value = data.get("subset")
+    if isinstance(value, list | tuple | Mapping):
+        raise DataError(f"`subset` must be a string, not {type_name(value)}")
     return "all" if is_missing(value) else str(value)
+
+
+def _is_one_of(value: object, names: Mapping[str, object]) -> bool:
+    return isinstance(value, str) and value in names
 
 
 def _fields(data: Mapping[str, Any], prompt: Prompt, used: tuple[str, ...], label: str | None) -> dict[str, Any]:
@@ -223,7 +229,7 @@ FORMATS: dict[str, Format] = {
         lambda data: (
             _lists(data)
             and len(data["chosen"]) == len(data["rejected"]) == 3
-            and data.get("domain") in benchmarks.RM_BENCH_DOMAINS
+            and _is_one_of(data.get("domain"), benchmarks.RM_BENCH_DOMAINS)
         ),
         _rm_bench,
     ),
@@ -232,7 +238,7 @@ FORMATS: dict[str, Format] = {
         # Other data sets have subsets of the same names: the models' columns are this benchmark's alone.
         lambda data: (
             {"prompt", "chosen", "rejected", "chosen_model", "rejected_model"} <= data.keys()
-            and data.get("subset") in benchmarks.REWARDBENCH_DOMAINS
+            and _is_one_of(data.get("subset"), benchmarks.REWARDBENCH_DOMAINS)
         ),
         _rewardbench,
     ),

@@ -14,6 +14,8 @@ from gdr_plugin.evaluation.summary import Report
 
 __all__ = ["verdict"]
 
+_FEW = 20
+"""Fewer items than that have intervals that mean nothing."""
 _MANY = 20_000
 """More items than that are not asked for."""
 
@@ -27,6 +29,8 @@ def verdict(report: Report) -> str:
     accuracy = report.main.overall.accuracy
     if accuracy is None:
         return "Nothing was scored: there is no verdict."
+    if accuracy.n < _FEW:
+        return f"Only {accuracy.n:,} items were scored: too few to tell what the reward is worth; give 100 or more."
     level = chance([scores.item for scores in report.scores], report.format)
     seen = f"{accuracy.value:.3f}, 95 % interval {accuracy.low:.3f} to {accuracy.high:.3f}, chance {level:.2f}"
     if accuracy.high < level:

@@ -20,7 +20,7 @@ import pluggy
 from gdr_plugin.api import hooks as hookspecs
 from gdr_plugin.api.errors import GDRError, PluginError, UnknownSchemeError
 from gdr_plugin.api.hooks import PROJECT
-from gdr_plugin.plugins.source import Source, check_hooks, import_file
+from gdr_plugin.plugins.source import PluginSource, check_hooks, import_file
 from gdr_plugin.text import one_line, typed_line
 from gdr_plugin.version import __version__
 
@@ -59,9 +59,9 @@ class Plugins:
     def __init__(self, *extra: Path | ModuleType | object, entry_points: bool = True) -> None:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[str, PluginSource] = {}
         self._collected: dict[str, dict[str, tuple[Any, str]]] = {}
-        self._register(import_module(BUILT_IN_MODULE), Source(BUILT_IN, "built-in", "gdr-plugin", __version__))
+        self._register(import_module(BUILT_IN_MODULE), PluginSource(BUILT_IN, "built-in", "gdr-plugin", __version__))
         if entry_points:
             self._load_installed()
         for plugin in extra:
@@ -136,7 +136,7 @@ class Plugins:
         """Everything registered, as `(kind, name, plugin)`, by kind: guidance, router, selector."""
         return [(kind, name, plugin) for kind in _KINDS for name, (_, plugin) in self._collect(kind).items()]
 
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[PluginSource]:
         """The loaded plugins, in the order of loading: where each comes from and which hooks it implements."""
         return list(self._sources.values())
 
@@ -151,22 +151,22 @@ class Plugins:
                     f"the installed plugin {entry.name!r} ({distribution} {version}) cannot be imported: "
                     f"{typed_line(error)}; repair or uninstall {distribution}"
                 ) from error
-            self._register(plugin, Source(entry.name, "installed", distribution, version))
+            self._register(plugin, PluginSource(entry.name, "installed", distribution, version))
 
     def _load_extra(self, plugin: object) -> None:
         if isinstance(plugin, (str, Path)):
             path = Path(plugin).expanduser()
-            self._register(import_file(path), Source(str(plugin), "file"))
+            self._register(import_file(path), PluginSource(str(plugin), "file"))
         elif isinstance(plugin, ModuleType):
-            self._register(plugin, Source(plugin.__name__, "module"))
+            self._register(plugin, PluginSource(plugin.__name__, "module"))
         elif inspect.isclass(plugin):
             raise PluginError(f"plugin {plugin.__name__!r} is a class: give an instance of it")
         else:
             kind = type(plugin).__name__
             same = sum(source.kind == "object" and source.name.split()[0] == kind for source in self._sources.values())
-            self._register(plugin, Source(f"{kind} {same + 1}" if same else kind, "object"))
+            self._register(plugin, PluginSource(f"{kind} {same + 1}" if same else kind, "object"))
 
-    def _register(self, plugin: object, source: Source) -> None:
+    def _register(self, plugin: object, source: PluginSource) -> None:
         if (other := self._sources.get(source.name)) is not None:
             raise PluginError(f"two plugins are called {source.name!r}: {other.origin()} and {source.origin()}")
         if inspect.isclass(plugin):

@@ -22,7 +22,7 @@ PREFIX = "gdr_"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PluginSource:
     """A loaded plugin."""
 
     name: str
@@ -39,7 +39,7 @@ class Source:
         """Where it comes from, for messages: `gdr-plugin-finance 0.1.0`, or "given as a file"."""
         return f"{self.distribution} {self.version or ''}".strip() if self.distribution else f"given as a {self.kind}"
 
-    def with_hooks(self, hooks: tuple[str, ...]) -> Source:
+    def with_hooks(self, hooks: tuple[str, ...]) -> PluginSource:
         """The same plugin with the hooks that it was found to implement."""
         return replace(self, hooks=hooks)
 

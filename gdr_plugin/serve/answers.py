@@ -8,7 +8,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 
 
-class Answer(JSONResponse):
+class JsonAnswer(JSONResponse):
     """JSON without NaN, in ASCII: an unpaired surrogate in a text cannot break it."""
 
     def render(self, content: Any) -> bytes:
@@ -20,7 +20,7 @@ class Answer(JSONResponse):
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
-def problem(status: int, message: str, kind: str, headers: dict[str, str] | None = None) -> Answer:
+def problem(status: int, message: str, kind: str, headers: dict[str, str] | None = None) -> JsonAnswer:
     """An error: `{"error": {"message", "type", "param", "code"}}`, as OpenAI's clients read it.
 
     Args:
@@ -29,4 +29,4 @@ def problem(status: int, message: str, kind: str, headers: dict[str, str] | None
         kind: The error's class name.
         headers: Further headers.
     """
-    return Answer({"error": {"message": message, "type": kind, "param": None, "code": status}}, status, headers)
+    return JsonAnswer({"error": {"message": message, "type": kind, "param": None, "code": status}}, status, headers)

@@ -21,7 +21,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from gdr_plugin.plugins.registry import Plugins
-    from gdr_plugin.serve.answers import Answer
+    from gdr_plugin.serve.answers import JsonAnswer
     from gdr_plugin.serve.service import BatchingService
 
 _REFUSALS: dict[int | str, str] = {
@@ -97,14 +97,14 @@ def _add_error_handlers(app: FastAPI) -> None:
     from gdr_plugin.serve.answers import problem
 
     @app.exception_handler(GDRError)
-    async def ours(_: Request, error: GDRError) -> Answer:
+    async def ours(_: Request, error: GDRError) -> JsonAnswer:
         message, kind = one_line(error), type(error).__name__
         if isinstance(error, RequestError):
             return problem(error.status, message, kind, {"Retry-After": "1"} if error.status == 503 else None)
         return problem(422 if isinstance(error, DataError) else 500, message, kind)
 
     @app.exception_handler(RequestValidationError)
-    async def malformed(request: Request, error: RequestValidationError) -> Answer:
+    async def malformed(request: Request, error: RequestValidationError) -> JsonAnswer:
         if isinstance(error.body, bytes):  # it was not even read: FastAPI reads what is announced as JSON
             given = request.headers.get("content-type", "")[:60]
             said = f"is announced as {given!r}" if given else "has no content type"
@@ -113,11 +113,11 @@ def _add_error_handlers(app: FastAPI) -> None:
         return problem(422, "; ".join(_place(detail) for detail in error.errors()[:3]), "RequestValidationError")
 
     @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> Answer:
+    async def refused(_: Request, error: HTTPException) -> JsonAnswer:
         return problem(error.status_code, str(error.detail), "HTTPException", dict(error.headers or {}))
 
     @app.exception_handler(Exception)
-    async def defect(_: Request, error: Exception) -> Answer:
+    async def defect(_: Request, error: Exception) -> JsonAnswer:
         return problem(500, f"internal error ({type(error).__name__}): see the server's log", "InternalError")
 
 

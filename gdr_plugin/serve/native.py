@@ -12,7 +12,7 @@ from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Score
 from gdr_plugin.data.rows import ScoreRow, parse_score_row, response_column
 from gdr_plugin.data.sources import Row
-from gdr_plugin.serve.answers import Answer
+from gdr_plugin.serve.answers import JsonAnswer
 from gdr_plugin.serve.entry import TOKEN_FIELDS
 
 if TYPE_CHECKING:
@@ -78,10 +78,10 @@ def routes(service: ScoringService) -> APIRouter:
     api = APIRouter(tags=["gdr"])
 
     @api.post("/v1/gdr/score", response_model=RowScores, summary="Score rows")
-    async def score(body: ScoreRows) -> Answer:
+    async def score(body: ScoreRows) -> JsonAnswer:
         rows = [_row(number, content) for number, content in enumerate(body.rows)]
         scores = await service.score([row.sample for row in rows], tokens=body.tokens)
-        return Answer({"scores": [_as_json(row, score) for row, score in zip(rows, scores, strict=True)]})
+        return JsonAnswer({"scores": [_as_json(row, score) for row, score in zip(rows, scores, strict=True)]})
 
     return api
 

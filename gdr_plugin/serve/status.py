@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Response
 
-from gdr_plugin.serve.answers import Answer
+from gdr_plugin.serve.answers import JsonAnswer
 from gdr_plugin.version import __version__
 
 if TYPE_CHECKING:
@@ -25,17 +25,17 @@ def routes(service: BatchingService) -> APIRouter:
     api = APIRouter(tags=["status"])
 
     @api.get("/health", summary="Whether the server lives: 503 when its worker died")
-    async def health() -> Answer:
+    async def health() -> JsonAnswer:
         if service.failure is not None:
-            return Answer({"status": "dead", "reason": service.failure}, 503)
+            return JsonAnswer({"status": "dead", "reason": service.failure}, 503)
         since = service.batcher.busy_since
         busy = None if since is None else round(time.monotonic() - since, 3)
-        return Answer({"status": "alive", "batch_running_s": busy})
+        return JsonAnswer({"status": "alive", "batch_running_s": busy})
 
     @api.get("/ready", summary="Whether both models have scored a probe: 503 until then")
-    async def ready() -> Answer:
+    async def ready() -> JsonAnswer:
         reason = service.unready_reason
-        return Answer({"ready": reason is None, "reason": reason}, 200 if reason is None else 503)
+        return JsonAnswer({"ready": reason is None, "reason": reason}, 200 if reason is None else 503)
 
     @api.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def metrics() -> Response:
@@ -44,8 +44,8 @@ def routes(service: BatchingService) -> APIRouter:
         return Response(service.metrics.render(), media_type=CONTENT_TYPE)
 
     @api.get("/info", summary="Which reward is served")
-    async def info() -> Answer:
-        return Answer(facts(service))
+    async def info() -> JsonAnswer:
+        return JsonAnswer(facts(service))
 
     return api
 

@@ -19,7 +19,7 @@ from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Sample, Score
 from gdr_plugin.data.rows import parse_score_row
 from gdr_plugin.data.sources import Row
-from gdr_plugin.serve.answers import Answer
+from gdr_plugin.serve.answers import JsonAnswer
 
 if TYPE_CHECKING:
     from gdr_plugin.api.service import ScoringService
@@ -119,7 +119,7 @@ def routes(service: ScoringService) -> APIRouter:
     """
     api = APIRouter(tags=["vLLM"])
 
-    async def score(body: ScoreRequest) -> Answer:
+    async def score(body: ScoreRequest) -> JsonAnswer:
         scores = await service.score(pairs(body.text_1, body.text_2))
         data = [
             {
@@ -132,7 +132,7 @@ def routes(service: ScoringService) -> APIRouter:
         ]
         return _answer("score", data, scores)
 
-    async def classify(body: ClassifyRequest) -> Answer:
+    async def classify(body: ClassifyRequest) -> JsonAnswer:
         scores = await service.score(conversations(body))
         data = [
             {
@@ -152,11 +152,11 @@ def routes(service: ScoringService) -> APIRouter:
         api.add_api_route(path, classify, methods=["POST"], summary="Score conversations")
 
     @api.get("/v1/models", summary="The one model: the reward")
-    async def models() -> Answer:
+    async def models() -> JsonAnswer:
         ratio = service.ratio
         model = {"id": MODEL, "object": "model", "created": _STARTED, "owned_by": "gdr-plugin", "root": MODEL}
         rest: dict[str, Any] = {"parent": None, "max_model_len": None, "permission": []}
-        return Answer(
+        return JsonAnswer(
             {"object": "list", "data": [model | rest | {"strong": ratio.strong.name, "weak": ratio.weak.name}]}
         )
 
@@ -219,8 +219,8 @@ def _why(score: Score) -> dict[str, str]:
     return {} if score.reason is None else {"reason": score.reason}
 
 
-def _answer(kind: str, data: list[dict[str, Any]], scores: list[Score]) -> Answer:
+def _answer(kind: str, data: list[dict[str, Any]], scores: list[Score]) -> JsonAnswer:
     tokens = sum(score.strong_tokens for score in scores)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, **_NO_DETAILS}
     head = {"id": f"{kind}-{uuid4().hex}", "object": "list", "created": int(time.time()), "model": MODEL}
-    return Answer({**head, "data": data, "usage": usage})
+    return JsonAnswer({**head, "data": data, "usage": usage})

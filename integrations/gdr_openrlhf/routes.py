@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gdr_openrlhf.dialect import LOGS, Dialect, open_prompt_reader
 from gdr_plugin.api.errors import ConfigError
-from gdr_plugin.serve.answers import Answer
+from gdr_plugin.serve.answers import JsonAnswer
 
 if TYPE_CHECKING:
     from gdr_plugin.api.service import ScoringService
@@ -84,11 +84,11 @@ def routes(service: ScoringService) -> list[APIRouter]:
     router = APIRouter(tags=["OpenRLHF"])
 
     @router.post("/get_reward", response_model=RewardAnswer, summary="Rewards for OpenRLHF (--reward.remote_url)")
-    async def get_reward(body: RewardRequest) -> Answer:
+    async def get_reward(body: RewardRequest) -> JsonAnswer:
         read = partial(dialect.samples, body.query, body.prompts, body.labels)
         # Microseconds for an item, but a long prompt or a large batch would hold up the event loop.
         samples = read() if sum(map(len, body.query)) < _SHORT else await asyncio.to_thread(read)
-        return Answer(dialect.answer(samples, await service.score(samples)))
+        return JsonAnswer(dialect.answer(samples, await service.score(samples)))
 
     return [router]
 

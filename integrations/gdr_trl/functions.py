@@ -22,7 +22,7 @@ from gdr_trl.completion_reward import CompletionReward, Shaping, join
 from gdr_trl.ends import CompletionTokens, Ends
 from gdr_trl.metrics import LogExtra, LogMetric, log_batch
 from gdr_trl.placement import outside_zero3
-from gdr_trl.source import ModelPair, Ratio, Source
+from gdr_trl.source import ModelPair, Ratio, RewardSource
 from gdr_trl.tools import Tool, Tools
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class _Reward:
         self.__name__ = name or _next_name()
         if self.__name__ == "advantage":
             raise ConfigError("name: a reward must not be called 'advantage': TRL's table has such a column")
-        self._source = Source(config, ratio, remote, model_pair)
+        self._source = RewardSource(config, ratio, remote, model_pair)
         self._shaping = Shaping(token_clip, length_penalty)
         self._ends = Ends(policy_tokenizer)
         self._reasoning: Reasoning = reasoning

@@ -55,7 +55,7 @@ class ModelPair(TypedDict, total=False):
     limits: Limits | None
 
 
-class Source:
+class RewardSource:
     """One of the four ways to name a reward; exactly one is given.
 
     Args:

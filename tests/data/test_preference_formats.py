@@ -336,3 +336,13 @@ def test_an_unknown_format_and_a_failed_check(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"line 1: not this one: {'topic': 7, 'domain': 'math'}"):
         load_items(path, check=check)
+
+
+@pytest.mark.parametrize("column", ["subset", "domain"])
+@pytest.mark.parametrize(("value", "kind"), [(["x"], "a list"), ({"a": 1}, "a mapping")])
+def test_a_part_that_is_no_text_is_a_bad_row(tmp_path: Path, column: str, value: object, kind: str) -> None:
+    data = {"prompt": "p", "chosen": "a", "rejected": "b", "chosen_model": "m", "rejected_model": "n", column: value}
+    file = tmp_path / "in.jsonl"
+    file.write_text(json.dumps(data) + "\n")
+    with pytest.raises(DataError, match=f"in.jsonl line 1: `{column}` must be a string, not {kind}"):
+        load_items(file)

@@ -72,6 +72,12 @@ def test_against_the_best_baseline(longer: int, strong: int, ends: str) -> None:
     )
 
 
+def test_a_handful_tells_nothing() -> None:
+    said = verdict(report_of(items(19, 0, longer=9, strong=9), "sum"))
+    assert said == "Only 19 items were scored: too few to tell what the reward is worth; give 100 or more."
+    assert verdict(report_of(items(20, 0, longer=9, strong=9), "sum")).startswith("The reward beats chance (1.000")
+
+
 def test_nothing_scored() -> None:
     (whole,) = items(1, 0, longer=0, strong=0)
     lost = Score(None, "too long", None, None, 0, 0, "chat", "default", "none")
