@@ -48,14 +48,13 @@ class Tools:
         """
         trainer = getattr(log_function, "__self__", None) if self.asks else None
         tools = list(getattr(trainer, "tools", None) or ())
-        several = list(environments) if isinstance(environments, list | tuple) else []
-        owners = [type(environment) for environment in several]
+        known = isinstance(environments, list | tuple) and len(environments) == len(rows)
+        of_rows: Sequence[object] = environments if known else [None] * len(rows)  # type: ignore[assignment]
         found = []
-        for place, row in enumerate(rows):
+        for row, environment in zip(rows, of_rows, strict=True):
             own = tools_of(row)[1]
             if own is None and self.asks:
-                owner = owners[place] if len(owners) == len(rows) else None
-                own = self._of_trainer([tool for tool in tools if _owner(tool) not in owners or _owner(tool) is owner])
+                own = self._of_trainer([tool for tool in tools if _belongs(tool, environment)])
             found.append(own or self._given)
         return found
 
@@ -66,10 +65,16 @@ class Tools:
         return self._known[key]
 
 
-def _owner(tool: object) -> type | None:
-    """The class of the environment whose method a tool is."""
-    environment = getattr(tool, "__self__", None)
-    return None if environment is None else type(environment)
+def _belongs(tool: object, environment: object) -> bool:
+    """Whether a tool of the trainer is shown where a row has this environment; None: rows have none.
+
+    GRPO's trainer has the methods of all environments, and each row is shown those of its own. Other tools are shown to
+    all; an environment is what has the method `reset`, by TRL's contract.
+    """
+    owner = getattr(tool, "__self__", None)
+    if owner is None or not hasattr(type(owner), "reset"):
+        return True
+    return environment is None or type(owner) is type(environment)
 
 
 def _turn(tools: Sequence[Tool]) -> Message | None:

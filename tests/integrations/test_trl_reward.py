@@ -160,6 +160,10 @@ class TestTools:
         rows = {"environments": [Garden(), Kitchen()], "log_metric": logs.metric}
         found = reward([ASKED] * 2, [[answer("Rain.")]] * 2, [[1, END]] * 2, **rows)
         assert found == [self.told(DEFINED, watering)] * 2  # not one environment's method twice
+        logs.metrics.clear()
+        logs.tools = [weather, Kitchen().water]  # another environment's, of which this batch has no row
+        rows["environments"] = [garden]
+        assert reward([ASKED], [[answer("Rain.")]], [[1, END]], **rows) == [self.told(DEFINED)]
 
     def test_calls_of_tools_that_nobody_named_are_warned_of(self) -> None:
         call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Lyon"}}}
