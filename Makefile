@@ -33,7 +33,7 @@ WITH_LOWEST += -k "not gemma2" \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint test-python test-lowest lowest bench bench-quick clean
+.PHONY: help demo test check docs lint test-python test-lowest lowest bench bench-quick clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -44,7 +44,11 @@ demo: $(VENV)/.demo $(BASE)  ## annotate real prompts with a real model pair, th
 test: $(VENV)/.dev $(BASE)  ## run every test
 	$(BIN)/python $(PYTEST)
 
-check: lint test-python test-lowest test  ## everything that CI runs: the four targets around this one, the whole suite last
+check: lint docs test-python test-lowest test  ## everything that CI runs: these five targets, the whole suite last
+
+docs: $(VENV)/.docs  ## the documentation as a site in build/site; a broken link fails
+	$(VENV)/docs/bin/python -m mkdocs --quiet build --strict
+	@echo "The site: build/site/index.html"
 
 lint: $(VENV)/.dev  ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -106,6 +110,14 @@ $(VENV)/.clients: constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch $(VENV)/.clients
 	$(INSTALL) -e '.[dev]'
+	touch $@
+
+# An environment of its own: the site is made from the sources, without torch.
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m venv --clear --without-pip $(VENV)/docs
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+	  > $(VENV)/docs/requirements.txt
+	$(BIN)/python -m pip --python $(VENV)/docs/bin/python install -qq --disable-pip-version-check -c constraints.txt -r $(VENV)/docs/requirements.txt
 	touch $@
 
 # Everything is at its lower bound but torch: of earlier torch only CUDA builds can be had, which are gigabytes. By hand, with

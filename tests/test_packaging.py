@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CODE = [ROOT / folder for folder in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
 
-# The extras that users install. `dev` and `demo` gather them for this repository.
-EXTRAS = sorted(set(PROJECT["project"]["optional-dependencies"]) - {"dev", "demo"})
+# The extras that users install. `dev`, `demo` and `docs` are for this repository.
+EXTRAS = sorted(set(PROJECT["project"]["optional-dependencies"]) - {"dev", "demo", "docs"})
 
 # gdr_openrlhf's agent is a file that OpenRLHF itself loads, so OpenRLHF is always there already.
 HOSTS = {"openrlhf"}
