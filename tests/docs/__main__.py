@@ -1,4 +1,4 @@
-"""Run the pages' snippets by hand: `python -m tests.docs [--write] [PAGE ...]`.
+"""Run the pages' snippets by hand: `python -m tests.docs [--write] [--by-hand] [PAGE ...]`.
 
 Shows every difference between what a page shows and what its commands print; with `--write` the pages are changed.
 """
@@ -10,7 +10,7 @@ import importlib.util
 import tempfile
 from pathlib import Path
 
-from tests.docs.snippets import PAGES, ROOT, RUN, Folder, Snippet, inside, refreshed, snippets, steps
+from tests.docs.snippets import PAGES, ROOT, Folder, Snippet, inside, refreshed, runnable, steps
 
 
 def base() -> Path:
@@ -48,10 +48,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.docs", description=__doc__)
     parser.add_argument("pages", nargs="*", type=Path, help="pages; default: all")
     parser.add_argument("--write", action="store_true", help="change the pages")
+    parser.add_argument("--by-hand", action="store_true", help="also run what takes too long for the tests")
     args = parser.parse_args()
     for page in [path.resolve() for path in args.pages] or PAGES:
         text = page.read_text(encoding="utf-8")
-        wanted = [snippet for snippet in snippets(text) if snippet.language in RUN and snippet.reason is None]
+        wanted = runnable(text, by_hand=args.by_hand)
         if not wanted:
             continue
         with tempfile.TemporaryDirectory() as path, inside(Path(path)):

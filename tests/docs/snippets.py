@@ -2,11 +2,12 @@
 
 The rules, which CONTRIBUTING.md explains to writers:
 
-- `console`: each line that begins with `$ ` is a command (it goes on while it ends with `\\` or `|`); below it stands its
-  standard output. `bash`: run, output not shown. `python`: run. `pycon`: run, with output.
+- `console`: each line that begins with `$ ` is a command (it goes on while it ends with `\\` or `|`); below it stands
+  its standard output. `bash`: run, output not shown. `python`: run. `pycon`: run, with output.
 - All snippets of a page run in order in one folder with the repository's `examples/`; Python ones share their names.
 - `<!-- not run: REASON -->` on the line before a snippet: it is not run. Its Python is still compiled, and the commands
-  and options of its `gdr` lines still have to exist.
+  and options of its `gdr` lines still have to exist. `<!-- by hand: REASON -->`: only `python -m tests.docs --by-hand`
+  runs it, because it takes longer than a test should.
 - In output, numbers with decimals may differ by 0.2 % or 0.002, whichever is more; a shown number may be rounded. `...`
   stands for the rest of a line, or alone on a line for any number of lines. White space and rules of tables do not
   count.
@@ -40,8 +41,9 @@ WIDTH = "120"
 """Columns of the terminal that commands print to."""
 
 _FENCE = re.compile(
-    r"(?:^<!-- not run: (?P<reason>[^\n]+?) -->\n)?^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$",
-    re.M | re.S,
+    r"(?:^ *<!-- (?P<kind>not run|by hand): (?P<reason>[^\n]+?) -->\n)?"
+    r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$",
+    re.MULTILINE | re.DOTALL,
 )
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 _PLAIN = re.compile(r"[^|&;<>$`*?~\n]+")
@@ -58,7 +60,9 @@ class Snippet:
     line: int
     """The first line of the text within the page, counted from 1."""
     reason: str | None
-    """Why it is not run; None where it is."""
+    """Why tests do not run it; None where they do."""
+    by_hand: bool = False
+    """Whether it is run by hand."""
     span: tuple[int, int] = (0, 0)
     """Where `text` stands in the page, indentation included."""
     indent: str = ""
@@ -84,8 +88,15 @@ def snippets(text: str) -> list[Snippet]:
         indent, body = match["indent"], match["text"]
         plain = re.sub(f"^{indent}", "", body, flags=re.M)
         line = text.count("\n", 0, match.start("text")) + 1
-        found.append(Snippet(match["language"], plain, line, match["reason"], match.span("text"), indent))
+        by_hand = match["kind"] == "by hand"
+        found.append(Snippet(match["language"], plain, line, match["reason"], by_hand, match.span("text"), indent))
     return found
+
+
+def runnable(text: str, *, by_hand: bool = False) -> list[Snippet]:
+    """The snippets of a page's text that are run; with `by_hand` those too that are run by hand."""
+    found = [snippet for snippet in snippets(text) if snippet.language in RUN]
+    return [snippet for snippet in found if snippet.reason is None or (by_hand and snippet.by_hand)]
 
 
 def steps(snippet: Snippet) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import pytest
 import typer
 import yaml
 
-from tests.docs.snippets import PAGES, ROOT, RUN, Folder, agrees, gdr_lines, inside, refreshed, snippets, steps
+from tests.docs.snippets import PAGES, ROOT, Folder, agrees, gdr_lines, inside, refreshed, runnable, snippets, steps
 
 
 def name(path: Path) -> str:
@@ -21,11 +21,7 @@ def read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-RUNNABLE = [
-    page
-    for page in PAGES
-    if any(snippet.language in RUN and snippet.reason is None for snippet in snippets(read(page)))
-]
+RUNNABLE = [page for page in PAGES if runnable(read(page))]
 
 
 @pytest.mark.slow
@@ -34,10 +30,9 @@ def test_the_snippets_of_a_page_do_what_it_shows(page: Path, tmp_path: Path, smo
     folder = Folder.made(tmp_path, smol_gguf)
     with inside(tmp_path):
         try:
-            for snippet in snippets(read(page)):
-                if snippet.language in RUN and snippet.reason is None:
-                    differences = folder.run(snippet)
-                    assert not differences, "\n".join(map(str, differences))
+            for snippet in runnable(read(page)):
+                differences = folder.run(snippet)
+                assert not differences, "\n".join(map(str, differences))
         finally:
             folder.close()
 
@@ -107,6 +102,8 @@ def test_commands_are_found_with_their_output() -> None:
     (snippet,) = snippets("text\n```console\n$ gdr score a.jsonl |\n    head -1\n{}\n\n$ ls\n```\n")
     assert steps(snippet) == [("gdr score a.jsonl |\n    head -1", "{}\n\n"), ("ls", "")]
     assert list(gdr_lines(snippet)) == [["score", "a.jsonl"]]
+    (slow,) = snippets("<!-- by hand: a minute -->\n```bash\nls\n```\n")
+    assert (slow.reason, slow.by_hand) == ("a minute", True)
     (other,) = snippets("<!-- not run: needs a cluster -->\n```bash\ngdr serve \\\n  --port 5000 &\n```\n")
-    assert other.reason == "needs a cluster"
+    assert (other.reason, other.by_hand) == ("needs a cluster", False)
     assert list(gdr_lines(other)) == [["serve", "--port", "5000"]]
