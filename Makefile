@@ -47,7 +47,7 @@ test: $(VENV)/.dev $(BASE)  ## run every test
 check: lint docs test-python test-lowest test  ## everything that CI runs: these five targets, the whole suite last
 
 docs: $(VENV)/.docs  ## the documentation as a site in build/site; a broken link fails
-	$(VENV)/docs/bin/python -m mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(VENV))/docs/bin:$$PATH" $(VENV)/docs/bin/python -m mkdocs --quiet build --strict
 	@echo "The site: build/site/index.html"
 
 lint: $(VENV)/.dev  ## ruff and mypy --strict
