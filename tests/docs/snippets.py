@@ -170,6 +170,8 @@ def gdr_lines(snippet: Snippet) -> Iterator[list[str]]:
     else:
         commands = re.sub(r"\\\n", " ", snippet.text).splitlines() if snippet.language == "bash" else []
     for command in commands:
+        if not re.search(r"(?<![\w./-])gdr\s", command):
+            continue
         lexer = shlex.shlex(command.replace("\\\n", " "), posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
         words: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -61,21 +62,33 @@ def test_every_snippet_is_readable(page: Path) -> None:
             assert unknown_words(root, words) == [], f"{where}: gdr {' '.join(words)}"
 
 
-def unknown_words(command: object, words: list[str]) -> list[str]:
+def unknown_words(command: Any, words: list[str]) -> list[str]:
     """The subcommand or options of a `gdr` line that do not exist."""
-    at, options = command, set()
+    at, options, value = command, {"-h": True, "--help": True}, False
     for word in words:
-        commands = getattr(at, "commands", {})
-        options |= {option for parameter in at.params for option in (*parameter.opts, *parameter.secondary_opts)}
-        if commands and not word.startswith("-"):
-            if word not in commands:
+        options |= {name: parameter.is_flag for parameter in at.params for name in parameter.opts if name[0] == "-"}
+        if value or word == "-" or not (word.startswith("-") or hasattr(at, "commands")):
+            value = False
+        elif word.startswith("-"):
+            option, equals, _ = word.partition("=")
+            if option not in options:
                 return [word]
-            at = commands[word]
-        elif word.startswith("-") and word != "-":
-            options |= {option for parameter in at.params for option in parameter.opts} | {"-h", "--help", "--version"}
-            if word.partition("=")[0] not in options:
-                return [word]
+            value = not options[option] and not equals
+        elif word in at.commands:
+            at = at.commands[word]
+        else:
+            return [word]
     return []
+
+
+def test_words_that_gdr_does_not_know_are_found() -> None:
+    from gdr_plugin.cli import score  # noqa: F401
+    from gdr_plugin.cli.main import app
+
+    root = typer.main.get_command(app)
+    assert unknown_words(root, ["--plugin", "own.py", "score", "a.jsonl", "-c", "gdr.yaml", "--steps=line"]) == []
+    assert unknown_words(root, ["scores", "a.jsonl"]) == ["scores"]
+    assert unknown_words(root, ["score", "a.jsonl", "--colour"]) == ["--colour"]
 
 
 def test_what_a_page_may_leave_open() -> None:
