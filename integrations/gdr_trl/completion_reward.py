@@ -59,8 +59,8 @@ def join(
 ) -> CompletionReward:
     """Join the scores of a completion's assistant turns.
 
-    Several turns are joined by totals: `mean` divides all turns' log-probs by all turns' tokens, `per_byte` by all
-    turns' bytes. One turn that is not scored leaves the whole completion without a reward.
+    The log-probs of several turns are added up: `mean` divides their sum by the tokens of all turns, `per_byte` by the
+    bytes of all turns. One turn that is not scored leaves the whole completion without a reward.
 
     Args:
         completion: Has at least one assistant turn.

@@ -123,10 +123,18 @@ def agrees(expected: str, got: str) -> bool:
 
 
 def refreshed(expected: str, got: str) -> str:
-    """The output to show instead of `expected`: only its numbers change where the rest agrees."""
+    """The output to show instead of `expected`: only its numbers change where the rest agrees.
+
+    Elsewhere it is all of the output; with one line of `...`, as many lines before and behind it as there were.
+    """
     match = _pattern(expected).fullmatch(_normal(got))
     if match is None:
-        return "\n".join(line.rstrip() for line in got.strip("\n").splitlines()) + "\n" if got.strip() else ""
+        lines = [line.rstrip() for line in got.strip("\n").splitlines()]
+        shown = expected.strip("\n").split("\n")
+        if shown.count("...") == 1 and len(shown) <= len(lines):
+            place = shown.index("...")
+            lines[place : len(lines) - (len(shown) - place - 1)] = ["..."]
+        return "".join(f"{line}\n" for line in lines)
     values = iter(match.groups())
 
     def number(shown: re.Match[str]) -> str:

@@ -109,6 +109,7 @@ def test_new_numbers_go_into_an_old_frame() -> None:
     assert refreshed('{"reward": 0.138, ...}\n', got) == '{"reward": 0.238, ...}\n'
     assert refreshed("first\n...\n0.5 of 20\n", "first\nsecond\n0.75 of 24\n") == "first\n...\n0.8 of 24\n"
     assert refreshed("one\n", "another\n") == "another\n"
+    assert refreshed("one\n...\nlast\n", "a\nb\nc\nd\n") == "a\n...\nd\n"
 
 
 def test_commands_are_found_with_their_output() -> None:

@@ -40,8 +40,8 @@ class Part:
 class LengthBias:
     """How far the verdicts follow length, counted in the strong model's tokens.
 
-    The length of a side with several responses is their mean. Items that were not scored are in no part: the length of
-    what is too long is not known.
+    The length of a side with several responses is their mean. Items that were not scored are in no part: nothing
+    counted the tokens of a text that was too long to score.
     """
 
     shorter: Part
