@@ -48,7 +48,7 @@ check: lint docs test-python test-lowest test  ## everything that CI runs: these
 
 docs: $(VENV)/.docs  ## the documentation as a site in build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(VENV))/docs/bin:$$PATH" $(VENV)/docs/bin/python -m mkdocs --quiet build --strict
-	@echo "The site: build/site/index.html"
+	@echo "The site: build/site/index.html (for its search: $(PYTHON) -m http.server --directory build/site)"
 
 lint: $(VENV)/.dev  ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -86,7 +86,8 @@ def test_the_site_loads_nothing_from_the_network() -> None:
     assert config["theme"]["font"] is False
     plugins = {plugin if isinstance(plugin, str) else next(iter(plugin)) for plugin in config["plugins"]}
     assert plugins == {"search", "mkdocstrings"}
-    assert not {"extra_javascript", "extra_css", "extra"} & config.keys()
+    assert not {"extra_javascript", "extra"} & config.keys()
+    assert all((ROOT / "docs" / path).is_file() for path in config["extra_css"])
 
 
 def test_the_page_and_the_schema_of_gdr_yaml_are_what_the_models_say(configuration: ModuleType) -> None:
