@@ -107,7 +107,7 @@ def test_no_end_of_turn_anywhere(fresh_family: Family) -> None:
     assert text_of(tokenizer, chat.span(said("Hi"), "Hello", end=False).response) == " Hello"
     with pytest.raises(ChatError, match=r"the tokenizer's eos_token, or `reward\.end_of_turn: never`"):
         chat.span(said("Hi"), "Hello", end=True)
-    assert chat.describe()["end of turn"].startswith("none")
+    assert chat.describe()["end of turn"] == ("none: set the tokenizer's eos_token, or `end_of_turn_token` in gdr.yaml")
 
 
 def test_end_of_turn_is_the_templates_before_the_tokenizers(family: Family) -> None:

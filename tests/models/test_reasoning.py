@@ -41,6 +41,12 @@ COHERE = (
     HEAD + BODY + "{{ '<|return|><|end|>' if m.role == 'assistant' else '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
+ONE_QUESTION = "{% if messages | length > 2 %}{{ raise_exception('One question only') }}{% endif %}"
+"""Shows nothing behind an answer that is not the last turn."""
+LAST_ONLY = (
+    HEAD + BODY + "{{ '<|return|>' if loop.last and m.role == 'assistant' else '' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
 SPACED = HEAD + BODY + "{{ ' <|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 CHANNELS = (
     HEAD + "{% if m.role == 'assistant' %}{% if m.thinking %}{{ '<|assistant|>think:' + m.thinking + '<|end|>' }}"
@@ -95,6 +101,9 @@ def test_marks_are_found_in_pairs() -> None:
         Marks("[THINK]", "[/THINK]"),
         Marks("<seed:think>", "</seed:think>"),
     ]
+    for bar in ("|", "\uff5c"):  # the slash stands behind the bar
+        opening, closing = f"<{bar}think{bar}>", f"<{bar}/think{bar}>"
+        assert marks_in(opening) == marks_in(closing) == [Marks(opening, closing)]
     assert is_mark("</think>")
     assert not is_mark("<tool_call>")
     assert opens("<|assistant|><think>\n")
@@ -169,6 +178,8 @@ def test_reasoning_that_came_apart_is_written_as_the_template_writes_it(
         (GLM, {"end_of_turn": "<|return|>"}, "<|return|>", "end_of_turn_token in gdr.yaml"),
         (COHERE, {}, "<|return|><|end|>", "the template writes it behind an answer"),
         (SPACED, {}, " <|end|>", "the template writes it behind an answer"),
+        (ONE_QUESTION + COHERE, {}, "<|return|><|end|>", "the template writes it behind an answer"),
+        (LAST_ONLY, {}, "<|return|>", "the template writes it behind the last answer"),
         ("plain", {}, "<|endoftext|>", "the tokenizer's eos_token"),
     ],
 )
@@ -183,6 +194,24 @@ def test_generation_config_says_where_a_turn_ends(tokenizer: Any) -> None:
     stops = [ids("<|return|>"), tokenizer.eos_token_id]
     assert chat_of(tokenizer, COHERE, stops=stops).end_of_turn == (ids("<|return|>"),)
     assert chat_of(tokenizer, GLM, stops=[tokenizer.eos_token_id]).end_of_turn == (tokenizer.eos_token_id,)
+    ends = {
+        own: chat_of(tokenizer, "plain", stops=[ids("<|return|>"), ids("<|end|>"), *own]).describe()["end of turn"]
+        for own in ((), (tokenizer.eos_token_id,))
+    }
+    assert list(ends.values()) == [
+        f"{min(('<|return|>', '<|end|>'), key=ids)!r} (the generation config's eos_token_id)",
+        "'<|endoftext|>' (the tokenizer's eos_token)",
+    ]
+
+
+def test_a_policy_may_stop_at_the_end_and_at_what_stands_before_the_next_turn(tokenizer: Any) -> None:
+    stops = {
+        template: set(map(tokenizer.convert_ids_to_tokens, chat_of(tokenizer, template).stop_ids))
+        for template in (LAST_ONLY, COHERE, SPACED, SPACED.replace(" <", " <|return|><"))
+    }
+    assert stops[LAST_ONLY] == {"<|return|>", "<|user|>", "<|endoftext|>"}
+    assert stops[COHERE] == {"<|end|>", "<|endoftext|>"}  # what its end of two tokens begins with ends nothing
+    assert list(stops.values())[2:] == [{"<|end|>", "<|endoftext|>"}] * 2
 
 
 def test_an_end_that_is_no_token_is_refused(tokenizer: Any) -> None:
