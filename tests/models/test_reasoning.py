@@ -11,6 +11,7 @@ from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import Conversation, Message, ToolCall
 from gdr_plugin.data.tools import definitions_of
 from gdr_plugin.models.text.chat import Chat
+from gdr_plugin.models.text.layout import _shape
 from gdr_plugin.models.text.reasoning import Marks, is_mark, marks_in, opens
 from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
@@ -43,6 +44,11 @@ COHERE = (
 )
 ONE_QUESTION = "{% if messages | length > 2 %}{{ raise_exception('One question only') }}{% endif %}"
 """Shows nothing behind an answer that is not the last turn."""
+LED = (
+    HEAD + "{{ '<|' + m.role + '|>' + (' ' if m.role == 'assistant' else '') + m.content.split('</think>')[-1] }}"
+    "{{ '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+"""A space leads an answer, which the model generates, with reasoning before it or not."""
 LAST_ONLY = (
     HEAD + BODY + "{{ '<|return|>' if loop.last and m.role == 'assistant' else '' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
@@ -121,6 +127,8 @@ def test_marks_are_found_in_pairs() -> None:
         (R1, "42", "<|assistant|><think>\n│42"),
         (R1, "<think>\nEasy.\n</think>\n\n42", "<|assistant|><think>\n│Easy.\n</think>\n\n42"),
         (GLM, "<think>Easy.</think>42", "<|assistant|>\n│<think>Easy.</think>42"),
+        (LED, "42", "<|assistant|>│ 42"),
+        (LED, "<think>Easy.</think>42", "<|assistant|>│ <think>Easy.</think>42"),
     ],
 )
 def test_reasoning_is_written_once_and_answers_have_the_right_header(
@@ -168,6 +176,14 @@ def test_reasoning_that_came_apart_is_written_as_the_template_writes_it(
     assert len(places) == len(ids)
     assert places[0] == (0, 0), "reasoning has no place in the answer"
     assert places[-1][1] == 2
+
+
+def test_reasoning_does_not_belong_behind_a_prompt_that_has_closed_it(tokenizer: Any) -> None:
+    chat = chat_of(tokenizer, GLM.replace("'<|assistant|>\n'", "'<|assistant|>\n<think></think>'"))
+    with pytest.raises(ChatError, match="closes reasoning before it began, so a response with reasoning does not"):
+        chat.turn_span(ASK, Message("assistant", "42", "Easy."), end=True)
+    assert asked(tokenizer, chat, ASK, Message("assistant", "42", " \n")).endswith("<think></think>│42")
+    assert chat.describe()["reasoning"].startswith("the prompt closes it: for responses with reasoning, see ")
 
 
 @pytest.mark.parametrize(
@@ -241,6 +257,36 @@ def test_system_turns_are_merged_where_a_template_drops_one(tokenizer: Any) -> N
     assert text.startswith("<|system|>\nBe short.\n\nBe true.<|end|>\n<|user|>")
     kept = asked(tokenizer, chat_of(tokenizer, GLM), turns, "42")
     assert kept.startswith("<|system|>\nBe short.<|system|>\nBe true.<|user|>")
+
+
+def test_a_long_conversation_is_probed_as_one_whose_roles_take_turns(tokenizer: Any) -> None:
+    order = (
+        "{% for m in messages if m.role != 'system' %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('Roles must take turns') }}{% endif %}{% endfor %}"
+    )
+    chat = chat_of(tokenizer, order + LAST_SYSTEM)
+    for more in range(12):
+        talk = tuple(turn for _ in range(more) for turn in (*ASK, Message("assistant", "42")))
+        text = asked(
+            tokenizer, chat, (Message("system", "Be short."), Message("system", "Be true."), *talk, *ASK), "42"
+        )
+        assert text.startswith("<|system|>\nBe short.\n\nBe true.<|end|>\n<|user|>")
+        assert text.count("<|user|>") == more + 1
+
+
+def test_the_shape_of_a_long_conversation_is_short_and_keeps_what_is_not_plain() -> None:
+    def roles(*turns: Message) -> str:
+        return "".join(role[0] for role, _, _ in _shape(turns))
+
+    system, tool = Message("system", "Be short."), Message("tool", "42")
+    talk = (*ASK, Message("assistant", "42"))
+    assert [roles(*talk * pairs, *ASK) for pairs in range(5)] == ["u", "uau", "uauau", "uauauau", "uauauauau"]
+    assert {roles(*talk * pairs, *ASK) for pairs in range(5, 100)} == {"uauauauauau"}
+    assert {roles(system, *talk * pairs, *ASK) for pairs in range(5, 100)} == {"suauauauauau"}
+    assert {roles(*talk * pairs, tool, *talk * 50) for pairs in range(2, 100)} == {"uauatuauauaua"}
+    called = Message("assistant", "", tool_calls=(ToolCall("weather", "{}"),))
+    shape = _shape((*talk * 50, *ASK, called, tool, *talk * 50))
+    assert shape.count(("assistant", True, False)) == 1
 
 
 def test_tool_calls_are_written_by_the_template(tokenizer: Any) -> None:

@@ -252,17 +252,21 @@ class TurnLayout:
 def _shape(conversation: Conversation) -> _Shape:
     """The roles of a conversation, and which turns have calls and text.
 
-    Of plain turns that repeat in the middle of a long one only the first and the last few stay: a template treats them
-    alike, and a probe need not be as long as the conversation.
+    Of pairs of plain turns that repeat in the middle of a long one only the first and the last few stay: a template
+    treats them alike, and a probe need not be as long as the conversation. Who speaks after whom stays the same.
     """
     shape = tuple((turn.role, bool(turn.tool_calls), bool(turn.content)) for turn in conversation)
     kept = list(shape[:2])
     begin = len(conversation) - len(parts_of(conversation)[2])
-    for at in range(2, len(shape)):
-        plain = shape[at - 2] == shape[at] in _PLAIN_TURNS and shape[at - 1] in _PLAIN_TURNS
-        near = at < begin + 4 or at >= len(shape) - 6
-        if near or not plain or kept[-2:] != list(shape[at - 2 : at]):
+    at = 2
+    while at < len(shape):
+        pair = shape[at : at + 2]
+        middle = begin + 4 <= at < len(shape) - 7
+        if middle and tuple(kept[-2:]) == pair and all(turn in _PLAIN_TURNS for turn in pair):
+            at += 2
+        else:
             kept.append(shape[at])
+            at += 1
     return tuple(kept)
 
 
