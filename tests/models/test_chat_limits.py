@@ -110,6 +110,21 @@ def test_short_contexts_are_not_cut(family: Family) -> None:
     assert len(generous.span(said(WORDS), "x", end=True).context) in range(115, 126)
 
 
+def test_only_so_many_tokens_of_contexts_are_remembered(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = chat_of(family, "chatml", 4096)
+    monkeypatch.setattr("gdr_plugin.models.text.contexts._CACHED_TOKENS", 300)  # two of them: each weighs 64 at least
+    first, second = (chat.span(said(text), "x", end=True).context for text in ("one", "two"))
+    assert chat.span(said("one"), "y", end=True).context is first
+    chat.span(said("three " * 10), "x", end=True)  # the one that was asked for longest ago goes
+    assert chat.span(said("one"), "z", end=True).context is first
+    again = chat.span(said("two"), "z", end=True).context
+    assert again == second
+    assert again is not second
+    whole = chat.span(said("word " * 500), "x", end=True).context  # alone above the limit: the last one stays
+    assert chat.span(said("word " * 500), "y", end=True).context is whole
+    assert len(chat._contexts._cache) == 1
+
+
 def test_response_that_does_not_fit_is_refused_without_cutting_more(family: Family) -> None:
     chat = chat_of(family, "chatml", 250, 50)
     with pytest.raises(ChatError, match=r"the response has \d+ tokens, but behind its prompt \(\d+\) only \d+"):

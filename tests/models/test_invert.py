@@ -272,6 +272,32 @@ def test_padding_before_inserted_spaces(fresh_family: Family) -> None:
     assert inverter.response(query(tokenizer, prompt, "It is.</s>", pad=2), prompt) == ("It is.", True)
 
 
+def test_the_space_that_decoding_puts_behind_a_control_token_is_not_the_responses(fresh_family: Family) -> None:
+    tokenizer = fresh_family("mistral-legacy")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[INST]", "[/INST]"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '[INST]' if m.role == 'user' else '' }}{{ m.content }}"
+        "{{ '[/INST]' if m.role == 'user' else eos_token }}{% endfor %}"
+    )
+    reader, prompt = RenderedPromptReader(tokenizer), rendered(tokenizer, turns("Greet"))
+    ids = tokenizer(text=prompt, add_special_tokens=False)["input_ids"]
+    for response in ("Hello", "a", "Hello world"):
+        span = Chat(tokenizer, max_length=64).span(turns("Greet"), response, end=True)
+        sent = tokenizer.decode([*ids, *span.response])
+        assert sent.endswith(f"[/INST] {response}</s>")
+        assert reader.response(sent, prompt) == (response, True)
+    plain = rendered(fresh_family("chatml"), turns("Greet"))
+    for response in (" Hello", "  Hello"):  # such a tokenizer puts none there: it was generated
+        assert RenderedPromptReader(fresh_family("chatml")).response(plain + response, plain) == (response, False)
+
+
+@pytest.mark.parametrize("sent", ["", " ", "<|im_end|>", "<|im_end|> \n", "Hello"])
+def test_a_query_of_padding_alone_is_refused(family: Family, sent: str) -> None:
+    prompt = rendered(family("chatml"), turns("Hello world"))
+    with pytest.raises(DataError, match=r"does not begin with its prompt or the end of it: is the policy tokenizer"):
+        _inverter(family, "chatml").response(sent, prompt)
+
+
 def test_half_a_character_at_a_cut_is_dropped(family: Family) -> None:
     tokenizer, inverter = family("chatml"), _inverter(family, "chatml")
     prompt = rendered(tokenizer, turns("Hello"))

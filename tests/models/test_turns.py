@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gdr_plugin.api.types import Message, ToolCall
+from gdr_plugin.api.errors import ChatError
+from gdr_plugin.api.types import TEXT, Message, ToolCall
 from gdr_plugin.models.text.chat import Chat
 
 Family = Callable[[str], Any]
@@ -63,6 +65,25 @@ def test_a_call_without_an_end_of_its_own_ends_where_the_tools_answer_begins(tok
     assert calling(tokenizer, silent, end=True) == "[weather]<|user|>"  # the usual end, where nothing says another
 
 
+def test_behind_a_tools_answer_a_template_may_ask_otherwise(tokenizer: Any) -> None:
+    template = (
+        "{% for m in messages %}{{ '<|' + m.role + '|>\n' }}"
+        "{% if m.role == 'assistant' and loop.previtem.role != 'tool' %}{{ '<think></think>' }}{% endif %}"
+        "{{ m.content + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}"
+        "{{ '<|assistant|>\n' + ('' if messages[-1].role == 'tool' else '<think>\n') }}{% endif %}"
+    )
+    chat = chat_of(tokenizer, template)
+    looked = (*QUESTION, Message("assistant", "Let me look."), Message("tool", "12 mm"))
+    shown = [
+        tokenizer.decode(list(chat.span(turns, "Yes.", end=True).context), skip_special_tokens=False)
+        for turns in (QUESTION, looked)
+    ]
+    assert shown[0] == "<|user|>\nRain?<|end|><|assistant|>\n<think></think>"
+    assert shown[1] == (
+        "<|user|>\nRain?<|end|><|assistant|>\n<think></think>Let me look.<|end|><|tool|>\n12 mm<|end|><|assistant|>\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("answer", "ask", "right", "opened"),
     [
@@ -89,3 +110,56 @@ def test_a_policy_is_asked_with_the_generation_prompt(
     ids, begun = chat_of(tokenizer, template).asked(QUESTION)
     assert tokenizer.decode(list(ids), skip_special_tokens=False) == "<|user|>\nRain?<|end|>" + right
     assert begun == opened
+
+
+END = "{{ '<|end|>' }}"
+HEADS = "{% for m in messages %}{{ '<|' + m.role + '|>\n' }}"
+OTHERWISE = "{% for m in messages %}{{ '<|' + ('tool' if m.tool_calls else m.role) + '|>\n' + m.content }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "turn", "why"),
+    [
+        (
+            HEADS + "{{ '' if m.tool_calls else m.content }}" + NAMES + END + ASK,
+            replace(CALL, content=" Look. "),
+            "drops the text of a turn with tool calls: remove it, or split the turn",
+        ),
+        (
+            TURN + NAMES + END + ASK,
+            replace(CALL, reasoning="Rain"),  # the question's word is not the reasoning's
+            "drops the reasoning of a turn with tool calls",
+        ),
+        (TURN + NAMES + END + "{% endfor %}<|assistant|>\n", CALL, "nothing tells where a tool call ends"),
+        (OTHERWISE + NAMES + END + ASK, CALL, "behind another header than it asks with"),
+    ],
+)
+def test_calls_that_a_template_does_not_write_whole_are_refused(
+    tokenizer: Any, template: str, turn: Message, why: str
+) -> None:
+    with pytest.raises(ChatError, match=why):
+        chat_of(tokenizer, template).turn_span(QUESTION, turn, end=True)
+
+
+def test_a_text_that_the_question_holds_too_is_found_in_the_turn(tokenizer: Any) -> None:
+    chat = chat_of(tokenizer, TURN + NAMES + END + ASK)
+    span = chat.turn_span(QUESTION, replace(CALL, content="Rain?"), end=True)
+    assert tokenizer.decode(list(span.response), skip_special_tokens=False) == "Rain?[weather]<|end|>"
+
+
+def test_rendered_text_and_begun_turns_take_no_calls_and_no_reasoning(tokenizer: Any) -> None:
+    chat, thoughtful = chat_of(tokenizer, TURN + NAMES + END + ASK), Message("assistant", "Yes.", "Hm.")
+    with pytest.raises(ChatError, match="rendered text cannot be answered by tool calls: give messages"):
+        chat.turn_span((Message(TEXT, "Rain?"),), CALL, end=True)
+    for conversation in ((Message(TEXT, "Rain?"),), (*QUESTION, Message("assistant", "Well"))):
+        with pytest.raises(ChatError, match="reasoning apart from its answer cannot go on with a turn that is begun"):
+            chat.turn_span(conversation, thoughtful, end=True)
+
+
+def test_reasoning_apart_is_refused_where_the_template_reads_it_and_shows_no_form(tokenizer: Any) -> None:
+    reads = "{% if false %}{{ messages[0].reasoning_content }}{% endif %}"
+    with pytest.raises(ChatError, match="shows no form for reasoning apart from its answer"):
+        chat_of(tokenizer, reads + TURN + END + ASK).turn_span(QUESTION, Message("assistant", "Yes.", "Hm."), end=True)
+    others = "{% if false %}[THINK][/THINK]{% endif %}"
+    with pytest.raises(ChatError, match="shows no form for reasoning apart from its answer"):
+        chat_of(tokenizer, others + TURN + END + ASK).turn_span(QUESTION, Message("assistant", "Yes.", "Hm."), end=True)
