@@ -19,7 +19,7 @@ from gdr_plugin.api.types import Conversation, Message
 from gdr_plugin.models.local.source import open_tokenizer
 from gdr_plugin.models.text.chat import Chat
 from gdr_plugin.models.text.layout import TurnLayout
-from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
+from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader, _aligned
 from gdr_plugin.models.text.template import ChatTemplate
 
 Family: TypeAlias = Callable[[str], PreTrainedTokenizerFast]
@@ -289,6 +289,21 @@ def test_the_space_that_decoding_puts_behind_a_control_token_is_not_the_response
     plain = rendered(fresh_family("chatml"), turns("Greet"))
     for response in (" Hello", "  Hello"):  # such a tokenizer puts none there: it was generated
         assert RenderedPromptReader(fresh_family("chatml")).response(plain + response, plain) == (response, False)
+
+
+@pytest.mark.parametrize(
+    ("sent", "at", "prompt", "end"),
+    [
+        ("<s> [INST]  a b", 0, "<s>[INST] a", 13),
+        ("<s>[INST] a b", 0, "<s>  [INST] a", 11),
+        ("..<s> a\nb", 2, "<s>a\n", 8),  # the prompt's own line break is not the response's
+        ("..<s> a b", 2, "<s>a\n", 7),
+        ("<s> a", 0, "<s>b", None),
+        ("<s>  ", 0, "<s>b", None),
+    ],
+)
+def test_prompts_are_found_but_for_white_space(sent: str, at: int, prompt: str, end: int | None) -> None:
+    assert _aligned(sent, at, prompt) == end
 
 
 @pytest.mark.parametrize("sent", ["", " ", "<|im_end|>", "<|im_end|> \n", "Hello"])
