@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from gdr_plugin.api.errors import ChatError
-from gdr_plugin.api.types import Conversation, Message
+from gdr_plugin.api.types import Conversation, Message, ToolCall
 from gdr_plugin.models.text.chat import Chat
+from gdr_plugin.models.text.template import ChatTemplate
 
 Family = Callable[[str], Any]
 
@@ -214,3 +215,32 @@ def test_slow_tokenizers_are_refused() -> None:
 
     with pytest.raises(ChatError, match="no fast"):
         chat_of(ByT5Tokenizer(), "plain")
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_is_in_whichever_field_the_template_reads(family: Family, field: str) -> None:
+    jinja = "{% for m in messages %}{{ m.role + ':' + (m.FIELD or '') + m.content + ';' }}{% endfor %}"
+    template = ChatTemplate(family("base-bytes"), jinja.replace("FIELD", field))
+    assert template.render((*said("Hi"), Message("assistant", "Yes", "Hm,"))) == "user:Hi;assistant:Hm,Yes;"
+
+
+def test_ids_of_calls_and_names_are_given_where_a_turn_has_them(family: Family) -> None:
+    jinja = (
+        "{% for m in messages %}{{ m.role }}"
+        "{% if 'tool_call_id' in m %}/{{ m.tool_call_id }}{% endif %}{% if 'name' in m %}/{{ m.name }}{% endif %}"
+        "{% for call in m.tool_calls or [] %}/{{ call.type[:2] + call.function.name }}"
+        "{% if 'id' in call %}={{ call.id }}{% endif %}"
+        "{% endfor %}:{{ m.content }};{% endfor %}"
+    )
+    calls = (ToolCall("f", "{}", "c1"), ToolCall("g", "{}"))
+    turns = (*said("Hi"), Message("assistant", "", "", calls), Message("tool", "1", "", (), "c1", "f"))
+    assert ChatTemplate(family("base-bytes"), jinja).render(turns) == "user:Hi;assistant/fuf=c1/fug:;tool/c1/f:1;"
+
+
+@pytest.mark.parametrize(("count", "more"), [(8, ""), (9, ", ...")])
+def test_a_refusal_names_eight_roles_at_most(family: Family, count: int, more: str) -> None:
+    jinja = "{% if messages | length > 1 %}{{ raise_exception('One only') }}{% endif %}{{ messages[0].content }}"
+    with pytest.raises(ChatError) as caught:
+        ChatTemplate(family("base-bytes"), jinja).render(said(*"abcdefghi"[:count]))
+    roles = ", ".join(["user", "assistant"] * 4) + more
+    assert str(caught.value) == f"the chat template refuses these turns ({roles}): One only"
