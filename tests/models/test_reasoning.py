@@ -184,6 +184,8 @@ def test_reasoning_does_not_belong_behind_a_prompt_that_has_closed_it(tokenizer:
         chat.turn_span(ASK, Message("assistant", "42", "Easy."), end=True)
     assert asked(tokenizer, chat, ASK, Message("assistant", "42", " \n")).endswith("<think></think>│42")
     assert chat.describe()["reasoning"].startswith("the prompt closes it: for responses with reasoning, see ")
+    inside = chat_of(tokenizer, R1).describe()["reasoning"]
+    assert inside == "the prompt opens <think>: answers without reasoning are scored inside it"
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,9 @@ def test_a_token_of_its_own_closes_a_call(tokenizer: Any) -> None:
     stopping = chat_of(tokenizer, template, stops=tokenizer.convert_tokens_to_ids(["<|return|>", "<|end|>"]))
     assert calling(tokenizer, stopping, end=True) == "[weather]<|return|>"
     assert calling(tokenizer, stopping, end=False) == "[weather]"  # a policy that was cut has not written it
+    # It may also be what the usual end of two tokens begins with.
+    longer = chat_of(tokenizer, template.replace("'<|end|>'", "'<|return|><|end|>'"))
+    assert [calling(tokenizer, longer, end=end) for end in (True, False)] == ["[weather]<|return|>"] * 2
 
 
 def test_a_call_without_an_end_of_its_own_ends_where_the_tools_answer_begins(tokenizer: Any) -> None:
