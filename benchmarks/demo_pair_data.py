@@ -11,8 +11,7 @@ Three sorts of preference go into OUT/train.jsonl and OUT/held-out.jsonl, shuffl
 - `helpful`: which of two answers most of three people found better (PandaLM's test set, Apache-2.0);
 - relevance, made here from good answers: the chosen ones of these two, and what people wrote to the tasks of
   self-instruct (Apache-2.0). Such an answer against the answer to another prompt (`other`), against itself cut in the
-  middle of a sentence (`cut`), against itself stuck in a loop (`repeated`); and the base model's own answer to such a
-  prompt at a low temperature against its answer at a high one (`hot`).
+  middle of a sentence (`cut`), against itself stuck in a loop (`repeated`).
 
 Held-out pairs have other prompts than training pairs. None of the data is this project's, and none is kept with it.
 """
@@ -29,16 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-BASE = HERE.parent / "examples" / "demo-pair" / "base.gguf"
-RELEVANCE = {"other": 350, "cut": 200, "repeated": 200, "hot": 100}
+RELEVANCE = {"other": 350, "cut": 200, "repeated": 200}
 """How many training pairs of each kind are made."""
-HELD_OUT = 60
+HELD_OUT = 100
 """How many held-out pairs of each of these kinds are made."""
 HELD_OUT_SHARE = 0.35
 """How many of the prompts of judged answers and tasks are held out."""
-COLD, HOT, TOKENS = 0.3, 1.2, 64
-"""Temperatures of the base model's good and bad answers, and their length limit in tokens."""
 SENTENCE = 8
 """How many words a good answer has at least."""
 _ENDS = re.compile(r"(?<=[.!?])\s+")
@@ -160,28 +155,6 @@ def relevance_pairs(kind: str, pool: Sequence[Answer], count: int, rng: random.R
     return pairs[:count]
 
 
-def hot_pairs(prompts: Sequence[list[dict[str, str]]], model: Path, seed: int) -> list[Pair]:
-    """The base model's own answers at a low and at a high temperature, each up to the end of its last sentence."""
-    from gdr_plugin.api.settings import Limits, ModelSpec
-    from gdr_plugin.data.prompts import parse_prompt
-    from gdr_plugin.sampling.sample import PolicySampler, Sampling
-
-    sampler, drawn = PolicySampler(ModelSpec(model=str(model)), Limits()), []
-    turns, ids = [parse_prompt(prompt) for prompt in prompts], [str(n) for n in range(len(prompts))]
-    for temperature in (COLD, HOT):
-        sampling = Sampling(1, temperature=temperature, max_new_tokens=TOKENS, seed=seed)
-        drawn.append([sampled.responses[0].text for sampled in sampler.sample(turns, ids, sampling)])
-    sampler.unload()
-    pairs = [Pair("hot", prompt, *map(_whole, texts)) for prompt, *texts in zip(prompts, *drawn, strict=True)]
-    return [pair for pair in pairs if pair.chosen and pair.rejected and pair.chosen != pair.rejected]
-
-
-def _whole(text: str) -> str:
-    """The text up to its last full stop, so that a cut at the length limit tells nothing; all of it without one."""
-    end = max(text.rfind(mark) for mark in ".!?")
-    return text[: end + 1].strip() if end > 0 else text.strip()
-
-
 def split(prompts: Iterable[str], share: float, rng: random.Random) -> set[str]:
     """The prompts that are held out."""
     known = sorted(set(prompts))
@@ -206,10 +179,6 @@ def make(args: argparse.Namespace) -> dict[str, list[Pair]]:
         pairs = [*harmless, *here]
         for kind in MAKE:
             pairs += relevance_pairs(kind, pool, RELEVANCE[kind] if side == "train" else HELD_OUT, rng)
-        count = RELEVANCE["hot"] if side == "train" else HELD_OUT
-        short = [answer.prompt for answer in pool if answer.source != "helpful" and len(_key(answer.prompt)) < 600]
-        asked = rng.sample(short, min(len(short), count * 11 // 10))  # a few have no two answers that differ
-        pairs += hot_pairs(asked, args.model, args.seed)[:count]
         rng.shuffle(pairs)
         made[side] = pairs
     return made
@@ -227,7 +196,6 @@ def main() -> None:
     parser.add_argument("--harmless-held-out", type=Path, required=True, help="harmlessness pairs to measure on")
     parser.add_argument("--judged", type=Path, required=True, help="PandaLM's testset-v1.json")
     parser.add_argument("--tasks", type=Path, nargs="+", required=True, help="self-instruct's tasks, JSONL")
-    parser.add_argument("--model", type=Path, default=BASE, help="the base, which is sampled (the demo pair's)")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (0)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the two files")
     args = parser.parse_args()

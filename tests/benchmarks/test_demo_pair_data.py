@@ -72,7 +72,7 @@ def test_another_prompts_answer_is_of_the_same_source_and_length(made: Any) -> N
 
 
 def test_the_files_hold_what_they_say_and_share_no_prompt(
-    made: Any, monkeypatch: pytest.MonkeyPatch, tiny_model: Any, tmp_path: Path
+    made: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     harmless = [{"prompt": f"Harm {n}?", "chosen": f"{TEXT} ({n})", "rejected": f"Do it, {n}."} for n in range(24)]
     tasks = [{"instruction": f"Task {n}.", "instances": [{"input": "", "output": f"{TEXT} [{n}]"}]} for n in range(30)]
@@ -80,14 +80,13 @@ def test_the_files_hold_what_they_say_and_share_no_prompt(
     for name, part in (("train", harmless[:12]), ("held", harmless[12:]), ("tasks", tasks)):
         (tmp_path / name).with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     (tmp_path / "judged.json").write_text(json.dumps(rows))
-    monkeypatch.setattr(made, "RELEVANCE", {"other": 9, "cut": 6, "repeated": 6, "hot": 4})
+    monkeypatch.setattr(made, "RELEVANCE", {"other": 9, "cut": 6, "repeated": 6})
     monkeypatch.setattr(made, "HELD_OUT", 3)
-    monkeypatch.setattr(made, "TOKENS", 8)
     options = {
         "harmless": "train.jsonl", "harmless-held-out": "held.jsonl", "judged": "judged.json", "tasks": "tasks.jsonl"
     }  # fmt: skip
     words = [word for name, file in options.items() for word in (f"--{name}", str(tmp_path / file))]
-    words += ["--harmless-pairs", "5", "--model", str(tiny_model())]
+    words += ["--harmless-pairs", "5"]
     sides: dict[str, list[dict[str, Any]]] = {}
     for run in ("first", "second"):
         monkeypatch.setattr(sys, "argv", ["demo_pair_data.py", *words, "--out", str(tmp_path / run)])
@@ -100,7 +99,7 @@ def test_the_files_hold_what_they_say_and_share_no_prompt(
     assert counts["train"] == {"harmless": 5, "helpful": 20 - counts["held-out"]["helpful"], **made.RELEVANCE}
     assert counts["held-out"]["harmless"] == 12
     assert 0 < counts["held-out"]["helpful"] < 20
-    assert [counts["held-out"][kind] for kind in made.RELEVANCE] == [3] * 4
+    assert [counts["held-out"][kind] for kind in made.RELEVANCE] == [3] * 3
     prompts = {side: {json.dumps(row["prompt"]) for row in rows} for side, rows in sides.items()}
     assert prompts["train"].isdisjoint(prompts["held-out"])
     assert all(row["chosen"] != row["rejected"] for rows in sides.values() for row in rows)
