@@ -44,7 +44,9 @@ def score(answers: Path, console: Console) -> None:
     scores = OUT / "scores.jsonl"
     run(console, "score", answers, "-c", CONFIG, "-o", scores)
     rewards = {row["id"]: row["reward"] for row in _rows(scores)}
-    for row in _rows(answers):
+    rows = _rows(answers)
+    console.print(rows[0]["prompt"], style="bold", markup=False)
+    for row in rows:
         line = Text(f"{rewards[row['id']]:+6.2f}  ", style="bold")
         line.append(row["response"], style="not bold")
         console.print(line)
@@ -56,7 +58,7 @@ def explain(answers: Path, console: Console) -> None:
     page = OUT / "explain.html"
     console.print("The same rewards, token by token: open the page in a browser.")
     run(console, "explain", answers, "-c", CONFIG, "-o", page)
-    console.print(f"-> {page.relative_to(ROOT)}\n")
+    console.print()
 
 
 def criteria(base: Path, console: Console) -> None:
@@ -120,10 +122,10 @@ def main() -> None:
     console, base, started = Console(), link_base(), time.perf_counter()
     OUT.mkdir(exist_ok=True)
     answers = HERE / "data" / "answers.jsonl"
-    console.print("Four parts, two to five minutes on two CPU cores; the first run also converts the model, 20 s.")
-    console.rule("1 of 4. Which answer is better? (20 s)")
+    console.print("Four parts, two to five minutes on two idle CPU cores; the first use of the model takes 20 s more.")
+    console.rule("1 of 4. Which answer is better? (half a minute)")
     score(answers, console)
-    console.rule("2 of 4. Which words make it so? (15 s)")
+    console.rule("2 of 4. Which words make it so? (half a minute)")
     explain(answers, console)
     console.rule("3 of 4. Does guidance change the ranking? (1 min)")
     criteria(base, console)
