@@ -86,6 +86,7 @@ def annotate(console: Console) -> None:
         found = sorted((row for row in pairs if row["gdr_domain"] == domain), key=lambda row: row["gdr_margin"])
         if found:
             console.print(_panel(found[len(found) // 2]))
+    console.print("This pair was tuned for harmlessness alone: elsewhere it prefers mostly by style and chance.")
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
