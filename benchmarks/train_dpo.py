@@ -5,7 +5,8 @@
 
 Rows: `{"id", "prompt": str | messages, "chosen": str, "rejected": str}`. One run leaves a PEFT adapter in OUT/step-N
 after each number of steps; gdr.yaml takes it as `adapter:`. `--reverse` swaps chosen and rejected, which makes a model
-less aligned than its base. A run that stopped goes on after its last checkpoint; the same arguments give the same
+less aligned than its base. `--decay` lowers the learning rate to 0 at the last step. `--export` writes the last adapter
+once more, in half precision. A run that stopped goes on after its last checkpoint; the same arguments give the same
 adapters. OUT/log.jsonl holds loss, reward margin and accuracy by step, and on held-out pairs by checkpoint.
 
 A pair is one row of tokens: the prompt once, then both responses, which do not see each other. So the prompt is
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 BETA, WARMUP, CLIP = 0.1, 5, 1.0
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,15 @@ class Trainer:
         base: A transformers causal language model; gets LoRA layers.
         pairs: What it is trained on.
         seed: Decides the adapter's initial values and the order of the pairs.
-        rate: Learning rate after the warm-up, constant, so that a checkpoint does not depend on the run's length.
+        rate: Learning rate after the warm-up.
         batch: Pairs a step.
+        last: The step at which the rate reaches 0, along half a cosine; None for a constant rate, with which a
+            checkpoint does not depend on the run's length.
     """
 
-    def __init__(self, base: Any, pairs: Sequence[Pair], *, seed: int, rate: float, batch: int) -> None:
+    def __init__(
+        self, base: Any, pairs: Sequence[Pair], *, seed: int, rate: float, batch: int, last: int | None = None
+    ) -> None:
         import torch
         from peft import LoraConfig, get_peft_model
 
@@ -115,7 +122,7 @@ class Trainer:
         self.model = self.adapted.get_base_model()
         self.pairs = pairs
         self.step = 0
-        self._seed, self._rate, self._batch = seed, rate, batch
+        self._seed, self._rate, self._batch, self._last = seed, rate, batch, last
         self._trained = [p for p in self.adapted.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(self._trained, lr=rate, weight_decay=0.0)
         self._reference: dict[Pair, Any] = {}
@@ -134,9 +141,13 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self._trained, CLIP)
         self.step += 1
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate * min(1.0, self.step / WARMUP)
+            group["lr"] = self._rate_now()
         self._optimizer.step()
         return _facts(losses, margins)
+
+    def _rate_now(self) -> float:
+        part = 0.0 if self._last is None else (self.step - 1) / self._last
+        return self._rate * min(1.0, self.step / WARMUP) * (1 + math.cos(math.pi * part)) / 2
 
     def held_out(self, pairs: Sequence[Pair]) -> dict[str, float]:
         """The same numbers for pairs that are not trained on."""
@@ -156,13 +167,22 @@ class Trainer:
         torch.save(self._optimizer.state_dict(), making / "optimizer.pt")
         making.rename(folder)
 
+    def start_from(self, folder: Path) -> None:
+        """Begin with the weights of an adapter of the same shape; the reference stays the base."""
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        found = set_peft_model_state_dict(self.adapted, load_file(folder / WEIGHTS))
+        if found.unexpected_keys or any("lora_" in name for name in found.missing_keys):
+            raise SystemExit(f"{folder}: not an adapter of this base and rank")
+
     def restore(self, folder: Path, step: int) -> None:
         """Go on from a checkpoint of this run."""
         import torch
         from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
 
-        set_peft_model_state_dict(self.adapted, load_file(folder / "adapter_model.safetensors"))
+        set_peft_model_state_dict(self.adapted, load_file(folder / WEIGHTS))
         self._optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
         self.step = step
 
@@ -214,6 +234,17 @@ def train(trainer: Trainer, held_out: Sequence[Pair], steps: Sequence[int], out:
                 trainer.save(_folder(out, trainer.step), base=base)
 
 
+def export(folder: Path, to: Path) -> None:
+    """Write a checkpoint's adapter in float16: half the file, for the same scores up to rounding."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    to.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.to(torch.float16) for name, tensor in load_file(folder / WEIGHTS).items()}
+    save_file(weights, to / WEIGHTS, metadata={"format": "pt"})
+    (to / CONFIG).write_text((folder / CONFIG).read_text(encoding="utf-8"), encoding="utf-8")
+
+
 def _folder(out: Path, step: int) -> Path:
     return out / f"step-{step:03d}"
 
@@ -237,12 +268,15 @@ def main() -> None:
         "--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of the base's weights (bfloat16)"
     )
     parser.add_argument("--rate", type=float, default=2e-4, help="learning rate (2e-4)")
+    parser.add_argument("--decay", action="store_true", help="lower the rate to 0 at the last step (constant)")
     parser.add_argument("--batch", type=int, default=4, help="pairs a step (4)")
     parser.add_argument("--max-tokens", type=int, default=400, help="longer pairs are left out (400)")
     parser.add_argument(
         "--held-out", type=int, default=32, help="pairs at the end of the file that are not trained on (32)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the adapter and the order of the pairs (0)")
+    parser.add_argument("--start", type=Path, help="an adapter to begin with (random)")
+    parser.add_argument("--export", type=Path, help="also write the last adapter, in float16, into this folder")
     args = parser.parse_args()
 
     from transformers import AutoModelForCausalLM
@@ -261,8 +295,13 @@ def main() -> None:
     # Not through the engine's loader, whose faster layers cannot be trained.
     source = opened.source
     model = AutoModelForCausalLM.from_pretrained(source.path, revision=source.revision, dtype=source.dtype)
-    trainer = Trainer(model, trained, seed=args.seed, rate=args.rate, batch=args.batch)
+    last = max(args.steps) if args.decay else None
+    trainer = Trainer(model, trained, seed=args.seed, rate=args.rate, batch=args.batch, last=last)
+    if args.start:
+        trainer.start_from(args.start)
     train(trainer, held_out, sorted(args.steps), args.out, base=args.model)
+    if args.export:
+        export(_folder(args.out, max(args.steps)), args.export)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -134,6 +135,47 @@ def test_training_prefers_what_it_is_shown_and_reversed_the_opposite(
         margins[name] = log[-1]["margin"]
         assert log[-2]["margin"] > log[0]["margin"] == 0
     assert margins["plain"] > 0 > margins["reversed"]  # held-out labels are never reversed
+
+
+def test_with_decay_the_last_steps_change_least(
+    dpo: Any, monkeypatch: pytest.MonkeyPatch, tiny_model: Any, data: Path, tmp_path: Path
+) -> None:
+    common = [data, "--model", tiny_model(), "--dtype", "float32", "--batch", 2, "--held-out", 4, "--rate", 0.01]
+    run(dpo, monkeypatch, *common, "--decay", "--out", tmp_path / "decay", "--steps", 5, 7, 8)
+    steps = [adapter(tmp_path / "decay" / f"step-00{number}") for number in (5, 7, 8)]
+    moves = [
+        max(float((after[name] - before[name]).abs().max()) for name in after)
+        for before, after in itertools.pairwise(steps)
+    ]
+    # AdamW moves a weight by about the rate: at step 8 of 8 that is (1 + cos(7/8 pi)) / 2 = 3.8 % of it.
+    assert 0 < moves[1] < 0.05 * 0.01 * 1.1
+    assert moves[0] > moves[1]
+
+
+def test_it_goes_on_from_an_adapter_and_exports_halves(
+    dpo: Any, monkeypatch: pytest.MonkeyPatch, tiny_model: Any, data: Path, tmp_path: Path
+) -> None:
+    common = [data, "--model", tiny_model(), "--dtype", "float32", "--batch", 2, "--held-out", 4, "--rate", 0.01]
+    half = tmp_path / "half"
+    run(dpo, monkeypatch, *common, "--out", tmp_path / "first", "--steps", 3, "--export", half)
+    first = adapter(tmp_path / "first" / "step-003")
+    assert {tensor.dtype for tensor in adapter(half).values()} == {torch.float16}
+    assert all(torch.equal(tensor, first[name].half()) for name, tensor in adapter(half).items())
+    local = [
+        open_local(ModelSpec(model=str(tiny_model()), adapter=str(folder)))
+        for folder in (half, tmp_path / "first" / "step-003")
+    ]
+    span = local[0].chat.span((Message("user", ROWS[0]["prompt"]),), ROWS[0]["chosen"], end=True)
+    assert local[0].score([span])[0].sum() == pytest.approx(local[1].score([span])[0].sum(), abs=1e-2)
+    # The reference stays the base: before its first step the second run has the margins that the first one reached.
+    run(dpo, monkeypatch, *common, "--start", half, "--out", tmp_path / "second", "--steps", 1)
+    log = json.loads((tmp_path / "second" / "log.jsonl").read_text().splitlines()[0])
+    assert log["margin"] > 0
+    assert log["loss"] < 0.69
+    second = adapter(tmp_path / "second" / "step-001")
+    assert max(float((second[name] - first[name].half()).abs().max()) for name in second) == pytest.approx(
+        0.002, rel=0.1
+    )
 
 
 def test_long_pairs_are_left_out_and_none_left_is_an_error(
