@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import TEXT, Conversation, Message, TokenSpan
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from gdr_plugin.api.settings import LongInput
+
+
+_NO_TURNS: Final = "the prompt has no turns: give at least one user turn"
 
 
 class Chat:
@@ -153,7 +156,9 @@ class Chat:
         if not turn.tool_calls:
             context, pieces = self._place(conversation, turn.content, turn.reasoning)
             return self._span(context, "".join(piece.text for piece in pieces), end)
-        if not conversation or conversation[0].role == TEXT:
+        if not conversation:
+            raise ChatError(_NO_TURNS)
+        if conversation[0].role == TEXT:
             raise ChatError("a prompt that is rendered text cannot be answered by tool calls: give messages")
         turns = self._contexts.placed(conversation)
         calls = rendered_calls(self._template, self._layout, turns, protected(turn, self._tokens))
@@ -238,7 +243,7 @@ class Chat:
     def _place(self, conversation: Conversation, response: str, reasoning: str = "") -> tuple[Context, list[Piece]]:
         """The context that a response follows, and the text that is encoded behind it."""
         if not conversation:
-            raise ChatError("the prompt has no turns: give at least one user turn")
+            raise ChatError(_NO_TURNS)
         layout, form = self._layout, self._layout.form
         kind: Kind
         if conversation[0].role == TEXT or conversation[-1].role == "assistant":
