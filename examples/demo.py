@@ -21,6 +21,8 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from gdr_plugin.cli.threads import settle_threads
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 OUT = ROOT / "demo-out"
@@ -120,6 +122,7 @@ The pairs and their card are in demo-out/pairs. Next:
 
 
 def main() -> None:
+    settle_threads()
     console, base, started = Console(), link_base(), time.perf_counter()
     OUT.mkdir(exist_ok=True)
     answers = HERE / "data" / "answers.jsonl"
