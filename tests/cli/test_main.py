@@ -53,7 +53,7 @@ def test_version_and_help(gdr) -> None:
     assert gdr("--version") == (0, f"gdr-plugin {__version__}\n", "")
     code, out, _ = gdr("--help")
     assert code == 0
-    positions = [out.index(f" {command} ") for command in COMMANDS]
+    positions = [out.index(f"\u2502 {command} ") for command in COMMANDS]  # at the beginning of a row
     assert positions == sorted(positions)
 
 
