@@ -108,7 +108,7 @@ class OutputTable:
         self._jsonl: IO[str] = self.files[1].open("w", encoding="utf-8", newline="\n")
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; it has exactly the schema's columns."""
+        """Add a row; it has all of the schema's columns."""
         self._jsonl.write(dumps({name: row[name] for name in self._schema.names}) + "\n")
         self._buffer.append(row)
         self.rows += 1

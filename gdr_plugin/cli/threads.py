@@ -35,8 +35,8 @@ def settle_threads(environment: MutableMapping[str, str] = os.environ, root: Pat
     if "torch" in sys.modules:
         return
     if "OMP_NUM_THREADS" not in environment:
-        quota, cores = cpu_quota(root), _cores(root)
-        if quota is not None and quota < cores:
+        quota = cpu_quota(root)
+        if quota is not None and quota < _cores(root):
             environment["OMP_NUM_THREADS"] = str(max(1, math.ceil(quota)))
     if not any(name in environment for name in ("OMP_WAIT_POLICY", *_WAITING)):
         environment.update(_WAITING)

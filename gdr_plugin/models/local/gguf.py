@@ -11,6 +11,7 @@ import logging
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,7 @@ def read_gguf(path: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokeni
     """
     import torch
     import transformers
+    from gguf import GGUFReader
     from transformers import AutoTokenizer
 
     options: dict[str, Any] = {"gguf_file": path.name, "dtype": getattr(torch, dtype)}
@@ -116,8 +118,9 @@ def read_gguf(path: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokeni
         raise
     except Exception as error:  # the parsers of transformers and gguf raise errors of all kinds
         raise ModelError(f"{path} cannot be read as a GGUF language model: {first_line(error)}") from error
-    set_special_tokens(tokenizer, path)
-    set_pre_tokenizer(tokenizer, path)
+    fields = GGUFReader(path).fields
+    set_special_tokens(tokenizer, fields)
+    set_pre_tokenizer(tokenizer, path.name, fields)
     return model, tokenizer
 
 
@@ -144,16 +147,13 @@ def plain_copy(model: PreTrainedModel) -> PreTrainedModel:
     return plain
 
 
-def set_special_tokens(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+def set_special_tokens(tokenizer: PreTrainedTokenizerBase, fields: Mapping[str, Any]) -> None:
     """Give a tokenizer the BOS, EOS and padding that the file names: transformers before 5.20.2 took others.
 
     Args:
         tokenizer: As transformers reads it from the file; changed in place.
-        path: The `.gguf` file.
+        fields: The file's metadata, as `GGUFReader` has it.
     """
-    from gguf import GGUFReader
-
-    fields = GGUFReader(path).fields
     for role, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
         field = fields.get(f"tokenizer.ggml.{key}_token_id")
         if field is not None:
@@ -162,16 +162,17 @@ def set_special_tokens(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
                 setattr(tokenizer, f"{role}_token", token)
 
 
-def set_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+def set_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, fields: Mapping[str, Any]) -> None:
     """Give a byte-level tokenizer the pre-tokenizer that the file names but transformers does not apply.
 
     Args:
         tokenizer: As transformers reads it from the file; changed in place.
-        path: The `.gguf` file.
+        name: What messages call the file.
+        fields: As for `set_special_tokens`.
     """
     from tokenizers import pre_tokenizers
 
-    model, pre = _tokenizer_kind(path)
+    model, pre = (_text(fields, f"tokenizer.ggml.{key}") for key in ("model", "pre"))
     if model != "gpt2" or pre in _GPT2 or pre in _handled_by_transformers():
         return
     if pre in _DIGITS:
@@ -179,23 +180,16 @@ def set_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
         return
     warnings.warn(
-        f"{path.name}: the tokenizer's splitting rule {pre!r} (tokenizer.ggml.pre) is not known here, so text may be "
+        f"{name}: the tokenizer's splitting rule {pre!r} (tokenizer.ggml.pre) is not known here, so text may be "
         "cut into other tokens than in training; set `tokenizer:` to the original model's folder or hub id",
         EngineWarning,
         stacklevel=2,
     )
 
 
-def _tokenizer_kind(path: Path) -> tuple[str, str]:
-    from gguf import GGUFReader
-
-    fields = GGUFReader(path).fields
-
-    def text(key: str) -> str:
-        field = fields.get(key)
-        return bytes(field.parts[field.data[0]]).decode() if field is not None else ""
-
-    return text("tokenizer.ggml.model"), text("tokenizer.ggml.pre")
+def _text(fields: Mapping[str, Any], key: str) -> str:
+    field = fields.get(key)
+    return bytes(field.parts[field.data[0]]).decode() if field is not None else ""
 
 
 def _handled_by_transformers() -> frozenset[str]:
