@@ -14,17 +14,17 @@ PYTEST := -m pytest -n $(JOBS) --dist worksteal
 
 # What `make test-python` runs, on Pythons without torch: all of it that uses no model's fixture.
 WITHOUT_TORCH := $(addprefix tests/, \
-  annotation/test_run_folder.py annotation/test_select.py arithmetic cli/test_cli_store.py cli/test_main.py config data \
+  annotation/test_select.py arithmetic cli/test_cli_store.py cli/test_main.py config data \
   evaluation/test_metrics.py guidance models/test_fake.py plugins/test_hooks_documented.py plugins/test_plugins.py \
   report/test_page.py reward/test_remote.py routing/test_chain.py routing/test_field_fixed.py routing/test_keyword.py \
-  routing/test_rules.py serve/test_batcher.py serve/test_routes.py store test_exported_members.py test_layers.py \
+  routing/test_rules.py scoring/test_run_folder.py serve/test_batcher.py serve/test_routes.py store test_exported_members.py test_layers.py \
   test_packaging.py test_text.py tuning/test_candidates.py tuning/test_halving.py tuning/test_verdict.py)
 
 # What `make test-lowest` runs: each dependency of the core and of the extras is put to use.
 WITH_LOWEST := $(addprefix tests/, \
-  annotation/test_annotate.py annotation/test_outputs.py annotation/test_run_folder.py cli/test_main.py cli/test_score.py \
+  annotation/test_annotate.py annotation/test_outputs.py cli/test_main.py cli/test_score.py \
   config data/test_read.py integrations/test_trl_reward.py integrations/test_trl_trainers.py models/local \
-  models/test_chat.py plugins/test_plugins.py report routing/test_rules.py reward/test_reward.py sampling \
+  models/test_chat.py plugins/test_plugins.py report routing/test_rules.py reward/test_reward.py sampling scoring/test_run_folder.py \
   serve/test_batcher.py serve/test_routes.py store)
 # What is not true with these versions. transformers before 5.21 loads Gemma 2 with an attention that leaves out its
 # soft-capping (we mend that, but the tests' references are transformers' own); trl before 1.16 logs prompts as plain text.

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"gdr_plugin.version", "gdr_plugin.progress", "gdr_plugin.text", "gdr_plugin.api"},
     {"gdr_plugin.files", "gdr_plugin.config", "gdr_plugin.arithmetic", "gdr_plugin.store"},
-    {"gdr_plugin.data", "gdr_plugin.guidance", "gdr_plugin.plugins", "gdr_plugin.report"},
+    {"gdr_plugin.cluster", "gdr_plugin.data", "gdr_plugin.guidance", "gdr_plugin.plugins", "gdr_plugin.report"},
     {"gdr_plugin.models", "gdr_plugin.models.text", "gdr_plugin.routing"},
     {"gdr_plugin.models.local", "gdr_plugin.evaluation.measures"},
     {"gdr_plugin.sampling", "gdr_plugin.reward"},

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gdr_plugin.annotation.filters import Filters
 from gdr_plugin.annotation.summary import InputFacts, RunIdentity
+from gdr_plugin.api.guidance import RenderedGuidance
 from gdr_plugin.api.settings import Limits, ModelSpec
-from gdr_plugin.config.load import fingerprint
 from gdr_plugin.config.schema import Config
-from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.sampling.sample import PolicySampler, Sampling
+from gdr_plugin.scoring.stages import reward_identity
 
 _PACKAGES = ("gdr-plugin", "torch", "transformers", "tokenizers", "peft", "pyarrow")
 
@@ -45,10 +45,15 @@ class AnnotateOptions:
     """Whether rows that cannot be read go into the rejects rather than stop the run before it starts."""
 
 
-def open_policy(config: Config, options: AnnotateOptions) -> PolicySampler | None:
+def open_policy(config: Config, options: AnnotateOptions, *, on_rank: bool = False) -> PolicySampler | None:
     """The policy that draws the responses, or None when the rows bring them.
 
     A policy that is one of the configuration's base models is opened as that one is, so that they share weights.
+
+    Args:
+        config: The configuration.
+        options: The options.
+        on_rank: Whether this is one of several processes, each with a GPU of its own.
 
     Raises:
         ConfigError: It cannot be sampled here.
@@ -61,10 +66,16 @@ def open_policy(config: Config, options: AnnotateOptions) -> PolicySampler | Non
         max_response=options.sampling.max_new_tokens,
         long_input=config.limits.long_input,
     )
-    return PolicySampler(_policy_spec(config, options.policy), limits, batch=options.policy_batch)
+    spec = policy_spec(config, options.policy)
+    if on_rank:
+        from gdr_plugin.models.local.device import spec_on_rank
+
+        spec = spec_on_rank(spec)
+    return PolicySampler(spec, limits, batch=options.policy_batch)
 
 
-def _policy_spec(config: Config, policy: str) -> ModelSpec:
+def policy_spec(config: Config, policy: str) -> ModelSpec:
+    """The model that `--policy` names: one of the configuration's own, or another one."""
     if policy in ("strong", "weak"):
         return config.strong if policy == "strong" else config.weak
     spec = ModelSpec(model=policy)
@@ -85,36 +96,28 @@ def describe_run(
     config: Config,
     options: AnnotateOptions,
     given: InputFacts,
-    ratio: GuidedDensityRatio,
-    sampler: PolicySampler | None,
+    rendered: Mapping[str, RenderedGuidance],
+    models: Mapping[str, str],
+    policy: str | None,
 ) -> RunIdentity:
     """Everything that decides the result: runs that agree in it may go on in one folder.
 
-    What changes the cost only (store, load order, batch and memory sizes) is left out, so that a run may be taken up
-    with less memory.
+    What changes the cost only (store, load order, batch and memory sizes, where it runs) is left out, so that a run may
+    be taken up with less memory, or elsewhere.
 
     Args:
         config: The configuration.
         options: The options.
         given: What the input is.
-        ratio: The reward.
-        sampler: The policy; None when the rows bring their responses.
+        rendered: Each domain's guidance.
+        models: `strong`, `weak`, and `policy` where there is one -> identity.
+        policy: The policy's name; None when the rows bring their responses.
     """
-    models = {"strong": ratio.strong.identity, "weak": ratio.weak.identity}
     chosen: dict[str, Any] = {"select": options.select, **asdict(options.filters), "seed": options.sampling.seed}
-    if sampler is not None:
-        models["policy"] = sampler.identity
-        chosen |= {"policy": sampler.name, **asdict(options.sampling)}
-    return {
-        "config": config.model_dump(
-            mode="json", exclude={"store": True, "load": True, "limits": {"token_budget", "kv_cache_mb"}}
-        ),
-        "config_content": fingerprint(config),
-        "guidance": {domain: rendered.id for domain, rendered in ratio.rendered.items()},
-        "input": given,
-        "models": models,
-        "options": chosen,
-    }
+    if policy is not None:
+        chosen |= {"policy": policy, **asdict(options.sampling)}
+    reward = reward_identity(config, rendered, models)
+    return cast("RunIdentity", {**reward, "input": given, "options": chosen})
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from gdr_plugin.annotation.card import card
 from gdr_plugin.annotation.filters import Filters, Picked, choose
 from gdr_plugin.annotation.records import ScoredRecord, Seconds, read_scored
-from gdr_plugin.annotation.run_folder import SUMMARY_FILE, RunFolder
 from gdr_plugin.annotation.statistics import Statistics
 from gdr_plugin.annotation.summary import RunFacts, Summary
 from gdr_plugin.annotation.tables import Tables, has_tools, is_structured
@@ -25,6 +24,7 @@ from gdr_plugin.api.selectors import Candidate, Selector
 from gdr_plugin.arithmetic.noise import RewardNoise
 from gdr_plugin.config.schema import Config
 from gdr_plugin.files import atomic
+from gdr_plugin.scoring.run_folder import SUMMARY_FILE, RunFolder
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from gdr_plugin.annotation.run_folder import RunFolder
 from gdr_plugin.api.types import Conversation, Score
 from gdr_plugin.data.read import BadRow
 from gdr_plugin.data.rows import PromptRow, Response
+from gdr_plugin.scoring.run_folder import RunFolder
 
 __all__ = [
     "BAD_ROW",

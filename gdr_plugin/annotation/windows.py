@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -23,7 +23,6 @@ from gdr_plugin.annotation.records import (
     write_responses,
     write_scored,
 )
-from gdr_plugin.annotation.run_folder import RunFolder
 from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Sample, Score, Side
 from gdr_plugin.data.checked import CheckedRows
@@ -31,6 +30,7 @@ from gdr_plugin.data.rows import PromptRow
 from gdr_plugin.progress import Progress
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.sampling.sample import PolicySampler, Sampled
+from gdr_plugin.scoring.run_folder import RunFolder
 from gdr_plugin.scoring.sequential import warm_one_model_at_a_time
 
 WINDOW = 32
@@ -48,6 +48,27 @@ def window_size(samples: int | None) -> int:
     return WINDOW if samples is None else max(1, min(WINDOW, DRAWN // samples))
 
 
+def window_numbers(prompts: int, samples: int | None) -> range:
+    """The numbers of all windows.
+
+    Args:
+        prompts: Rows of the input.
+        samples: As for `window_size`.
+    """
+    return range(math.ceil(prompts / window_size(samples)))
+
+
+def rows_in(windows: Iterable[int], size: int, prompts: int) -> int:
+    """How many prompts some windows have.
+
+    Args:
+        windows: Their numbers.
+        size: Prompts in a window; the last one has fewer.
+        prompts: Rows of the input.
+    """
+    return sum(min(size, prompts - window * size) for window in windows)
+
+
 @dataclass(slots=True)
 class Windows:
     """The windows of one run."""
@@ -63,6 +84,10 @@ class Windows:
     """Says how responses are drawn, and whether to be strict."""
     progress: Progress
     """Told how far each stage is, in prompts."""
+    own: Sequence[int]
+    """The windows to score; of several processes, each has its own."""
+    total: int
+    """Prompts that this process answers for in its progress: those of its windows, and those that are done."""
     _stage: str = field(default="", init=False)
     _done: int = field(default=0, init=False)
 
@@ -70,11 +95,6 @@ class Windows:
     def size(self) -> int:
         """Prompts in a window; the last one has fewer."""
         return window_size(self.options.sampling.samples if self.sampler else None)
-
-    @property
-    def numbers(self) -> range:
-        """All windows, finished or not."""
-        return range(math.ceil(len(self.prompts) / self.size))
 
     def run(self, *, sequential: bool) -> None:
         """Score every window that is not finished.
@@ -100,13 +120,13 @@ class Windows:
     def _batches(self, side: Side) -> Iterator[tuple[GuidedDensityRatio, list[Sample]]]:
         """What is to be scored under one model."""
         for window, prompts in self._unfinished(f"scoring ({side})"):
-            yield self.ratio, _samples(self._answered(window, prompts)[0])
+            yield self.ratio, samples_of(self._answered(window, prompts)[0])
 
     def _unfinished(self, stage: str, *also_finished: str) -> Iterator[tuple[int, list[PromptRecord]]]:
         """The windows that have no scores yet, nor shards of the kinds in `also_finished`, with their prompts."""
         kinds = (CANDIDATES, *also_finished)
-        wanted = {window for window in self.numbers if not any(self.folder.has(kind, window) for kind in kinds)}
-        self._stage, self._done = stage, len(self.prompts) - sum(map(self._rows_of, wanted))
+        wanted = {window for window in self.own if not any(self.folder.has(kind, window) for kind in kinds)}
+        self._stage, self._done = stage, self.total - rows_in(wanted, self.size, len(self.prompts))
         self._tell(0)
         for window, rows in self.prompts.windows(self.size, wanted):
             yield window, [PromptRecord.of(row, sampled=self.sampler is not None) for row in rows]
@@ -115,10 +135,7 @@ class Windows:
 
     def _tell(self, within: int) -> None:
         """Report progress: so many prompts of the window at hand, and all of those before it, are done."""
-        self.progress(self._stage, self._done + within, len(self.prompts))
-
-    def _rows_of(self, window: int) -> int:
-        return min(self.size, len(self.prompts) - window * self.size)
+        self.progress(self._stage, self._done + within, self.total)
 
     def _answered(self, window: int, prompts: Sequence[PromptRecord]) -> tuple[Sequence[PromptRecord], float]:
         """A window's prompts with their responses, which are given, were drawn before or are drawn now; and seconds."""
@@ -127,41 +144,88 @@ class Windows:
         if self.folder.has(RESPONSES, window):
             return read_responses(self.folder, window, prompts)
         started = time.perf_counter()
-        usable = [prompt for prompt in prompts if prompt.reason is None]
-        drawn = iter(
-            self.sampler.sample(
-                [prompt.prompt for prompt in usable],
-                [prompt.id for prompt in usable],
-                self.options.sampling,
-                progress=self._tell,
-            )
-        )
-        answered = [prompt if prompt.reason is not None else self._drawn(prompt, next(drawn)) for prompt in prompts]
+        answered = answer(self.sampler, prompts, self.options, progress=self._tell)
         seconds = time.perf_counter() - started
         write_responses(self.folder, window, answered, seconds)
         return answered, seconds
-
-    def _drawn(self, prompt: PromptRecord, sampled: Sampled) -> PromptRecord:
-        if sampled.reason is not None and self.options.strict:
-            raise DataError(f"{prompt.where}: not sampled: {sampled.reason} (without --strict the run goes on)")
-        return prompt.answered(sampled.responses, sampled.reason)
 
     def _score(self, window: int, prompts: Sequence[PromptRecord]) -> None:
         """Score a window and keep the result."""
         answered, sampling = self._answered(window, prompts)
         started = time.perf_counter()
-        scores = iter(self.ratio.score(_samples(answered)))
-        seconds = Seconds(sampling, time.perf_counter() - started)
-        scored = []
-        for prompt in answered:
-            own = list(islice(scores, len(prompt.responses)))
-            if self.options.strict:
-                _refuse_unscored(prompt, own)
-            scored.append(ScoredRecord.of(prompt, own))
-        write_scored(self.folder, window, scored, seconds)
+        scores = self.ratio.score(samples_of(answered))
+        keep_scored(
+            self.folder, window, answered, scores, Seconds(sampling, time.perf_counter() - started), self.options
+        )
 
 
-def _samples(prompts: Sequence[PromptRecord]) -> list[Sample]:
+def answer(
+    sampler: PolicySampler,
+    prompts: Sequence[PromptRecord],
+    options: AnnotateOptions,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> list[PromptRecord]:
+    """Draw the responses of a window; prompts that cannot be sampled get the reason.
+
+    Args:
+        sampler: Draws them.
+        prompts: The window's prompts.
+        options: Say how responses are drawn, and whether to be strict.
+        progress: Told how many prompts are done.
+
+    Raises:
+        DataError: With `strict`, a prompt could not be sampled.
+        ModelError: The policy cannot be loaded or fails.
+    """
+    usable = [prompt for prompt in prompts if prompt.reason is None]
+    texts, ids = [prompt.prompt for prompt in usable], [prompt.id for prompt in usable]
+    drawn = iter(sampler.sample(texts, ids, options.sampling, progress=progress))
+    return [
+        prompt if prompt.reason is not None else _drawn(prompt, next(drawn), strict=options.strict)
+        for prompt in prompts
+    ]
+
+
+def keep_scored(
+    folder: RunFolder,
+    window: int,
+    prompts: Sequence[PromptRecord],
+    scores: Sequence[Score],
+    seconds: Seconds,
+    options: AnnotateOptions,
+) -> None:
+    """Keep a window's scores, which finishes it.
+
+    Args:
+        folder: The run's folder.
+        window: The window's number.
+        prompts: Its prompts with their responses.
+        scores: One a response, in the order of `samples_of`.
+        seconds: How long the window took.
+        options: Say whether to be strict.
+
+    Raises:
+        DataError: With `strict`, a response was not scored.
+        OutputError: The window cannot be kept.
+    """
+    rest = iter(scores)
+    scored = []
+    for prompt in prompts:
+        own = list(islice(rest, len(prompt.responses)))
+        if options.strict:
+            _refuse_unscored(prompt, own)
+        scored.append(ScoredRecord.of(prompt, own))
+    write_scored(folder, window, scored, seconds)
+
+
+def _drawn(prompt: PromptRecord, sampled: Sampled, *, strict: bool) -> PromptRecord:
+    if sampled.reason is not None and strict:
+        raise DataError(f"{prompt.where}: not sampled: {sampled.reason} (without --strict the run goes on)")
+    return prompt.answered(sampled.responses, sampled.reason)
+
+
+def samples_of(prompts: Sequence[PromptRecord]) -> list[Sample]:
     """Every response of a window, in order."""
     return [
         Sample(prompt.prompt, response.text, response.finished, prompt.fields)

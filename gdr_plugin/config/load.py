@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.config.messages import validated
@@ -14,6 +14,9 @@ from gdr_plugin.config.paths import locate
 from gdr_plugin.config.schema import Config
 from gdr_plugin.config.yamlfile import read_yaml
 from gdr_plugin.text import type_name
+
+COST_ONLY: Final[dict[str, Any]] = {"store": True, "load": True, "ray": True, "limits": {"token_budget", "kv_cache_mb"}}
+"""The keys of gdr.yaml that change what a result costs, not what it is; as pydantic's `exclude`."""
 
 
 def load_config(path: str | Path) -> Config:
@@ -80,9 +83,9 @@ def parse_config(data: Mapping[str, Any], *, base: Path | None = None, origin: s
 def fingerprint(config: Config) -> str:
     """A digest that is equal for configurations that give the same rewards.
 
-    The store, the load order and the memory settings are left out: they change the cost, not the result. Guidance
-    files, chat templates and routers' data files count by their content, wherever they are. Models count by their
-    names; what is in them is part of `LogprobModel.identity`.
+    The store, the load order, the pools and the memory settings are left out: they change the cost, not the result.
+    Guidance files, chat templates and routers' data files count by their content, wherever they are. Models count by
+    their names; what is in them is part of `LogprobModel.identity`.
 
     Args:
         config: A configuration from `load_config` or `parse_config`.
@@ -90,9 +93,7 @@ def fingerprint(config: Config) -> str:
     Returns:
         32 hexadecimal digits, the same on every machine.
     """
-    data = config.model_dump(
-        mode="json", exclude={"store": True, "load": True, "limits": {"token_budget", "kv_cache_mb"}}
-    )
+    data = config.model_dump(mode="json", exclude=COST_ONLY)
     data["guidance"]["files"] = _contents(data["guidance"]["files"])
     data["routing"]["routers"] = _contents(data["routing"]["routers"])
     for side in ("strong", "weak"):

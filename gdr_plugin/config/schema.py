@@ -18,6 +18,8 @@ from gdr_plugin.api.types import Placement, Reduction
 
 EndOfTurn = Literal["when-finished", "always", "never"]
 Load = Literal["together", "sequential"]
+PoolName = Literal["strong", "weak", "both", "policy"]
+"""A pool of actors on a Ray cluster, by what each actor of it holds."""
 
 
 def _spec_from_string(value: object) -> object:
@@ -97,6 +99,34 @@ class StoreSection(SettingsModel):
     """SQLite file; made when missing."""
 
 
+class RaySection(SettingsModel):
+    """How `--engine ray` spreads the work over a cluster, in pools of actors (processes); changes the cost only."""
+
+    pools: Literal["auto", "separate", "shared"] = "auto"
+    """`separate`: a pool for each model, called `strong` and `weak`. `shared`: one pool, called `both`, whose actors
+    hold both models. `auto`: shared where both have the same `model` (one set of weights, two adapters), else
+    separate."""
+    actors: dict[PoolName, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, examples=[{"strong": 4, "weak": 2}]
+    )
+    """Pool -> its number of actors; `policy` is the pool that draws responses. Default: from one to as many as the
+    cluster has room for."""
+    gpus: dict[PoolName, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, examples=[{"strong": 1, "weak": 0.5}]
+    )
+    """Pool -> GPUs of one actor. Default: 1 for local models where the cluster has GPUs, else 0, as for servers."""
+    cpus: dict[PoolName, Annotated[float, Field(ge=0)]] = Field(default_factory=dict, examples=[{"policy": 4}])
+    """Pool -> CPUs of one actor. Default: 1."""
+
+    @model_validator(mode="after")
+    def _check(self) -> RaySection:
+        unused = {"separate": ("both",), "shared": ("strong", "weak"), "auto": ()}[self.pools]
+        for key in ("actors", "gpus", "cpus"):
+            if wrong := [name for name in unused if name in getattr(self, key)]:
+                raise ValueError(f"{key}: there is no pool {wrong[0]!r} where `pools` is {self.pools}")
+        return self
+
+
 class Config(SettingsModel):
     """A reward: two models, guidance, routing, reduction."""
 
@@ -112,6 +142,8 @@ class Config(SettingsModel):
     limits: Limits = Limits()
     load: Load = "together"
     """`sequential`: one model in memory at a time."""
+    ray: RaySection | None = None
+    """How `--engine ray` spreads the work over a cluster. Without it each model has a pool of its own size."""
 
     @model_validator(mode="after")
     def _check(self) -> Config:

@@ -11,20 +11,22 @@ import hashlib
 import json
 import math
 import pickle
+import shutil
 import tempfile
 from array import array
 from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Generic
+from typing import Any, Generic
 
 from gdr_plugin.api.errors import DataError, OutputError
 from gdr_plugin.data.read import BadRow, CheckColumns, Parsed, check_rows
 from gdr_plugin.data.sources import Row
 from gdr_plugin.text import one_line
 
-__all__ = ["CheckedRows"]
+__all__ = ["CheckedRows", "SavedWindows"]
 
 _IN_MEMORY = 1 << 24
 """Bytes of rows up to which no file is made."""
@@ -102,6 +104,24 @@ class CheckedRows(Generic[Parsed]):
             if wanted is None or window in wanted:
                 yield window, self._read(self._starts[window * size : (window + 1) * size + 1])
 
+    def save(self, path: Path, size: int) -> SavedWindows[Parsed]:
+        """Copy the rows into a file of a name, from which other processes of this machine read windows.
+
+        Args:
+            path: The file; whoever asked for it removes it.
+            size: Rows in a window.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        try:
+            with path.open("wb") as file:
+                self._file.seek(0)
+                shutil.copyfileobj(self._file, file, 1 << 20)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror}); free space and run again") from error
+        return SavedWindows(path, self._starts, size)
+
     def close(self) -> None:
         """Give the temporary file back."""
         self._file.close()
@@ -133,5 +153,34 @@ class CheckedRows(Generic[Parsed]):
 
     def _read(self, bounds: array[int]) -> list[Parsed | BadRow]:
         self._file.seek(bounds[0])
-        content = memoryview(self._file.read(bounds[-1] - bounds[0]))
-        return [pickle.loads(content[start - bounds[0] : stop - bounds[0]]) for start, stop in pairwise(bounds)]
+        return _unpickled(self._file.read(bounds[-1] - bounds[0]), bounds)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedWindows(Generic[Parsed]):
+    """The windows of checked rows in a file; can be pickled, and read on the machine that has the file."""
+
+    path: Path
+    starts: array[int]
+    """Where each row begins, and where the last one ends."""
+    size: int
+    """Rows in a window."""
+
+    def window(self, number: int) -> list[Parsed | BadRow]:
+        """The rows of a window, as `CheckedRows.windows` gives them.
+
+        Raises:
+            OutputError: The file is gone.
+        """
+        bounds = self.starts[number * self.size : (number + 1) * self.size + 1]
+        try:
+            with self.path.open("rb") as file:
+                file.seek(bounds[0])
+                return _unpickled(file.read(bounds[-1] - bounds[0]), bounds)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be read back ({error.strerror}): run again") from error
+
+
+def _unpickled(content: bytes, bounds: array[int]) -> list[Any]:
+    view = memoryview(content)
+    return [pickle.loads(view[start - bounds[0] : stop - bounds[0]]) for start, stop in pairwise(bounds)]

@@ -57,6 +57,8 @@ class Plugins:
     """
 
     def __init__(self, *extra: Path | ModuleType | object, entry_points: bool = True) -> None:
+        self.extra = extra
+        """The plugins that were given beside the installed ones."""
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._sources: dict[str, PluginSource] = {}

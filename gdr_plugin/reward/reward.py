@@ -272,8 +272,59 @@ class GuidedDensityRatio:
             DataError: A row is malformed, or an item is neither.
             ModelError: A model cannot be loaded or fails as a whole.
         """
-        guided = self._guide([_sample_of(item, at) for at, item in enumerate(samples)])
+        guided = self.guide([_sample_of(item, at) for at, item in enumerate(samples)])
         strong, weak = self._ask_both(guided)
+        return self.combine(guided, strong, weak, tokens=tokens)
+
+    def guide(self, samples: Sequence[Sample]) -> list[GuidedSample]:
+        """The first step of `score`: find each sample's domain and put its guidance in front of the prompt.
+
+        `guide`, `ask` and `combine` are `score` in three steps, for who runs the two models in different places. What
+        they return are plain values that can be pickled; domains are found once, so that both places agree on them.
+
+        Args:
+            samples: What to score.
+
+        Returns:
+            One guided sample a sample, in order. A sample that cannot be routed carries the reason.
+
+        Raises:
+            ModelError: A router that asks the strong model could not.
+        """
+        routed = self.chain.route(samples, self._context, strict=False)
+        return guide(samples, routed, self.rendered, unguided=self._render(None))
+
+    def ask(self, side: Side, guided: Sequence[GuidedSample]) -> list[Answer]:
+        """The second step of `score`: one model's log-probs. Only this model is loaded.
+
+        Args:
+            side: Which model.
+            guided: From `guide`, of this object or of one with the same configuration.
+
+        Returns:
+            One answer a sample, in order: token log-probs, or the reason why there are none.
+
+        Raises:
+            ModelError: The model cannot be loaded or fails as a whole.
+        """
+        model = self.strong if side == "strong" else self.weak
+        placement, end_of_turn = self._guidance.placement, self._reward.end_of_turn
+        return ask(side, model, guided, placement=placement, end_of_turn=end_of_turn)
+
+    def combine(
+        self, guided: Sequence[GuidedSample], strong: Sequence[Answer], weak: Sequence[Answer], *, tokens: bool = False
+    ) -> list[Score]:
+        """The last step of `score`: from both models' answers to scores. Loads no weights.
+
+        Args:
+            guided: What was asked.
+            strong: The strong model's answers, in the same order.
+            weak: The weak model's.
+            tokens: Whether the scores carry token log-probs.
+
+        Returns:
+            What `score` returns for the same samples.
+        """
         self._routed.update("error" if sample.routed.error else sample.routed.router for sample in guided)
         self._count_marks(strong, weak)
         chats = (self.strong.chat, self.weak.chat) if tokens else None
@@ -314,7 +365,7 @@ class GuidedDensityRatio:
         """
         if self.store is None:
             raise ConfigError("one model after the other needs a store: set store.path in gdr.yaml")
-        self._ask(side, self._guide(samples))
+        self.ask(side, self.guide(samples))
 
     def unload(self) -> None:
         """Give both models' memory back; scoring again loads them again."""
@@ -325,10 +376,6 @@ class GuidedDensityRatio:
         section = self._guidance
         shown = None if section.placement == "none" else guidance
         return render(shown, instruction=section.instruction, exemplars=section.exemplars, seed=section.seed)
-
-    def _guide(self, samples: Sequence[Sample]) -> list[GuidedSample]:
-        routed = self.chain.route(samples, self._context, strict=False)
-        return guide(samples, routed, self.rendered, unguided=self._render(None))
 
     def _count_marks(self, strong: Sequence[Answer], weak: Sequence[Answer]) -> None:
         """Count the samples that spell out control tokens, and warn of the first."""
@@ -343,23 +390,18 @@ class GuidedDensityRatio:
                 "text that the assistant or user wrote. Is it text that a template has rendered already? Then give "
                 "messages, or the response without the template's marks",
                 EngineWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _ask_both(self, samples: Sequence[GuidedSample]) -> tuple[list[Answer], list[Answer]]:
         """Both models' answers; with `load: sequential` each model leaves memory afterwards."""
-        strong = self._ask("strong", samples)
+        strong = self.ask("strong", samples)
         if self.sequential and self.strong is not self.weak:
             self.strong.unload()
-        weak = self._ask("weak", samples)
+        weak = self.ask("weak", samples)
         if self.sequential:
             self.weak.unload()
         return strong, weak
-
-    def _ask(self, side: Side, samples: Sequence[GuidedSample]) -> list[Answer]:
-        model = self.strong if side == "strong" else self.weak
-        placement, end_of_turn = self._guidance.placement, self._reward.end_of_turn
-        return ask(side, model, samples, placement=placement, end_of_turn=end_of_turn)
 
 
 def _sample_of(item: Sample | Mapping[str, Any], place: int) -> Sample:

@@ -15,7 +15,7 @@ from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Placement, Reduction, Sample, Score
 from gdr_plugin.config.load import load_config
 from gdr_plugin.config.schema import Config
-from gdr_trl.placement import on_rank, outside_zero3, spec_on_rank
+from gdr_trl.placement import outside_zero3
 
 if TYPE_CHECKING:
     from gdr_plugin.api.guidance import Guidance
@@ -122,6 +122,7 @@ class RewardSource:
             from gdr_plugin.reward.remote import RemoteRatio
 
             return RemoteRatio(self._remote) if isinstance(self._remote, str) else self._remote
+        from gdr_plugin.models.local.device import on_rank
         from gdr_plugin.reward.reward import GuidedDensityRatio
 
         if self._config is not None:
@@ -133,4 +134,6 @@ class RewardSource:
 def _placed(model: ModelLike) -> ModelLike:
     if isinstance(model, str):
         model = ModelSpec(model=model)
+    from gdr_plugin.models.local.device import spec_on_rank
+
     return spec_on_rank(model) if isinstance(model, ModelSpec) else model

@@ -16,11 +16,11 @@ from gdr_plugin.annotation.records import (
     write_responses,
     write_scored,
 )
-from gdr_plugin.annotation.run_folder import RunFolder
 from gdr_plugin.api.errors import OutputError
 from gdr_plugin.api.types import Message, Score
 from gdr_plugin.data.read import BadRow
 from gdr_plugin.data.rows import PromptRow, Response
+from gdr_plugin.scoring.run_folder import RunFolder
 
 # As version 0.1.0 writes them: a run that it began goes on under later versions.
 RESPONSES = """\

@@ -684,7 +684,7 @@ class TestPlacement:
     ) -> None:
         import torch
 
-        from gdr_trl.placement import on_rank
+        from gdr_plugin.models.local.device import on_rank
 
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.annotation.run_folder import LOCK_FILE, RunFolder
 from gdr_plugin.api.errors import OutputError
 from gdr_plugin.files import atomic
+from gdr_plugin.scoring.run_folder import LOCK_FILE, RunFolder
 
 
 def test_shards_come_back_as_they_were(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_another_run_is_refused_and_told_what_differs(tmp_path: Path) -> None:
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with (
         RunFolder(tmp_path / "out"),
-        pytest.raises(OutputError, match="another gdr annotate is working"),
+        pytest.raises(OutputError, match="another gdr is working"),
         RunFolder(tmp_path / "out"),
     ):
         pass
@@ -77,7 +77,7 @@ def test_a_lock_file_that_was_replaced_while_it_was_opened_is_no_lock(
 
     replaced: list[int] = []
     monkeypatch.setattr(os, "open", open_then_replace)
-    with others, pytest.raises(OutputError, match="another gdr annotate is working"), RunFolder(root):
+    with others, pytest.raises(OutputError, match="another gdr is working"), RunFolder(root):
         pass
     assert len(replaced) == 1
     with RunFolder(root):

@@ -11,11 +11,10 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from gdr_plugin.annotation.summary import Summary
 from gdr_plugin.api.errors import OutputError
 from gdr_plugin.files import atomic, dumps
 from gdr_plugin.text import one_line
@@ -32,31 +31,36 @@ class RunFolder:
 
     Args:
         root: The folder; made on entering.
+        held: Whether this process holds it. One that does not works for the one that does, and only reads shards and
+            writes those of its own windows.
 
     Raises:
         OutputError: On entering: another process holds it, it cannot be written, or it holds other things.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, held: bool = True) -> None:
         self.root = root
+        self._held = held
         self.work = root / WORK_FOLDER
         # The lock ends with the process, however that ends.
         self._lock = FileLock(root / LOCK_FILE, blocking=False, thread_local=False)
 
     def __enter__(self) -> RunFolder:
+        if not self._held:
+            return self
         self.check_usable(self.root)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
-            raise OutputError(
-                f"{self.root}: another gdr annotate is working on it: wait for it or choose another -o"
-            ) from error
+            raise OutputError(f"{self.root}: another gdr is working on it: wait for it or choose another -o") from error
         except OSError as error:
             raise OutputError(f"{self.root}: cannot be written ({error.strerror}): choose another -o") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if not self._held:
+            return
         with contextlib.suppress(OSError):  # an open file cannot be removed everywhere; it may stay
             (self.root / LOCK_FILE).unlink()  # while it is held: whoever has opened it meanwhile finds it gone
         self._lock.release()
@@ -106,10 +110,10 @@ class RunFolder:
                 file.write(json.dumps({**run, "compare": compare}, ensure_ascii=False, indent=2) + "\n")
         return begun
 
-    def summary(self) -> Summary | None:
+    def summary(self) -> dict[str, Any] | None:
         """The finished run's summary, or None while it is not finished."""
         path = self.root / SUMMARY_FILE
-        return cast("Summary", self._read(path)) if path.exists() else None
+        return self._read(path) if path.exists() else None
 
     def has(self, kind: str, window: int) -> bool:
         """Whether a window's shard is complete."""
@@ -148,6 +152,10 @@ class RunFolder:
     def clear_work(self) -> None:
         """Remove the shards; the run is finished."""
         shutil.rmtree(self.work, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Remove the folder with all that is in it; the run is finished, and its result is elsewhere."""
+        shutil.rmtree(self.root, ignore_errors=True)
 
     def _shard(self, kind: str, window: int) -> Path:
         return self.work / f"{kind}-{window:06d}.jsonl"
