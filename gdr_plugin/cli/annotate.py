@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gdr_plugin.cli import options
+from gdr_plugin.cli.engine import chosen_engine
 from gdr_plugin.cli.main import app
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def annotate(
             "--skip-bad", help="Put bad rows into rejects.jsonl instead of stopping before anything is scored."
         ),
     ] = False,
+    engine: options.Engine = "local",
+    address: options.Address = None,
 ) -> None:
     """Make a preference data set from prompts: draw or take responses, score them, pick chosen and rejected."""
     from gdr_plugin.annotation.annotate import annotate as run
@@ -86,9 +89,13 @@ def annotate(
         strict=strict,
         skip_bad=skip_bad,
     )
+    elsewhere, ranks = chosen_engine(engine, address), ctx.obj.ranks
     with ctx.obj.progress("prompts") as progress:
-        result = run(prompts, config, out, chosen, plugins=ctx.obj.plugins(), progress=progress)
-    _print(result)
+        result = run(
+            prompts, config, out, chosen, plugins=ctx.obj.plugins(), progress=progress, engine=elsewhere, ranks=ranks
+        )
+    if ranks is None or ranks.first:
+        _print(result)
 
 
 def _print(result: Result) -> None:

@@ -27,12 +27,15 @@ from gdr_plugin.version import __version__
 if TYPE_CHECKING:
     from gdr_plugin.plugins.registry import Plugins
     from gdr_plugin.progress import Progress
+    from gdr_plugin.scoring.ranks import Ranks
 
 COMMANDS = (
     *("init", "check", "score", "explain", "annotate", "evaluate", "pairs", "tune"),
     *("serve", "store", "guidance", "plugins", "path"),
 )
 """The modules of this package that hold one command each, in the order of `gdr --help`."""
+_SHARED = ("annotate", "score")
+"""The commands whose work several processes can share."""
 _SWITCHES = ("-q", "--quiet", "-v", "--verbose", "--debug")
 
 
@@ -69,12 +72,15 @@ class Settings:
     plugin_files: list[Path] = field(default_factory=list)
     debug: bool = False
     quiet: bool = False
+    ranks: Ranks | None = None
+    """The processes that share the command's work, where a launcher has started several."""
 
     def progress(self, unit: str) -> AbstractContextManager[Progress | None]:
         """Show the progress of a long job, unless `--quiet`; see `progress_bars`."""
         from gdr_plugin.cli.progress import progress_bars
 
-        return progress_bars(unit, quiet=self.quiet)
+        others = self.ranks is not None and not self.ranks.first
+        return progress_bars(unit, quiet=self.quiet or others)
 
     def note(self, line: str) -> None:
         """Say something on standard error that is no result, unless `--quiet`."""
@@ -112,9 +118,25 @@ def _global(
     ] = False,
 ) -> None:
     """Rewards for language models from the guided density ratio of two models."""
-    ctx.obj = Settings(plugin or [], debug, quiet)
+    ctx.obj = Settings(plugin or [], debug, quiet, _ranks(ctx.invoked_subcommand))
     if ctx.invoked_subcommand != "serve":  # which keeps a log with times of its own
         _say_what_happens(ctx, quiet=quiet, verbose=verbose)
+
+
+def _ranks(command: str | None) -> Ranks | None:
+    """The processes that a launcher has started; None where this is the only one."""
+    if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
+        return None
+    from gdr_plugin.api.errors import ConfigError
+    from gdr_plugin.scoring.ranks import Ranks
+
+    ranks = Ranks.from_environment()
+    if ranks is not None and command not in _SHARED:
+        raise ConfigError(
+            f"gdr {command} runs once, not in {ranks.world} processes (WORLD_SIZE): start it without accelerate launch "
+            "or torchrun, or unset WORLD_SIZE"
+        )
+    return ranks
 
 
 def _say_what_happens(ctx: typer.Context, *, quiet: bool, verbose: bool) -> None:
@@ -213,4 +235,5 @@ def _report(line: str, error: Exception, arguments: Sequence[str]) -> None:
     # The error may come from before the options were read, so they are looked up here once more.
     if "--debug" in arguments or os.environ.get("GDR_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
-    print(f"gdr: {line}", file=sys.stderr)
+    rank = f"rank {os.environ.get('RANK')}: " if os.environ.get("WORLD_SIZE", "1") not in ("", "1") else ""
+    print(f"gdr: {rank}{line}", file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,6 +23,19 @@ Map = Annotated[
 Limit = Annotated[int | None, typer.Option("--limit", help="Read only this many rows.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave bad rows out instead of stopping before anything is scored.")
+]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="Where the models run: in this process, or in pools of actors on a Ray cluster."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="The Ray cluster. Default: RAY_ADDRESS, the cluster of this machine, or one started for this run.",
+        show_default=False,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write an HTML page.")]

@@ -7,12 +7,17 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gdr_plugin.cli import options
-from gdr_plugin.cli.main import app
+from gdr_plugin.cli.engine import chosen_engine
+from gdr_plugin.cli.main import Settings, app
+
+if TYPE_CHECKING:
+    from gdr_plugin.cluster.engine import Engine
+    from gdr_plugin.scoring.apart import ScoreOptions
 
 
 @app.command()
@@ -50,14 +55,22 @@ def score(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Write bad rows with reward null and the reason instead of stopping.")
     ] = False,
+    engine: options.Engine = "local",
+    address: options.Address = None,
 ) -> None:
     """Score given responses: one JSON line for each row, in order. The reward is null where there is a reason."""
     from gdr_plugin.api.errors import DataError
     from gdr_plugin.data.sources import STDIN, parse_columns
+    from gdr_plugin.scoring.apart import ScoreOptions
     from gdr_plugin.scoring.rows import score_rows
 
     if rows == STDIN and sys.stdin.isatty():
         raise DataError("name an input file, or pipe JSON lines into standard input")
+    elsewhere, ranks = chosen_engine(engine, address), ctx.obj.ranks
+    if elsewhere is not None or ranks is not None:
+        told = ScoreOptions(parse_columns(map_), tokens, _delimiter(steps), strict, skip_bad, keep)
+        _score_apart(ctx.obj, rows, config, out, told, elsewhere)
+        return
     with _writer(out, [rows, config]) as write, ctx.obj.progress("rows") as progress:
         summary = score_rows(
             rows,
@@ -73,6 +86,32 @@ def score(
             progress=progress,
         )
     ctx.obj.note(str(summary))
+
+
+def _score_apart(
+    settings: Settings, rows: str, config: Path, out: Path | None, told: ScoreOptions, engine: Engine | None
+) -> None:
+    """Score on a cluster, or as one of several processes."""
+    from gdr_plugin.api.errors import OutputError
+    from gdr_plugin.files import check_output
+    from gdr_plugin.scoring.apart import score_rows_apart
+
+    if out is None or (out.exists() and not out.is_file()):
+        raise OutputError("several processes cannot share standard output or a device: name a file with -o")
+    check_output("-o", out, [rows, config])
+    with settings.progress("rows") as progress:
+        summary = score_rows_apart(
+            rows,
+            config,
+            out,
+            told,
+            plugins=settings.plugins(),
+            progress=progress,
+            engine=engine,
+            ranks=settings.ranks,
+        )
+    if settings.ranks is None or settings.ranks.first:
+        settings.note(str(summary))
 
 
 def _delimiter(steps: str | None) -> str | None:

@@ -125,8 +125,7 @@ class RayEngine:
                     batch_format="pyarrow",
                     num_cpus=stage.pool.cpus,
                     num_gpus=stage.pool.gpus,
-                    max_restarts=-1,
-                    max_task_retries=_RETRIES,
+                    ray_remote_args_fn=_retried,
                 )
             try:
                 for batch in items.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -173,6 +172,11 @@ class _Actor:
             items = ray.get([self._reader.read.remote(number) for number in numbers])
         done = [pickle.dumps(self._worker(item), protocol=pickle.HIGHEST_PROTOCOL) for item in items]
         return pa.table({"number": pa.array(numbers, pa.int64()), "content": pa.array(done, pa.large_binary())})
+
+
+def _retried() -> dict[str, int]:
+    """What an actor is started with: machines may be lost any number of times, an item may take down a few actors."""
+    return {"max_restarts": -1, "max_task_retries": _RETRIES}
 
 
 def _strategy(pool: Pool) -> Any:

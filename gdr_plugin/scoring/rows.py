@@ -10,7 +10,7 @@ import math
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -75,6 +75,19 @@ class ScoreSummary:
     seconds: float = 0.0
     strategies: Mapping[str, str] = field(default_factory=dict)
     """How each model computed, and why."""
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Count output rows."""
+        for row in rows:
+            self.rows += 1
+            if row["router"] is None:  # bad rows are not routed, and their reason is their own
+                self.reasons["bad row"] += 1
+                continue
+            if row["reward"] is None:
+                self.reasons[without_numbers(row["reason"] or "")] += 1
+            self.scored += row["reward"] is not None
+            self.routers[row["router"]] += 1
+            self.tokens += row["strong_tokens"] + row["weak_tokens"]
 
     def __str__(self) -> str:
         rate = f"{self.rows / self.seconds:,.1f} rows/s" if self.seconds > 0 else "at once"
@@ -141,7 +154,7 @@ def score_rows(
     config, origin = named_config(config)
     resolved = resolve_names(config, plugins, origin=origin)
     check = field_check(resolved.routers, resolved.guidances, origin=origin)
-    parse = _keeping if keep else parse_score_row
+    parse = keeping if keep else parse_score_row
     tell = progress or silent
     started = time.perf_counter()
     summary = ScoreSummary()
@@ -158,13 +171,20 @@ def score_rows(
             store = Path(folder, "store.sqlite")
         ratio = GuidedDensityRatio.from_config(config, plugins=plugins, store=store, resolved=resolved)
         if steps is not None:
-            _check_offsets(ratio)
+            models = {"strong": ratio.strong, "weak": ratio.weak}
+            check_offsets({side: isinstance(model.chat, TokenOffsets) for side, model in models.items()}, config)
         if sequential and rows is not None:
             _warm(ratio, rows, tell)
         stage, total = "writing" if sequential else "scoring", None if rows is None else len(rows)
         tell(stage, 0, total)
         for window in _windows(source, parse, rows, columns, check):
-            write(_score_window(ratio, window, summary, tokens=tokens, steps=steps, strict=strict, skip_bad=skip_bad))
+            for row in window:
+                if isinstance(row, BadRow) and not skip_bad:
+                    raise DataError(row.reason)
+            scores = ratio.score(samples_of(window), tokens=tokens or steps is not None)
+            made = output_rows(window, scores, tokens=tokens, steps=steps, strict=strict)
+            summary.add(made)
+            write(made)
             tell(stage, summary.rows, total)
         _count_store(summary, ratio)
         summary.spelt_marks = ratio.spelt_marks
@@ -175,7 +195,7 @@ def score_rows(
     return summary
 
 
-def _keeping(row: Row) -> ScoreRow:
+def keeping(row: Row) -> ScoreRow:
     """Read a row and keep its columns, unless the output would write over one of them."""
     parsed = parse_score_row(row, keep=True)
     taken = [name for name in (*_COLUMNS, *_TOKENS, "steps") if name in parsed.given and name != "domain"]
@@ -228,38 +248,36 @@ def _warm(ratio: GuidedDensityRatio, rows: CheckedRows[ScoreRow], tell: Progress
     warm_one_model_at_a_time(work)
 
 
-def _score_window(
-    ratio: GuidedDensityRatio,
-    window: Window,
-    summary: ScoreSummary,
-    *,
-    tokens: bool,
-    steps: str | None,
-    strict: bool,
-    skip_bad: bool,
+def samples_of(window: Window) -> list[Sample]:
+    """What is to be scored of a window, in order."""
+    return [row.sample for row in window if isinstance(row, ScoreRow)]
+
+
+def output_rows(
+    window: Window, scores: Sequence[Score], *, tokens: bool = False, steps: str | None = None, strict: bool = False
 ) -> list[dict[str, Any]]:
-    """The output rows of one window."""
-    for row in window:
-        if isinstance(row, BadRow) and not skip_bad:
-            raise DataError(row.reason)
-    samples = [row.sample for row in window if isinstance(row, ScoreRow)]
-    scores = iter(ratio.score(samples, tokens=tokens or steps is not None))
+    """The output rows of one window.
+
+    Args:
+        window: Its rows.
+        scores: One for each of `samples_of(window)`.
+        tokens: As for `score_rows`.
+        steps: As for `score_rows`.
+        strict: As for `score_rows`.
+
+    Raises:
+        DataError: With `strict`, a row was not scored.
+    """
+    rest = iter(scores)
     rows = []
     for row in window:
-        summary.rows += 1
         if isinstance(row, BadRow):
-            summary.reasons["bad row"] += 1
             divided = {} if steps is None else {"steps": None}
             rows.append({**_output(row.id, None, tokens=tokens), "reason": row.reason, **divided})
             continue
-        score = next(scores)
-        if score.reward is None:
-            if strict:
-                raise DataError(f"{row.where}: not scored: {score.reason} (without --strict the run goes on)")
-            summary.reasons[without_numbers(score.reason or "")] += 1
-        summary.scored += score.reward is not None
-        summary.routers[score.router] += 1
-        summary.tokens += score.strong_tokens + score.weak_tokens
+        score = next(rest)
+        if score.reward is None and strict:
+            raise DataError(f"{row.where}: not scored: {score.reason} (without --strict the run goes on)")
         rows.append({**row.given, **_output(row.id, score, tokens=tokens)})
         if steps is not None:
             # Where a template writes tool calls, nobody can say which token is in which step.
@@ -281,13 +299,20 @@ def _output(identifier: str, score: Score | None, *, tokens: bool = False) -> di
     return {"id": identifier, **{name: getattr(score, name) if score else empty.get(name) for name in names}}
 
 
-def _check_offsets(ratio: GuidedDensityRatio) -> None:
-    """Refuse steps before a model loads where a backend cannot say in which step a token is."""
-    for side, model in (("strong", ratio.strong), ("weak", ratio.weak)):
-        if not isinstance(model.chat, TokenOffsets):
-            raise ConfigError(
-                f"{side} model {model.name}: its backend does not say where tokens are: leave out --steps"
-            )
+def check_offsets(told: Mapping[str, bool], config: Config) -> None:
+    """Refuse steps before a model loads where a backend cannot say in which step a token is.
+
+    Args:
+        told: `strong` and `weak` -> whether it can.
+        config: Says what the models are called.
+
+    Raises:
+        ConfigError: One cannot.
+    """
+    for side, can in told.items():
+        if not can:
+            name = getattr(config, side).model
+            raise ConfigError(f"{side} model {name}: its backend does not say where tokens are: leave out --steps")
 
 
 def _count_store(summary: ScoreSummary, ratio: GuidedDensityRatio) -> None:
