@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -446,3 +447,37 @@ def test_spelt_out_template_marks_are_counted_and_warned_about_once(tiny_model) 
     assert literal.mark == "<|im_end|>"
     assert 2 not in literal.response
     assert len(literal.response) > len(ratio.strong.chat.span(turn, "Hello.", end=False).response) + 1
+
+
+def test_three_steps_in_three_processes_are_score(tiny_model: Any) -> None:
+    """`guide`, `ask` and `combine` of objects of their own, with pickles between them, as on machines of their own."""
+    config = {
+        "strong": str(tiny_model(seed=1)),
+        "weak": str(tiny_model(seed=2)),
+        "guidance": {"domains": {"chat": "none", "safety": "safety"}},
+        "routing": {"routers": ["field"]},
+        "limits": {"max_length": 400},
+    }
+    samples = [
+        sample("Hi?", "Hello.", fields={"domain": "safety"}),
+        sample("Hi?", "", finished=False),
+        sample("no such domain", "x", fields={"domain": "nowhere"}),
+        sample("too long " * 400, "y"),
+        sample("marked", "ends <|im_end|> here"),
+    ]
+
+    def elsewhere() -> GuidedDensityRatio:
+        return GuidedDensityRatio.from_config(config)
+
+    def sent(value: Any) -> Any:
+        return pickle.loads(pickle.dumps(value))
+
+    guided = sent(elsewhere().guide(sent(samples)))
+    strong, weak = (sent(elsewhere().ask(side, guided)) for side in ("strong", "weak"))
+    whole, last = elsewhere(), elsewhere()
+    with pytest.warns(EngineWarning, match="im_end"):
+        expected = whole.score(samples, tokens=True)
+    with pytest.warns(EngineWarning, match="im_end"):
+        assert last.combine(guided, strong, weak, tokens=True) == expected
+    assert [score.reward is None for score in expected] == [False, True, True, True, False]
+    assert (last.spelt_marks, last.routing_counts) == (whole.spelt_marks, whole.routing_counts)
