@@ -179,4 +179,15 @@ $(TEMPLATES)/.npm:
 	rm -rf $(TEMPLATES)/source
 	touch $@
 
-.PHONY: test-templates
+# Ray in an environment of its own, which sees our packages: the tests without it run without it.
+test-ray: $(VENV)/.ray  ## --engine ray on a two-node Ray cluster on this machine, with an actor killed and a driver killed
+	$(VENV)/ray/bin/python -m pytest tests/cluster
+
+$(VENV)/.ray: pyproject.toml | $(VENV)/.dev
+	$(BIN)/python -m venv --clear --without-pip $(VENV)/ray
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$($(VENV)/ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
+	$(BIN)/python -m pip --python $(VENV)/ray/bin/python install -qq --disable-pip-version-check 'ray[data]==2.60.0'
+	touch $@
+
+.PHONY: test-templates test-ray
