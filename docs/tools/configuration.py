@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 DOCS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(DOCS.parent))
@@ -113,6 +113,8 @@ def _type(info: FieldInfo) -> str:
 
 
 def _type_of(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:  # with bounds, which are no type
+        annotation = get_args(annotation)[0]
     arguments = [argument for argument in get_args(annotation) if argument is not type(None) and argument is not ...]
     origin = getattr(annotation, "__origin__", None)
     if arguments and all(isinstance(argument, str) for argument in arguments):

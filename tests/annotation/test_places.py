@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gdr_plugin import hookimpl
 from gdr_plugin.annotation.annotate import annotate
 from gdr_plugin.annotation.options import AnnotateOptions
 from gdr_plugin.api.errors import ConfigError, DataError, ModelError
@@ -144,7 +145,12 @@ def test_a_machine_with_another_model_is_found_out(
 
 
 def test_what_cannot_be_sent_is_refused(tmp_path: Path, prompts: MakePrompts, fake_config: MakeConfig) -> None:
+    class Plugin:
+        @hookimpl
+        def gdr_register_selectors(self) -> list[Any]:
+            return []
+
     with pytest.raises(ConfigError, match="plugins as files"):
-        annotate(prompts(), fake_config(), tmp_path / "out", plugins=Plugins(object()), engine=InProcess())
+        annotate(prompts(), fake_config(), tmp_path / "out", plugins=Plugins(Plugin()), engine=InProcess())
     with pytest.raises(ConfigError, match="--engine ray has its own processes"):
         annotate(prompts(), fake_config(), tmp_path / "out", engine=InProcess(), ranks=Ranks(0, 2))

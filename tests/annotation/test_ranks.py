@@ -15,7 +15,6 @@ from gdr_plugin.annotation.annotate import annotate
 from gdr_plugin.annotation.windows import WINDOW
 from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.config.load import load_config, parse_config
-from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.scoring.ranks import Ranks, of_rank
 
 CONFIG = """
@@ -56,6 +55,7 @@ ACCELERATE = (
     *("--dynamo_backend=no", "--main_process_port=0", "-m", "gdr_plugin"),
 )
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gdr_plugin")
+THREE = ("torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "gdr_plugin")
 DATA = [f"{name}.{kind}" for name in ("preferences", "kto", "candidates") for kind in ("parquet", "jsonl")]
 
 
@@ -67,37 +67,35 @@ def launch(launcher: tuple[str, ...], folder: Path, *arguments: object) -> subpr
     )
 
 
+def calls(folder: Path) -> list[int]:
+    """How many windows each rank has scored in full."""
+    return [len(path.read_text()) for path in sorted(folder.glob("calls-*"))]
+
+
 @pytest.mark.slow
-def test_a_rank_that_dies_leaves_a_run_that_one_process_ends(tmp_path: Path, prompts: Callable[..., Path]) -> None:
+def test_a_rank_that_dies_leaves_a_run_that_three_ranks_end(tmp_path: Path, prompts: Callable[..., Path]) -> None:
     source, plugin, config = prompts(rows=10 * WINDOW - 5), tmp_path / "plugin.py", tmp_path / "gdr.yaml"
     plugin.write_text(PLUGIN)
     config.write_text(CONFIG)
-    died = launch(ACCELERATE, tmp_path, "--plugin", plugin, "annotate", source, "-o", "cut")
+    arguments = ("--plugin", plugin, "annotate", source, "-o", "several")
+    died = launch(ACCELERATE, tmp_path, *arguments)
     assert died.returncode != 0
-    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cut" / "work").glob("candidates-*")}
-    assert {"candidates-000001.jsonl", "candidates-000003.jsonl"} <= set(kept), died.stderr
-    assert not (tmp_path / "cut" / "summary.json").exists()
-    annotate(source, load_config(config), tmp_path / "cut", plugins=Plugins(plugin))
-    assert len((tmp_path / "calls-alone").read_text()) == 10 - len(kept)
-    annotate(source, parse_config({**load_config(config).model_dump()}), tmp_path / "whole")
-    for name in [*DATA, "rejects.jsonl"]:
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    kept = list((tmp_path / "several" / "work").glob("candidates-*"))
+    assert {"candidates-000001.jsonl", "candidates-000003.jsonl"} <= {path.name for path in kept}, died.stderr
+    assert not (tmp_path / "several" / "summary.json").exists()
 
-
-@pytest.mark.slow
-def test_two_processes_make_the_files_of_one(tmp_path: Path, prompts: Callable[..., Path]) -> None:
-    source, plugin, config = prompts(rows=5 * WINDOW), tmp_path / "plugin.py", tmp_path / "gdr.yaml"
-    plugin.write_text(PLUGIN)
-    config.write_text(CONFIG)
     (tmp_path / "go").touch()
-    done = launch(ACCELERATE, tmp_path, "--plugin", plugin, "annotate", source, "-o", "two")
+    before = calls(tmp_path)
+    done = launch(THREE, tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("load with:") == 1  # the first one alone prints
-    assert [len((tmp_path / f"calls-{rank}").read_text()) for rank in (0, 1)] == [3, 2]
-    assert not (tmp_path / "two" / "work").exists()
-    annotate(source, load_config(config), tmp_path / "one", plugins=Plugins(plugin))
+    again = [now - then for now, then in zip(calls(tmp_path), [*before, 0], strict=True)]
+    assert sum(again) == 10 - len(kept)  # finished windows are not scored again
+    assert max(again) - min(again) <= 1  # and the others are shared out evenly
+    assert not (tmp_path / "several" / "work").exists()
+    annotate(source, load_config(config), tmp_path / "one")
     for name in [*DATA, "rejects.jsonl"]:
-        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+        assert (tmp_path / "several" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
 
 
 @pytest.mark.slow
