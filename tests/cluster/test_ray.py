@@ -78,27 +78,23 @@ WINDOWS = 15
 
 def environment() -> dict[str, str]:
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "integrations")])
-    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "200"}  # 30 s are little on a busy machine
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **ray}
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """The address of a cluster of two nodes with two CPUs each."""
-    nodes = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("nodes.py"))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    assert nodes.stdout is not None
-    assert nodes.stdin is not None
-    found = nodes.stdout.readline().strip()
-    assert ":" in found, found
-    yield found
-    nodes.stdin.close()
-    nodes.wait(60)
-    nodes.stdout.close()
+    script = [sys.executable, str(Path(__file__).with_name("nodes.py"))]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(script, stdin=pipe, stdout=pipe, text=True, env=environment()) as nodes:
+        assert nodes.stdout is not None
+        assert nodes.stdin is not None
+        found = nodes.stdout.readline().strip()
+        if found:
+            yield found
+        nodes.stdin.close()
+    assert found, "the cluster did not start"
 
 
 @pytest.fixture
