@@ -24,7 +24,7 @@ def node() -> dict[str, object]:
 
 if __name__ == "__main__":
     # Agents without their optional modules: a raylet gives them 15 s to start, which is little on a busy machine.
-    ray._private.utils.check_dashboard_dependencies_installed = lambda: False
+    ray._private.utils.get_dashboard_dependency_error = lambda: ImportError("not wanted")
     cluster = Cluster(initialize_head=True, head_node_args={**node(), "include_dashboard": False})
     cluster.add_node(**node())
     print(cluster.address, flush=True)
