@@ -31,6 +31,7 @@ def annotate(
         Path, typer.Option("-o", "--out", help="Folder of the data set; an interrupted run continues there.")
     ],
     config: options.Config = Path("gdr.yaml"),
+    set_: options.Set = None,
     policy: Annotated[
         str | None,
         typer.Option(
@@ -87,7 +88,9 @@ def annotate(
         skip_bad=skip_bad,
     )
     with ctx.obj.progress("prompts") as progress:
-        result = run(prompts, config, out, chosen, plugins=ctx.obj.plugins(), progress=progress)
+        result = run(
+            prompts, options.configured(config, set_), out, chosen, plugins=ctx.obj.plugins(), progress=progress
+        )
     _print(result)
 
 

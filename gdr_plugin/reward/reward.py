@@ -33,7 +33,7 @@ from gdr_plugin.reward.opening import open_any, warn_of_dtypes
 from gdr_plugin.reward.questions import GuidedSample, ask, guide
 from gdr_plugin.reward.resolve import Resolved, resolve_names
 from gdr_plugin.reward.scores import score_of
-from gdr_plugin.routing import RouterChain
+from gdr_plugin.routing import RouterChain, field_check
 from gdr_plugin.store.model import StoredModel
 from gdr_plugin.store.store import LogprobStore
 from gdr_plugin.text import type_name
@@ -315,6 +315,17 @@ class GuidedDensityRatio:
         if self.store is None:
             raise ConfigError("one model after the other needs a store: set store.path in gdr.yaml")
         self._ask(side, self._guide(samples))
+
+    def check_fields(self, fields: Mapping[str, Any]) -> None:
+        """Refuse a row whose columns name a domain that is not configured, before anything is scored.
+
+        Args:
+            fields: The row's columns, as in `Sample.fields`.
+
+        Raises:
+            DomainError: A column that a `field` router reads names an unknown domain.
+        """
+        field_check(self.chain.routers, self.domains)(fields)
 
     def unload(self) -> None:
         """Give both models' memory back; scoring again loads them again."""
