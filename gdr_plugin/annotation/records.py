@@ -6,7 +6,7 @@ Knows the lines of shards, which a later version must be able to read; nothing o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from itertools import starmap
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from gdr_plugin.annotation.run_folder import RunFolder
-from gdr_plugin.api.types import Conversation, Score
+from gdr_plugin.api.types import Conversation, Message, Score, ToolCall
 from gdr_plugin.data.read import BadRow
 from gdr_plugin.data.rows import PromptRow, Response
 
@@ -237,11 +237,25 @@ def _response_line(record: PromptRecord) -> dict[str, Any]:
 
 def _line(record: PromptRecord | ScoredRecord) -> dict[str, Any]:
     """A record's fields; of its turns, only those that say something."""
-    turns = [
-        {name: value for name, value in asdict(turn).items() if value or name in ("role", "content")}
-        for turn in record.prompt
-    ]
-    return {**asdict(record), "prompt": turns}
+    line = {**_fields(record), "prompt": list(map(_turn, record.prompt))}
+    if isinstance(record, ScoredRecord):
+        line["candidates"] = list(map(_fields, record.candidates))
+    return line
+
+
+def _turn(turn: Message) -> dict[str, Any]:
+    said = {name: value for name, value in _fields(turn).items() if value or name in ("role", "content")}
+    return {**said, "tool_calls": list(map(_fields, turn.tool_calls))} if turn.tool_calls else said
+
+
+def _fields(value: PromptRecord | ScoredRecord | ScoredCandidate | Message | ToolCall) -> dict[str, Any]:
+    """A dataclass's own fields. `asdict` copies every text and list below it, too: a fifth of a run with short rows."""
+    return {name: getattr(value, name) for name in _names(type(value))}
+
+
+@cache
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(own.name for own in fields(kind))
 
 
 @cache
