@@ -1,13 +1,13 @@
 """Does memory stay flat, and does the rate hold, over millions of rows? Annotates made-up rows; fills a store.
 
-    python -m benchmarks.scale                                    # 2 million rows, 5 million entries: an hour of one core
+    python -m benchmarks.scale                                    # 2 million rows, 5 million entries: an hour
     python -m benchmarks.scale --rows 20000 --entries 100000      # a minute
     python -m benchmarks.scale --rows 0                           # the store alone
 
 The rows are one short prompt with two short responses each, and both models are `fake:`, which cost next to nothing:
-what is left is all that `gdr annotate` does to a row itself. Memory (the resident set) and rate are noted when 1, 10, 50
-and 100 % of the rows are done; the rate is that of the last hundredth before, in rows a second and, since other work on
-the machine changes it less, in rows a second of processor time. Look-ups are of random keys, 512 together as a window
+what is left is all that `gdr annotate` does to a row itself. Memory (the resident set) and rate are noted when 1, 10,
+50 and 100 % of the rows are done; the rate is that of the last hundredth before, in rows a second and, since other work
+on the machine changes it less, in rows a second of processor time. Look-ups are of random keys, 512 together as a window
 asks them; *cold* means that the system was told to drop the file from its cache, and that it was opened anew.
 
 Results are written after every part (`benchmarks/results/scale.json`).
@@ -40,7 +40,8 @@ WINDOW = 512
 """Entries that are written, and keys that are looked up, together."""
 RESPONSE_TOKENS = 32
 LOOKUPS = 100_000
-WORDS = ["a", "the", "cat", "sat", "on", "mat", "and", "dog", "ran", "far", "away", "from", "home", "to", "sea", "with", "red", "blue", "fish", "bird", "tree", "sky"]
+_TEXT = "a the cat sat on mat and dog ran far away from home to sea with red blue fish bird tree sky"
+WORDS = _TEXT.split()
 
 
 @dataclass
@@ -136,10 +137,7 @@ def annotation(rows: int, folder: Path) -> dict[str, Any]:
 
 def spans(numbers: np.ndarray[Any, Any]) -> list[TokenSpan]:
     """The span of each number: four responses share a context."""
-    return [
-        TokenSpan(tuple(range(48)) + (number // 4,), tuple(range(RESPONSE_TOKENS - 1)) + (number,))
-        for number in numbers.tolist()
-    ]
+    return [TokenSpan((*range(48), number // 4), (*range(RESPONSE_TOKENS - 1), number)) for number in numbers.tolist()]
 
 
 def windows(numbers: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:

@@ -13,7 +13,7 @@ from gdr_plugin.api.errors import ConfigError, unknown
 
 __all__ = ["Cluster", "Gpu", "gpus", "parse_gpus"]
 
-_COUNTED = re.compile(r"(?:(\d+)\s*[x*×]\s*)?(.+)", re.IGNORECASE)
+_COUNTED = re.compile(r"(?:(\d+)\s*[x*]\s*)?(.+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

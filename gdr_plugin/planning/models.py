@@ -105,8 +105,8 @@ def open_planned(spec: ModelSpec, limits: Limits, *, on_cpu: bool, known: Descri
         if not served:
             raise
         raise ConfigError(
-            f"{spec.model}: the plan needs the model's configuration ({error}): set `tokenizer:` beside it to the hub id "
-            "or folder of the model that the server runs"
+            f"{spec.model}: the plan needs the model's configuration ({error}): set `tokenizer:` beside it to the hub "
+            "id or folder of the model that the server runs"
         ) from error
     called = _shown(spec.model)
     text = config.get_text_config(decoder=True)
@@ -248,7 +248,7 @@ def _adapter_parameters(spec: ModelSpec, model: PreTrainedModel) -> int:
 
 
 def _bits(config: PreTrainedConfig) -> tuple[float | None, str]:
-    """Bits of a quantised checkpoint's weights in linear layers, and what to say of it; None where it is not quantised."""
+    """Bits of a quantised checkpoint's weights in linear layers, None where it is not one, and what to say of it."""
     given: Any = getattr(config, "quantization_config", None)
     if given is None:
         return None, ""

@@ -455,8 +455,8 @@ def _assumptions(planner: _Planner) -> list[str]:
     notes += [
         f"{USABLE:.0%} of the memory can be filled, {CONTEXT_GB:g} GB of it by CUDA; weights load at "
         f"{LOADING_BYTES_S / 1e9:g} GB/s",
-        f"packs of {planner.budget:,} tokens, of {SERVER_PACK:,} on servers; the host starts the operations of a layer in "
-        f"{LAUNCH_S * 1e3:.2f} ms, on servers in {SERVER_LAUNCH_S * 1e3:.2f} ms",
+        f"packs of {planner.budget:,} tokens, of {SERVER_PACK:,} on servers; the host starts the operations of a layer "
+        f"in {LAUNCH_S * 1e3:.2f} ms, on servers in {SERVER_LAUNCH_S * 1e3:.2f} ms",
         f"servers keep {PARALLEL:.0%} of the speed each time tensor parallelism (TP) doubles, and {IN_FLIGHT} "
         "sequences in their caches",
     ]

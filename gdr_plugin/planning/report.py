@@ -66,8 +66,8 @@ def _work(plan: Plan) -> Table:
         )
     headers = ("", "guidance", "prompt", "response", "tokens computed", "operations", "naive", "naive is")
     note = (
-        "Lengths in tokens, guidance as its shortest and longest. Operations: with every shared prefix once; naive: every "
-        "prompt with every response by itself, logits for every token."
+        "Lengths in tokens, guidance as its shortest and longest. Operations: with every shared prefix once; naive: "
+        "every prompt with every response by itself, logits for every token."
     )
     first = plan.sides["strong"].work
     return Table(f"work: {first.prompts:,.0f} prompts x {first.samples:,.3g} responses", headers, rows, note)
@@ -96,8 +96,8 @@ def _arrangements(plan: Plan, price: float | None) -> Table:
         headers.append("cost")
     rows = [_arrangement(one, price) for one in plan.arrangements]
     note = (
-        f"The operations alone, all devices at work all the time, are {duration(plan.scoring_seconds)} of scoring; naive "
-        f"{duration(plan.naive_seconds)}."
+        f"The operations alone, all devices at work all the time, are {duration(plan.scoring_seconds)} of scoring; "
+        f"naive {duration(plan.naive_seconds)}."
     )
     if plan.sampling_seconds is not None:
         note += f" Drawing the responses without a server is {duration(plan.sampling_seconds)} or more of the times."

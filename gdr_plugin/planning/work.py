@@ -163,8 +163,8 @@ def side_work(
     work = SideWork(guidance, lengths, prompts, samples)
     if model.length is not None and work.longest > model.length:
         raise ConfigError(
-            f"{model.name}: guidance, prompt and response have {work.longest:,.0f} tokens together, the model was built "
-            f"for {model.length:,}"
+            f"{model.name}: guidance, prompt and response have {work.longest:,.0f} tokens together, the model was "
+            f"built for {model.length:,}"
         )
     return work
 

@@ -144,7 +144,7 @@ def describe_gguf(path: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase
 
 @contextmanager
 def _alone(path: Path) -> Iterator[str]:
-    """The file in a folder of its own: transformers would follow an adapter_config.json that lies beside it to a hub."""
+    """The file in a folder of its own: transformers would follow an adapter_config.json beside it to a hub."""
     try:
         with tempfile.TemporaryDirectory() as alone:
             (Path(alone) / path.name).symlink_to(path.resolve())
