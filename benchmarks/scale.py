@@ -7,8 +7,8 @@
 The rows are one short prompt with two short responses each, and both models are `fake:`, which cost next to nothing:
 what is left is all that `gdr annotate` does to a row itself. Memory (the resident set) and rate are noted when 1, 10,
 50 and 100 % of the rows are done; the rate is that of the last hundredth before, in rows a second and, since other work
-on the machine changes it less, in rows a second of processor time. Look-ups are of random keys, 512 together as a window
-asks them; *cold* means that the system was told to drop the file from its cache, and that it was opened anew.
+on the machine changes it less, in rows a second of processor time. Look-ups are of random keys, 512 together as a
+window asks them; *cold* means that the system was told to drop the file from its cache, and that it was opened anew.
 
 Results are written after every part (`benchmarks/results/scale.json`).
 """
@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -77,6 +78,7 @@ class Watch:
                 "seconds": round(now[0] - self._points[0][0], 1),
             }
         )
+        print(json.dumps({"done": done, **self.marks[-1]}), file=sys.stderr, flush=True)
 
 
 def resident(key: str = "VmRSS") -> int:

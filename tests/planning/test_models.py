@@ -76,7 +76,7 @@ def test_an_adapter_costs_its_matrices(tiny_model: Any, tmp_path: Path) -> None:
     assert model.adapter_parameters == 2 * 4 * (32 + 32)
     assert model.costs.token == bare.costs.token + 2 * model.adapter_parameters
     assert model.base == bare.base
-    with pytest.raises(ModelError, match="adapter_config.json cannot be read"):
+    with pytest.raises(ModelError, match=r"adapter_config\.json cannot be read"):
         planned(folder, adapter=str(tmp_path / "none"))
 
 
