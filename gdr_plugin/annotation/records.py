@@ -248,7 +248,7 @@ def _turn(turn: Message) -> dict[str, Any]:
     return {**said, "tool_calls": list(map(_fields, turn.tool_calls))} if turn.tool_calls else said
 
 
-def _fields(value: PromptRecord | ScoredRecord | ScoredCandidate | Message | ToolCall) -> dict[str, Any]:
+def _fields(value: Any) -> dict[str, Any]:
     """A dataclass's own fields. `asdict` copies every text and list below it, too: a fifth of a run with short rows."""
     return {name: getattr(value, name) for name in _names(type(value))}
 

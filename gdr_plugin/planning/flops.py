@@ -76,7 +76,8 @@ def flops(spans: Sequence[TokenSpan], config: Any, body: int) -> Flops:
         body: How many weights of the linear layers before the head one token is multiplied with.
     """
     costs = Costs.of(config, body)
-    tokens = keys = rows = 0
+    tokens = rows = 0
+    keys = 0.0
     before: tuple[int, ...] = ()
     ordered = sorted((span.context + span.response[:-1], len(span.context)) for span in spans if span.response)
     naive = 0.0

@@ -277,7 +277,7 @@ class _Planner:
 
         def seconds(side: Side, devices: int, size: int) -> float:
             counted = flops[id(side)]
-            speed = self.speed(side.model) * PARALLEL ** math.log2(size)
+            speed = self.speed(side.model) * float(PARALLEL ** math.log2(size))
             packs = side.work.tokens * counted / side.flops.ideal / SERVER_PACK
             weights = packs * side.model.weight_bytes / (self.gpu.bandwidth_gb_s * 1e9)
             host = packs * side.model.layers * SERVER_LAUNCH_S * size  # one host process drives all of them at once

@@ -116,7 +116,9 @@ def _configuration(spec: ModelSpec, path: str, local: bool) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise _unreadable(spec, local, error) from error
     if getattr(config, "is_encoder_decoder", False):
