@@ -6,7 +6,7 @@ Knows the lines of shards, which a later version must be able to read; nothing o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import starmap
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from gdr_plugin.annotation.run_folder import RunFolder
-from gdr_plugin.api.types import Conversation, Message, Score, ToolCall
+from gdr_plugin.api.types import Conversation, Message, Score
 from gdr_plugin.data.read import BadRow
 from gdr_plugin.data.rows import PromptRow, Response
 
@@ -250,12 +250,7 @@ def _turn(turn: Message) -> dict[str, Any]:
 
 def _fields(value: Any) -> dict[str, Any]:
     """A dataclass's own fields. `asdict` copies every text and list below it, too: a fifth of a run with short rows."""
-    return {name: getattr(value, name) for name in _names(type(value))}
-
-
-@cache
-def _names(kind: type[Any]) -> tuple[str, ...]:
-    return tuple(own.name for own in fields(kind))
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 @cache
