@@ -29,6 +29,7 @@ FLOORS = (
         "gdr_plugin.evaluation.controllability",
         "gdr_plugin.evaluation.pairs",
         "gdr_plugin.explain",
+        "gdr_plugin.planning",
         "gdr_trl",
         "gdr_openrlhf",
     },

@@ -99,12 +99,13 @@ def annotate(
                 ratio = GuidedDensityRatio.from_config(
                     config, plugins=plugins, store=folder.work / "store.sqlite", resolved=resolved
                 )
-            windows = Windows(folder, prompts, ratio, sampler, options, progress or silent)
+            tell = progress or silent
+            windows = Windows(folder, prompts, ratio, sampler, options, tell)
             windows.run(sequential=sequential)
             dtypes = (model.describe().get("dtype") for model in (ratio.strong, ratio.weak))
             noise = RewardNoise.of(dtypes, ratio.reduction)
             picking = Picking(selector, options.filters, options.sampling.seed, noise)
             run: RunFacts = {**about, **identity, "strategies": ratio.strategies}
-            summary = write_outputs(folder, windows.numbers, picking, run, config, ratio.rendered)
+            summary = write_outputs(folder, windows.numbers, picking, run, config, ratio.rendered, tell)
             folder.clear_work()
             return Annotated(root, summary, already_complete=False, spelt_marks=ratio.spelt_marks)
