@@ -10,7 +10,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -68,6 +68,8 @@ class Replica:
     """No request goes there before, where another server is awake (seconds of the monotonic clock)."""
     flying: int = 0
     """Requests under way."""
+    failures: int = 0
+    """Times that it was found failing since it last answered; several requests that fail together count once."""
 
 
 class Client:
@@ -148,31 +150,34 @@ class Client:
         for replica in self.replicas:
             replica.http.close()
 
-    def _tried(self, method: str, path: str, body: Mapping[str, Any] | None, pick: Any) -> dict[str, Any]:
+    def _tried(
+        self, method: str, path: str, body: Mapping[str, Any] | None, pick: Callable[[], Replica]
+    ) -> dict[str, Any]:
         content = None if body is None else json.dumps(body, allow_nan=False, separators=(",", ":")).encode("ascii")
         failed: dict[str, str] = {}
         begun = time.monotonic()
-        for attempt in range(self.settings.tries):
+        most = self.settings.tries + len(self.replicas) - 1  # to find a server that works costs a try each
+        for attempt in range(most):
             if attempt:
                 with self._lock:
                     self.retries += 1
-            replica: Replica = pick()
+            replica = pick()
             try:
-                return self._send(replica, method, path, content)
+                answer = self._send(replica, method, path, content)
+                replica.failures = 0
+                return answer
             except _BusyError as error:
                 failed[replica.url] = f"{error}"
-                backoff = min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S) * random.uniform(0.75, 1.25)
-                self._rest(replica, max(error.pause_s, backoff))
+                self._rest(replica, error.pause_s)
             finally:
                 with self._lock:
                     replica.flying -= 1
-            if attempt + 1 < self.settings.tries and self._closed.wait(self._until_awake(replica)):
+            if attempt + 1 < most and self._closed.wait(self._pause(replica, attempt)):
                 break
-        tries = "once" if self.settings.tries == 1 else f"{self.settings.tries} times"
+        tries = "once" if most == 1 else f"{most} times"
         what = "; ".join(f"{url}: {reason}" for url, reason in failed.items())
         raise ModelError(
-            f"{what} ({path} was tried {tries} in {time.monotonic() - begun:.0f} s): is the server running? What was "
-            "scored before is kept where there is a store"
+            f"{what} ({path} was tried {tries} in {time.monotonic() - begun:.0f} s): is the server running?"
         )
 
     def _pick(self, home: int | None) -> Replica:
@@ -195,16 +200,24 @@ class Client:
             replica.flying += 1
         return replica
 
-    def _rest(self, replica: Replica, seconds: float) -> None:
-        with self._lock:
-            replica.rests_until = max(replica.rests_until, time.monotonic() + seconds)
-
-    def _until_awake(self, failed: Replica) -> float:
-        """How long to wait: not at all where another server is awake."""
+    def _rest(self, replica: Replica, asked_for: float) -> None:
+        """Let a server rest that has failed, longer each time, or as long as it asks for."""
         with self._lock:
             now = time.monotonic()
-            others = [replica for replica in self.replicas if replica is not failed and replica.rests_until <= now]
-            return 0.0 if others else max(0.0, min(replica.rests_until for replica in self.replicas) - now)
+            if replica.rests_until <= now:
+                replica.failures += 1
+            rest = max(asked_for, _backoff(replica.failures - 1))
+            if replica.rests_until <= now or asked_for:
+                replica.rests_until = max(replica.rests_until, now + rest)
+
+    def _pause(self, failed: Replica, attempt: int) -> float:
+        """How long a request waits before its next try: not at all where another server is awake."""
+        with self._lock:
+            now = time.monotonic()
+            if any(replica is not failed and replica.rests_until <= now for replica in self.replicas):
+                return 0.0
+            awake = min(replica.rests_until for replica in self.replicas) - now
+        return max(awake, _backoff(attempt))
 
     def _send(self, replica: Replica, method: str, path: str, content: bytes | None) -> dict[str, Any]:
         """One try.
@@ -219,8 +232,8 @@ class Client:
             answer = replica.http.request(method, replica.url + path, content=content, headers=headers)
         except errors.ReadTimeout as error:
             raise ModelError(
-                f"{replica.url}: {path} gave no answer within {self.settings.timeout_s:g} s: raise server.timeout_s, or "
-                "lower server.concurrency"
+                f"{replica.url}: {path} gave no answer within {self.settings.timeout_s:g} s: raise server.timeout_s "
+                "or lower server.concurrency"
             ) from error
         except (errors.NetworkError, errors.TimeoutException, errors.RemoteProtocolError, errors.ProxyError) as error:
             raise _BusyError(f"the connection failed ({one_line(error, limit=_SHOWN)})") from error
@@ -249,6 +262,11 @@ class Client:
         raise RefusedError(replica.url, path, status, said, hint)
 
 
+def _backoff(times: int) -> float:
+    """Seconds of pause, with jitter, after a first failure (0) and more."""
+    return min(_FIRST_PAUSE_S * 2.0 ** max(0, times), _LONGEST_PAUSE_S) * random.uniform(0.75, 1.25)
+
+
 def _said(content: object) -> str:
     """The server's own words in an answer that refuses: each kind of server puts them in another place."""
     for key in ("error", "message", "detail", "object"):
@@ -265,9 +283,8 @@ def _retry_after(text: str | None) -> float:
     if not text:
         return 0.0
     try:
-        seconds = (
-            float(text) if text.replace(".", "", 1).isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
-        )
+        number = text.strip().replace(".", "", 1).isdigit()
+        seconds = float(text) if number else parsedate_to_datetime(text).timestamp() - time.time()
     except (ValueError, TypeError):
         return 0.0
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)
