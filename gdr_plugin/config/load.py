@@ -90,8 +90,10 @@ def fingerprint(config: Config) -> str:
     Returns:
         32 hexadecimal digits, the same on every machine.
     """
-    cost = {"store": True, "load": True, "limits": {"token_budget", "kv_cache_mb"}}
-    data = config.model_dump(mode="json", exclude=cost | {"strong": {"server"}, "weak": {"server"}})
+    asked, memory = {"server"}, {"token_budget", "kv_cache_mb"}
+    data = config.model_dump(
+        mode="json", exclude={"store": True, "load": True, "limits": memory, "strong": asked, "weak": asked}
+    )
     data["guidance"]["files"] = _contents(data["guidance"]["files"])
     data["routing"]["routers"] = _contents(data["routing"]["routers"])
     for side in ("strong", "weak"):

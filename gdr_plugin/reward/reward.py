@@ -12,14 +12,14 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.errors import ConfigError, DataError, EngineWarning, unknown
 from gdr_plugin.api.guidance import Guidance, RenderedGuidance
-from gdr_plugin.api.models import Elsewhere, LogprobModel
+from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.routers import RoutingContext
 from gdr_plugin.api.settings import Limits
 from gdr_plugin.api.types import Placement, Reduction, Sample, Score, Side
@@ -34,6 +34,7 @@ from gdr_plugin.reward.opening import open_any, warn_of_dtypes
 from gdr_plugin.reward.questions import GuidedSample, ask, guide
 from gdr_plugin.reward.resolve import Resolved, resolve_names
 from gdr_plugin.reward.scores import score_of
+from gdr_plugin.reward.together import at_once, wait_elsewhere
 from gdr_plugin.routing import RouterChain
 from gdr_plugin.store.model import StoredModel
 from gdr_plugin.store.store import LogprobStore
@@ -350,16 +351,10 @@ class GuidedDensityRatio:
     def _ask_both(self, samples: Sequence[GuidedSample]) -> tuple[list[Answer], list[Answer]]:
         """Both models' answers; with `load: sequential` each model leaves memory afterwards.
 
-        Two models that other machines compute are asked at the same time. Where both fail, the strong one's error counts.
+        Two models that other machines compute are asked at the same time.
         """
-        if not self.sequential and self._wait_elsewhere():
-            with ThreadPoolExecutor(1, thread_name_prefix="gdr-strong") as pool:
-                asked = pool.submit(self._ask, "strong", samples)
-                try:
-                    weak = self._ask("weak", samples)
-                finally:
-                    strong = asked.result()  # its error goes first
-            return strong, weak
+        if not self.sequential and wait_elsewhere(*self._models):
+            return at_once(partial(self._ask, "strong", samples), partial(self._ask, "weak", samples))
         strong = self._ask("strong", samples)
         if self.sequential and self.strong is not self.weak:
             self.strong.unload()
@@ -367,11 +362,6 @@ class GuidedDensityRatio:
         if self.sequential:
             self.weak.unload()
         return strong, weak
-
-    def _wait_elsewhere(self) -> bool:
-        """Whether both models are two that other machines compute, and may be asked at the same time."""
-        strong, weak = self._models
-        return strong is not weak and all(isinstance(model, Elsewhere) and model.beside for model in self._models)
 
     def _ask(self, side: Side, samples: Sequence[GuidedSample]) -> list[Answer]:
         model = self.strong if side == "strong" else self.weak

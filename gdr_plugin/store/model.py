@@ -60,10 +60,8 @@ class StoredModel:
             except PartlyScoredError as error:
                 done = sorted(error.scored)
                 self.store.write(identity, self.name, [window[at] for at in done], [error.scored[at] for at in done])
-                kept = (
-                    f"{error}; the {len(done)} texts that were scored meanwhile are in {self.store.path}: run it again"
-                )
-                raise PartlyScoredError(kept, error.scored) from error
+                kept = f"{len(done)} texts that were scored meanwhile are in {self.store.path}: run it again"
+                raise PartlyScoredError(f"{error}; {kept}", error.scored) from error
             self.store.write(identity, self.name, window, logprobs)
             known.update(zip(window, logprobs, strict=True))
         return [known[key] for key in keys]

@@ -10,6 +10,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -112,6 +113,7 @@ class Client:
             )
             for url in urls
         ]
+        weakref.finalize(self, _close, [replica.http for replica in self.replicas])
 
     @property
     def urls(self) -> list[str]:
@@ -147,8 +149,7 @@ class Client:
     def close(self) -> None:
         """Close the connections; pauses between tries end at once."""
         self._closed.set()
-        for replica in self.replicas:
-            replica.http.close()
+        _close([replica.http for replica in self.replicas])
 
     def _tried(
         self, method: str, path: str, body: Mapping[str, Any] | None, pick: Callable[[], Replica]
@@ -260,6 +261,11 @@ class Client:
             given = "holds another key" if os.environ.get(variable) else "is not set"
             hint = f" (the environment variable {variable}, which server.api_key_env names, {given})"
         raise RefusedError(replica.url, path, status, said, hint)
+
+
+def _close(clients: Sequence[httpx2.Client]) -> None:
+    for client in clients:
+        client.close()
 
 
 def _backoff(times: int) -> float:

@@ -1,7 +1,7 @@
 """Providers with OpenAI's old completions: with `echo` and `logprobs` they give the log-probs of a prompt.
 
-Few do, and some give wrong ones: `probe` finds out before any work starts. Token ids are sent where they are taken, else
-text, whose tokens have to come back as the ids that were meant.
+Few do, and some give wrong ones: `probe` finds out before any work starts. Token ids are sent where they are taken,
+else text, whose tokens have to come back as the ids that were meant.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ def look(get: Get, url: str, name: str | None, adapter: str | None) -> Served:
         raise ConfigError(f"{url}: which model is meant? It lists none: write the name behind the address")
     # Providers list some models only, so that a name which is not there may still be one.
     found = {card.name: card for card in listed}
-    card = found[name] if name in found else None if name is not None else choose(listed, url)
-    names = [card.root if card else None, card.name if card else name]
-    owner = card.owner if card and card.owner else "unknown"
+    only = choose(listed, url) if name is None else found.get(name)
+    names = [only.root if only else None, only.name if only else name]
+    owner = only.owner if only and only.owner else "unknown"
     return Served(
         kind=f"OpenAI's completions, server of {_BETTER.get(owner, owner)}",
-        name=card.name if card else str(name),
-        longest=card.longest - 1 if card and card.longest else None,
+        name=only.name if only else str(name),
+        longest=only.longest - 1 if only and only.longest else None,
         tokenizers=tuple(dict.fromkeys(place for place in names if place)),
-        facts=(("root", card.root),) if card and card.root else (),
+        facts=(("root", only.root),) if only and only.root else (),
     )
 
 
@@ -119,7 +119,8 @@ class EchoWire:
         return logprobs_of(rows[len(context) : len(ids)], len(response))
 
     def _text(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        decode: Any = self._tokenizer.decode
+        text: str = decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
     def _decoded(self, token: int) -> str:
