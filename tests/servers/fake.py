@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -26,12 +26,12 @@ BLOCK = 16
 """vLLM's cache keeps whole blocks of this many ids."""
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """The connection is closed without an answer."""
 
 
 @dataclass
-class Reply(Exception):
+class ReplyError(Exception):
     """An answer other than the usual one."""
 
     status: int
@@ -43,7 +43,8 @@ class Reply(Exception):
 class FakeServer:
     """One server with one base model and its adapters.
 
-    Faults: `before(path, body)` may raise `Reply` or `Gone` or wait, `after(path, body, answer)` returns what is answered.
+    Faults: `before(path, body)` may wait or raise `ReplyError` or `GoneError`; `after(path, body, answer)` returns what is
+    answered.
     """
 
     kind: str
@@ -112,7 +113,7 @@ class FakeServer:
             def _answer(self, body: dict[str, Any] | None) -> None:
                 try:
                     status, content, more = fake.answer(self.path, body, dict(self.headers))
-                except Gone:
+                except GoneError:
                     self.close_connection = True
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return
@@ -146,10 +147,8 @@ class FakeServer:
         self._server.server_close()
         self._server = None
         for connection in list(self._open):
-            try:
+            with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         self._open.clear()
 
     def answer(
@@ -170,7 +169,7 @@ class FakeServer:
             found = self._get(path) if body is None else self._post(path, body)
             if self.after is not None and body is not None:
                 found = self.after(path, body, found)
-        except Reply as reply:
+        except ReplyError as reply:
             return reply.status, reply.body, reply.headers
         finally:
             with self._lock:
@@ -199,8 +198,13 @@ class FakeServer:
             told = {"weight_version": self.version or "default", "is_generation": True}
             return {"model_path": self.root, "tokenizer_path": self.root, **told}
         if self.kind == "sglang" and path == "/server_info":
-            return {"max_req_input_len": self.longest, "dtype": "float32", "served_model_name": base, "version": "0.5.23"}
-        raise Reply(404, {"detail": "Not Found"})
+            return {
+                "max_req_input_len": self.longest,
+                "dtype": "float32",
+                "served_model_name": base,
+                "version": "0.5.23",
+            }
+        raise ReplyError(404, {"detail": "Not Found"})
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         posts = {
@@ -211,14 +215,14 @@ class FakeServer:
             ("openai", "/v1/completions"): self._echo,
         }
         if (self.kind, path) not in posts:
-            raise Reply(404, {"detail": "Not Found"})
+            raise ReplyError(404, {"detail": "Not Found"})
         return posts[self.kind, path](body)
 
     def _numbers(self, name: str, ids: Sequence[int], *, longest: int) -> list[float]:
         if name not in self.models:
-            raise Reply(404, {"error": {"message": f"The model `{name}` does not exist.", "code": 404}})
+            raise ReplyError(404, {"error": {"message": f"The model `{name}` does not exist.", "code": 404}})
         if len(ids) > longest:
-            raise Reply(400, {"error": {"message": f"the maximum context length is {self.longest} tokens"}})
+            raise ReplyError(400, {"error": {"message": f"the maximum context length is {self.longest} tokens"}})
         return [float(value) for value in self.models[name](tuple(ids))]
 
     def _reach(self, ids: tuple[int, ...], block: int) -> int:
@@ -233,9 +237,9 @@ class FakeServer:
 
     def _generate(self, body: dict[str, Any]) -> dict[str, Any]:
         wrong = {
-            "none": Reply(404, {"detail": "Not Found"}),
-            "closed": Reply(403, {"error": {"message": "This endpoint needs --enable-scale-out", "code": 403}}),
-            "v1": Reply(400, {"error": {"message": "prompt_logprob_token_ids requires the V2 model runner"}}),
+            "none": ReplyError(404, {"detail": "Not Found"}),
+            "closed": ReplyError(403, {"error": {"message": "This endpoint needs --enable-scale-out", "code": 403}}),
+            "v1": ReplyError(400, {"error": {"message": "prompt_logprob_token_ids requires the V2 model runner"}}),
         }
         if self.fast in wrong:
             raise wrong[self.fast]
@@ -243,7 +247,7 @@ class FakeServer:
         start, asked = wanted["prompt_logprob_start"], wanted["prompt_logprob_token_ids"]
         numbers = self._numbers(body["model"], ids, longest=self.longest - 1)
         if len(asked) != len(ids) - 1 - start:
-            raise Reply(400, {"error": {"message": "the number of rows must be prompt_len - 1 - start"}})
+            raise ReplyError(400, {"error": {"message": "the number of rows must be prompt_len - 1 - start"}})
         assert [row[0] for row in asked] == list(ids[start + 1 :]), "other ids than the text's own"
         reach = 0 if wanted["skip_reading_prefix_cache"] else self._reach(ids, BLOCK)
         self.cached_ids.append((reach, start + 1))
@@ -259,7 +263,7 @@ class FakeServer:
         ids = body["prompt"]
         numbers = self._numbers(body["model"], ids, longest=self.longest - 1)
         if body["max_tokens"] == 0 and not body.get("echo"):
-            raise Reply(400, {"error": {"message": "max_tokens must be at least 1, got 0."}})
+            raise ReplyError(400, {"error": {"message": "max_tokens must be at least 1, got 0."}})
         rows: list[Any] = [None]
         for token, value in zip(ids[1:], numbers[1:], strict=True):
             rows.append({str(token): {"logprob": value, "rank": 1, "decoded_token": "x"}})
@@ -277,7 +281,7 @@ class FakeServer:
     def _sglang(self, body: dict[str, Any]) -> dict[str, Any]:
         ids, start = tuple(body["input_ids"]), body["logprob_start_len"]
         if len(ids) >= self.longest:
-            raise Reply(400, {"error": {"message": f"Input length ({len(ids)} tokens) exceeds the maximum"}})
+            raise ReplyError(400, {"error": {"message": f"Input length ({len(ids)} tokens) exceeds the maximum"}})
         name = body.get("lora_path") or next(iter(self.models))
         numbers = self._numbers(name, ids, longest=self.longest)
         reach = min(self._reach(ids, 1), start)
@@ -292,9 +296,9 @@ class FakeServer:
     def _echo(self, body: dict[str, Any]) -> dict[str, Any]:
         prompt, more = body["prompt"], body["max_tokens"]
         if isinstance(prompt, list) and not self.takes_ids:
-            raise Reply(400, {"error": {"message": "prompt must be a string"}})
+            raise ReplyError(400, {"error": {"message": "prompt must be a string"}})
         if not more and not self.takes_zero:
-            raise Reply(400, {"error": {"message": "max_tokens must be at least 1"}})
+            raise ReplyError(400, {"error": {"message": "max_tokens must be at least 1"}})
         ids = prompt if isinstance(prompt, list) else self.tokenizer(prompt, add_special_tokens=False).input_ids
         numbers = self._numbers(body["model"], ids, longest=self.longest - more)
         logprobs = {

@@ -33,6 +33,8 @@ def read_address(model: str, target: str) -> Address:
     Raises:
         ConfigError: It is no address.
     """
+    if "@" in target:
+        raise ConfigError("a server's address with a password is shown in logs: use an API key (server.api_key_env)")
     parts = [part.strip() for part in target.split(",")]
     found = [_root_and_name(model, part) for part in parts]
     for part, (_, name) in zip(parts[:-1], found[:-1], strict=True):
@@ -56,8 +58,6 @@ def _root_and_name(model: str, part: str) -> tuple[str, str | None]:
         raise wrong from None
     if not usable or split.query or split.fragment:
         raise wrong
-    if "@" in split.netloc:
-        raise ConfigError(f"model {split.scheme}://...: a password in the address is shown in logs: use an API key")
     steps = split.path.split("/")[1:]
     below = steps.index("v1") if "v1" in steps else 0
     root = "/".join([f"{split.scheme}://{split.netloc}", *steps[:below]])

@@ -113,9 +113,11 @@ class EchoWire:
             raise ModelError(f"it gives no log-probs of a given text: {CAN}")
         rows = as_list(looked_up(answer, "choices", 0, "logprobs", "token_logprobs"), "token_logprobs")
         tokens = as_list(looked_up(answer, "choices", 0, "logprobs", "tokens"), "tokens")
+        if len(rows) <= max(1, self._generate) < len(ids):
+            raise ModelError(f"it gives the log-probs of what it wrote, not of the given text: {CAN}")
+        self._compare(tokens, ids)
         if not len(ids) <= len(rows) <= len(ids) + self._generate or len(tokens) != len(rows):
             raise ModelError(f"it answered {len(rows)} log-probs for {len(ids)} tokens")
-        self._compare(tokens, ids)
         return logprobs_of(rows[len(context) : len(ids)], len(response))
 
     def _text(self, ids: Sequence[int]) -> str:
