@@ -20,7 +20,7 @@ FLOORS = (
     {"gdr_plugin.files", "gdr_plugin.config", "gdr_plugin.arithmetic", "gdr_plugin.store"},
     {"gdr_plugin.data", "gdr_plugin.guidance", "gdr_plugin.plugins", "gdr_plugin.report"},
     {"gdr_plugin.models", "gdr_plugin.models.text", "gdr_plugin.routing"},
-    {"gdr_plugin.models.local", "gdr_plugin.evaluation.measures"},
+    {"gdr_plugin.models.local", "gdr_plugin.models.servers", "gdr_plugin.evaluation.measures"},
     {"gdr_plugin.sampling", "gdr_plugin.reward"},
     {"gdr_plugin", "gdr_plugin.scoring", "gdr_plugin.serve"},
     {

@@ -75,7 +75,7 @@ def _model(spec: ModelSpec, model: LogprobModel) -> dict[str, Any]:
         "model": spec.model,
         "identity": model.identity,
         "adapter": spec.adapter,
-        "dtype": spec.dtype,
+        "dtype": None if spec.on_server else spec.dtype,
         "device": spec.device,
         "template": spec.chat_template or ("the tokenizer's own" if spec.scheme == "hf" else None),
         **model.describe(),

@@ -207,7 +207,7 @@ def prompt_reader_of(tokenizer: PreTrainedTokenizerBase, name: str) -> RenderedP
     Raises:
         ChatError: Its chat template cannot be used.
     """
-    from gdr_plugin.models.local.source import generation_stops
+    from gdr_plugin.models.text.opening import generation_stops
     from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
     template = None if tokenizer.chat_template else "plain"

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.errors import ModelError
+from gdr_plugin.models.digests import combine
 from gdr_plugin.models.local.building import building
 from gdr_plugin.models.local.device import dtype_name, resolve_device
 from gdr_plugin.models.local.gguf import already_converted, converted, describe_gguf
-from gdr_plugin.models.local.identity import combine, file_digest, folder_digest
+from gdr_plugin.models.local.identity import file_digest, folder_digest
+from gdr_plugin.models.text.opening import tokenizer_at
 from gdr_plugin.text import first_line, one_line
 
 if TYPE_CHECKING:
@@ -147,46 +149,25 @@ def load_tokenizer(spec: ModelSpec, source: Source, adapter: Path | None = None)
     """
     own = None if spec.tokenizer else adapter
     if own is not None and (own / "tokenizer.json").is_file():
-        tokenizer = _open_tokenizer(str(own), None, spec)
+        tokenizer = tokenizer_at(str(own), None, trust_remote_code=spec.trust_remote_code)
         if not tokenizer.chat_template and spec.chat_template is None:
-            tokenizer.chat_template = _open_tokenizer(source.path, source.revision, spec).chat_template
+            tokenizer.chat_template = _own(spec, source).chat_template
         return tokenizer
-    path, revision = (spec.tokenizer, None) if spec.tokenizer else (source.path, source.revision)
-    tokenizer = _open_tokenizer(path, revision, spec)
+    tokenizer = _own(spec, source)
     if own is not None and (own / "chat_template.jinja").is_file():
         tokenizer.chat_template = (own / "chat_template.jinja").read_text(encoding="utf-8")
     return tokenizer
 
 
-def _open_tokenizer(path: str, revision: str | None, spec: ModelSpec) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=spec.trust_remote_code
-        )
-        return tokenizer
-    except Exception as error:  # transformers raises errors of all kinds
-        raise ModelError(
-            f"no tokenizer could be opened in {path!r} ({first_line(error)}): set `tokenizer:` to a folder or hub id"
-        ) from error
+def _own(spec: ModelSpec, source: Source) -> PreTrainedTokenizerBase:
+    path, revision = (spec.tokenizer, None) if spec.tokenizer else (source.path, source.revision)
+    return tokenizer_at(path, revision, trust_remote_code=spec.trust_remote_code)
 
 
-def generation_stops(path: str, revision: str | None = None, *, local: bool = False) -> frozenset[int]:
-    """The ids that generation stops at by a model's generation config; empty where it has none.
-
-    Args:
-        path: Folder or hub id.
-        revision: The hub's commit.
-        local: Whether only folders and the hub's cache are looked at.
-    """
-    from transformers import GenerationConfig
-
-    try:
-        ids = GenerationConfig.from_pretrained(path, revision=revision or "main", local_files_only=local).eos_token_id
-    except (OSError, ValueError):  # models need not have one
-        return frozenset()
-    return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
+def longest_of(config: PreTrainedConfig) -> int | None:
+    """How many tokens the model was built for; None where its configuration does not say."""
+    longest = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else None
 
 
 def skeleton(source: Source, *, trust_remote_code: bool = False) -> PreTrainedModel:
