@@ -126,7 +126,7 @@ class RealServer:
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
-    "SGLANG_USE_CPU_ENGINE": "0",
+    "SGLANG_USE_CPU_ENGINE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
