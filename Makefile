@@ -17,7 +17,8 @@ WITHOUT_TORCH := $(addprefix tests/, \
   annotation/test_run_folder.py annotation/test_select.py arithmetic cli/test_cli_store.py cli/test_main.py config data \
   evaluation/test_metrics.py guidance models/test_fake.py plugins/test_hooks_documented.py plugins/test_plugins.py \
   report/test_page.py reward/test_remote.py routing/test_chain.py routing/test_field_fixed.py routing/test_keyword.py \
-  routing/test_rules.py serve/test_batcher.py serve/test_routes.py store test_exported_members.py test_layers.py \
+  routing/test_rules.py serve/test_batcher.py serve/test_routes.py \
+  servers/test_client.py servers/test_order.py store test_exported_members.py test_layers.py \
   test_packaging.py test_text.py tuning/test_candidates.py tuning/test_halving.py tuning/test_verdict.py)
 
 # What `make test-lowest` runs: each dependency of the core and of the extras is put to use.
@@ -25,7 +26,7 @@ WITH_LOWEST := $(addprefix tests/, \
   annotation/test_annotate.py annotation/test_outputs.py annotation/test_run_folder.py cli/test_main.py cli/test_score.py \
   config data/test_read.py integrations/test_trl_reward.py integrations/test_trl_trainers.py models/local \
   models/test_chat.py plugins/test_plugins.py report routing/test_rules.py reward/test_reward.py sampling \
-  serve/test_batcher.py serve/test_routes.py store)
+  serve/test_batcher.py serve/test_routes.py servers store)
 # What is not true with these versions. transformers before 5.21 loads Gemma 2 with an attention that leaves out its
 # soft-capping (we mend that, but the tests' references are transformers' own); trl before 1.16 logs prompts as plain text.
 WITH_LOWEST += -k "not gemma2" \
@@ -63,9 +64,9 @@ test-lowest: $(LOWEST)/.torch-$(LOWEST_TORCH) $(BASE)  ## tests of the core and 
 
 # Beside the bounds, the versions of the tests' own tools and of what torch needs.
 lowest: $(VENV)/.dev  ## write constraints-lowest.txt anew: after a bound in pyproject.toml has changed
-	grep -E '^(aiohttp|hatchling|httpx2|hypothesis|networkx|pytest|pytest-timeout|pytest-xdist|sympy)==' constraints.txt | \
+	grep -E '^(aiohttp|hatchling|hypothesis|networkx|pytest|pytest-timeout|pytest-xdist|sympy)==' constraints.txt | \
 	$(BIN)/uv pip compile --quiet --upgrade --resolution lowest-direct --python-version 3.11 --override .ci/overrides.txt \
-	  --extra adapters --extra datasets --extra gguf --extra plots --extra serve --extra trl --no-annotate \
+	  --extra adapters --extra datasets --extra gguf --extra plots --extra serve --extra servers --extra trl --no-annotate \
 	  --custom-compile-command "make lowest" --output-file constraints-lowest.txt pyproject.toml -
 
 bench: $(VENV)/.bench $(BASE)  ## speed, memory and precision beside what people run instead (three quarters of an hour on 2 quiet cores)

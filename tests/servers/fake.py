@@ -43,8 +43,8 @@ class ReplyError(Exception):
 class FakeServer:
     """One server with one base model and its adapters.
 
-    Faults: `before(path, body)` may wait or raise `ReplyError` or `GoneError`; `after(path, body, answer)` returns what is
-    answered.
+    Faults: `before(path, body)` may wait or raise `ReplyError` or `GoneError`; `after(path, body, answer)` returns what
+    is answered.
     """
 
     kind: str

@@ -111,14 +111,3 @@ def test_answers_of_another_form(kind: str, path: list[Any], value: Any, message
         model.score([SPAN])
     assert "\n" not in str(caught.value)
     assert fake.url in str(caught.value)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_cut_text_is_noticed(kind: str, server: MakeServer) -> None:
-    """vLLM's `truncate_prompt_tokens` really cuts, with status 200."""
-    fake = server(**KINDS[kind])
-    model = opened(fake)
-    inner = dict(fake.models)
-    fake.models["tiny"] = lambda ids: inner["tiny"](ids)[:-1]
-    with pytest.raises(ModelError):
-        model.score([SPAN])

@@ -198,11 +198,8 @@ def test_a_provider_that_ignores_echo_is_refused(server: MakeServer) -> None:
         answer["choices"][0]["logprobs"] = {"tokens": ["x"], "token_logprobs": [-1.0]}  # those of the sampled token
         return answer
 
-    refused(
-        {"model": address(server("openai", after=after))},
-        "log-probs of what it wrote, not of the given text: what can is",
-        ModelError,
-    )
+    message = "log-probs of what it wrote, not of the given text: what can is"
+    refused({"model": address(server("openai", after=after))}, message, ModelError)
 
 
 def test_replicas_have_to_be_equal(server: MakeServer) -> None:
