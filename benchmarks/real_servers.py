@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-
 HERE = Path(__file__).resolve().parent
 READY_S = 420
 VLLM_WITHOUT_PROMPT_IDS, VLLM, SGLANG = "vllm-v1", "vllm-v2", "sglang"
