@@ -18,7 +18,7 @@ from gdr_plugin.api.types import TEXT, TOOLS, Message
 from gdr_plugin.models.local import open_local
 from gdr_plugin.sampling.sampler import Sampling
 from gdr_plugin.sampling.server import ServerSampler, request_seed
-from tests.servers.fake import Gone, Reply
+from tests.servers.fake import GoneError, ReplyError
 from tests.servers.sampling_fake import SamplingFake, seeded_text
 
 PROMPTS = [(Message("user", "Write a story."),), (Message("system", "Be brief."), Message("user", "Sort a list."))]
@@ -196,7 +196,7 @@ def test_what_a_server_always_refuses_is_known_before_the_work(kind: str, fake: 
 
     def refuse(path: str, body: dict[str, Any]) -> None:
         if path != "/tokenize":
-            raise Reply(400, {"error": {"message": "seed is not supported"}})
+            raise ReplyError(400, {"error": {"message": "seed is not supported"}})
 
     made.before = refuse
     with pytest.raises(ConfigError, match=f"^--policy {kind}:http.*seed is not supported"):
@@ -209,7 +209,7 @@ def test_a_server_that_dies_is_an_error(kind: str, fake: MakeFake) -> None:
     sampler = opened(made)
 
     def die(path: str, body: dict[str, Any]) -> None:
-        raise Gone
+        raise GoneError
 
     made.before = die
     with pytest.raises(ModelError, match=r"tried 2 times.*is the server running"):
@@ -246,7 +246,7 @@ def test_a_run_whose_server_died_goes_on(kind: str, fake: MakeFake, tmp_path: Pa
 
     def die(path: str, body: dict[str, Any]) -> None:
         if path != "/tokenize" and len(drawn(made)) > 400:
-            raise Gone
+            raise GoneError
 
     made.before = die
     with pytest.raises(ModelError, match="is the server running"):

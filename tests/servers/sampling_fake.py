@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.servers.fake import FakeServer, Reply
+from tests.servers.fake import FakeServer, ReplyError
 
 WORDS = ("river", "people", "story", "reward", "model", "today", "return", "sort")
 
@@ -46,14 +46,16 @@ class SamplingFake(FakeServer):
     def _drawn(self, prompt: list[int], seed: int, limit: int, ends: list[int]) -> tuple[list[int], bool]:
         """Ids of a response with its end, cut at the limit."""
         if len(prompt) + limit > self.longest:
-            raise Reply(400, {"error": {"message": f"This model's maximum context length is {self.longest} tokens"}})
+            raise ReplyError(
+                400, {"error": {"message": f"This model's maximum context length is {self.longest} tokens"}}
+            )
         ids = self.tokenizer(self.says(seed), add_special_tokens=False).input_ids
         ids = [*ids, ends[0]] if ends else ids
         return ids[:limit], len(ids) <= limit
 
     def _completion(self, body: dict[str, Any]) -> dict[str, Any]:
         if body["model"] not in self.models:
-            raise Reply(404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}})
+            raise ReplyError(404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}})
         ids, ended = self._drawn(body["prompt"], body["seed"], body["max_tokens"], body["stop_token_ids"])
         finish = self.finish or ("stop" if ended else "length")
         choice = {"index": 0, "text": "", "finish_reason": finish, "stop_reason": None, "token_ids": ids}
@@ -73,9 +75,11 @@ class SamplingFake(FakeServer):
     def _chat(self, body: dict[str, Any]) -> dict[str, Any]:
         if self.wants_newer and "max_tokens" in body:
             said = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
-            raise Reply(400, {"error": {"message": said, "code": "unsupported_parameter"}})
+            raise ReplyError(400, {"error": {"message": said, "code": "unsupported_parameter"}})
         if sum(len(turn["content"]) for turn in body["messages"]) > self.longest:
-            raise Reply(400, {"error": {"message": f"This model's maximum context length is {self.longest} tokens"}})
+            raise ReplyError(
+                400, {"error": {"message": f"This model's maximum context length is {self.longest} tokens"}}
+            )
         limit = body.get("max_tokens") or body["max_completion_tokens"]
         words = self.says(body["seed"]).split(" ")
         finish = self.finish or ("stop" if len(words) <= limit else "length")
