@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -41,7 +42,7 @@ class RealServer:
         adapters: LoRA adapters by name: their folders.
         length: Longest sequence, in tokens.
         more: More of its own options.
-        path: Folders for its `PYTHONPATH`, such as those of a plugin.
+        plugin: Whether vLLM finds our `gdr_vllm`, as it does where this package is installed beside it.
 
     Raises:
         NotStartedError: There is no such environment, or it does not start.
@@ -58,7 +59,7 @@ class RealServer:
         dtype: str = "float32",
         length: int = 2048,
         more: Sequence[str] = (),
-        path: Sequence[Path] = (),
+        plugin: bool = False,
     ) -> None:
         if not python.exists():
             raise NotStartedError(f"no environment with {kind} at {python}: `make servers` makes it")
@@ -72,9 +73,10 @@ class RealServer:
         if kind == VLLM:
             command += ["--enable-scale-out", "--max-num-batched-tokens", "256", "--block-size", "32"]
         environment = os.environ | _ENVIRONMENT | (_V2 if kind == VLLM else {})
-        own = [HERE / "sglang_cpu"] if kind == SGLANG else []
-        environment["PYTHONPATH"] = os.pathsep.join(map(str, [*path, *own]))
         self._folder = tempfile.TemporaryDirectory(prefix="gdr-server-")  # `-m` imports from the folder it runs in
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(HERE / "sglang_cpu")] * (kind == SGLANG) + self._plugin() * plugin
+        )
         self.log = Path(self._folder.name) / "log"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -91,6 +93,16 @@ class RealServer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def _plugin(self) -> list[str]:
+        """Folders in which vLLM finds the plugin: it looks for installed packages."""
+        known = Path(self._folder.name) / "gdr_vllm-0.dist-info"
+        known.mkdir()
+        (known / "METADATA").write_text("Metadata-Version: 2.1\nName: gdr-vllm\nVersion: 0\n")
+        project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        (target,) = project["entry-points"]["vllm.general_plugins"].values()
+        (known / "entry_points.txt").write_text(f"[vllm.general_plugins]\ngdr = {target}\n")
+        return [self._folder.name, str(HERE.parent / "integrations")]
 
     def _await(self) -> None:
         end = time.monotonic() + READY_S

@@ -4,6 +4,7 @@ SGLang imports GPU packages that a text model on a CPU never calls. They are not
 take their places.
 """
 
+import functools
 import importlib.abc
 import importlib.machinery
 import sys
@@ -32,6 +33,8 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds stand-ins for what is absent, but not for transformers, which asks to learn what it can do."""
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+        if name == "sglang.srt.lora.layers":
+            _leave_memory_unpinned()
         if name.partition(".")[0] not in ABSENT or _asked_by_transformers():
             return None
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
@@ -41,6 +44,21 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         pass
+
+
+def _leave_memory_unpinned() -> None:
+    """SGLang's adapters ask for pinned memory, which torch refuses where there is nothing to copy it to."""
+    import torch
+
+    def unpinned(make):  # type: ignore[no-untyped-def]
+        @functools.wraps(make)
+        def made(*args, pin_memory=False, **options):  # type: ignore[no-untyped-def]
+            return make(*args, **options)
+
+        return made
+
+    for name in ("arange", "empty", "tensor", "zeros"):
+        setattr(torch, name, unpinned(getattr(torch, name)))
 
 
 def _asked_by_transformers() -> bool:
@@ -54,4 +72,4 @@ def _asked_by_transformers() -> bool:
     return False
 
 
-sys.meta_path.append(Finder())
+sys.meta_path.insert(0, Finder())

@@ -1,7 +1,7 @@
 """Real vLLM and SGLang on the demo model: their log-probs are the local engine's, token by token, and they answer.
 
-Each server needs an environment of its own (gigabytes) and a minute or more to start: `make test-servers` runs these, all
-other runs skip them.
+Each server needs an environment of its own (gigabytes) and a minute or more to start: `make test-servers` runs these,
+all other runs skip them.
 """
 
 from __future__ import annotations
