@@ -74,9 +74,7 @@ class RealServer:
             command += ["--enable-scale-out", "--max-num-batched-tokens", "256", "--block-size", "32"]
         environment = os.environ | _ENVIRONMENT | (_V2 if kind == VLLM else {})
         self._folder = tempfile.TemporaryDirectory(prefix="gdr-server-")  # `-m` imports from the folder it runs in
-        environment["PYTHONPATH"] = os.pathsep.join(
-            [str(HERE / "sglang_cpu")] * (kind == SGLANG) + self._plugin() * plugin
-        )
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, self._beside(plugin)))
         self.log = Path(self._folder.name) / "log"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -94,15 +92,22 @@ class RealServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _plugin(self) -> list[str]:
-        """Folders in which vLLM finds the plugin: it looks for installed packages."""
-        known = Path(self._folder.name) / "gdr_vllm-0.dist-info"
+    def _beside(self, plugin: bool) -> list[Path]:
+        """Folders of what stands in for GPU packages, and of what the server finds as an installed package."""
+        if self.kind == SGLANG:
+            return [HERE / "sglang_cpu"]
+        groups = {"triton.backends": "cpu = gdr_triton_cpu"} if self.kind == VLLM else {}
+        if plugin:
+            project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+            (target,) = project["entry-points"]["vllm.general_plugins"].values()
+            groups["vllm.general_plugins"] = f"gdr = {target}"
+        folder = Path(self._folder.name)
+        known = folder / "gdr_beside-0.dist-info"
         known.mkdir()
-        (known / "METADATA").write_text("Metadata-Version: 2.1\nName: gdr-vllm\nVersion: 0\n")
-        project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        (target,) = project["entry-points"]["vllm.general_plugins"].values()
-        (known / "entry_points.txt").write_text(f"[vllm.general_plugins]\ngdr = {target}\n")
-        return [self._folder.name, str(HERE.parent / "integrations")]
+        (known / "METADATA").write_text("Metadata-Version: 2.1\nName: gdr-beside\nVersion: 0\n")
+        points = "".join(f"[{group}]\n{point}\n" for group, point in groups.items())
+        (known / "entry_points.txt").write_text(points)
+        return [folder, HERE / "vllm_cpu", HERE.parent / "integrations"]
 
     def _await(self) -> None:
         end = time.monotonic() + READY_S
