@@ -59,6 +59,7 @@ def _leave_memory_unpinned() -> None:
 
     for name in ("arange", "empty", "tensor", "zeros"):
         setattr(torch, name, unpinned(getattr(torch, name)))
+    torch.Tensor.pin_memory = lambda tensor, *_: tensor  # type: ignore[method-assign, assignment]
 
 
 def _asked_by_transformers() -> bool:

@@ -37,8 +37,8 @@ TOLERANCE = 1e-4
 """Nats by which a token's log-prob may differ, in float32."""
 LIMITS = Limits(max_length=1024)
 SERVER = {"timeout_s": 600.0, "tries": 3}
-"""With adapters vLLM's CPU build, in the older runner, dies of two requests for `prompt_logprobs` at once: there one at a
-time is asked."""
+"""Where adapters are, the older runner of vLLM's CPU build dies of two requests for `prompt_logprobs` at once: one at a
+time is asked there."""
 SCHEME = {SGLANG: "sglang", VLLM: "vllm", VLLM_WITHOUT_PROMPT_IDS: "vllm"}
 WAY = {SGLANG: "/generate", VLLM: "/inference/v1/generate", VLLM_WITHOUT_PROMPT_IDS: "/v1/completions"}
 
