@@ -22,6 +22,7 @@ import numpy as np
 
 Numbers = Callable[[tuple[int, ...]], np.ndarray]
 """Log-probs of every id given those before it; the first is NaN."""
+_CLOSED = "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable them."
 BLOCK = 16
 """vLLM's cache keeps whole blocks of this many ids."""
 
@@ -238,7 +239,7 @@ class FakeServer:
     def _generate(self, body: dict[str, Any]) -> dict[str, Any]:
         wrong = {
             "none": ReplyError(404, {"detail": "Not Found"}),
-            "closed": ReplyError(403, {"error": {"message": "This endpoint needs --enable-scale-out", "code": 403}}),
+            "closed": ReplyError(403, {"error": {"message": _CLOSED, "code": 403}}),
             "v1": ReplyError(400, {"error": {"message": "prompt_logprob_token_ids requires the V2 model runner"}}),
         }
         if self.fast in wrong:

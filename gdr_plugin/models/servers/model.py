@@ -157,7 +157,7 @@ class ServerModel:
         facts |= {key: value for key, value in served.facts if key == "dtype"}
         if not self.beside:
             facts["turns"] = (
-                "models at this server take turns, since an adapter is asked for: vLLM's CPU build dies else"
+                "models at this server take turns, since an adapter is asked for; on a CPU set server.concurrency to 1"
             )
         how = {"strategy": self._wire.strategy, "why": self._wire.why}
         return facts | self.chat.describe() | how | {"requests at once": str(self.client.settings.concurrency)}

@@ -1,6 +1,7 @@
 """Who may ask a vLLM server now: a base and its adapters take turns.
 
-vLLM's CPU build dies when requests for both are under way at once. Knows addresses only.
+vLLM's CPU build dies when requests for both are under way at once (with its V1 runner even of two for the base, which
+only `server.concurrency: 1` prevents). Knows addresses only.
 """
 
 from __future__ import annotations
