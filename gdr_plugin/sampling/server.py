@@ -156,7 +156,7 @@ class ServerSampler:
             raise ConfigError(f"--policy {self.name}: {asked.removeprefix('policy: ')}")
         try:
             with taking_turns(self._policy.turns):
-                found = self._policy.ask(asked, Sampling(temperature=1.0, top_p=0.95, max_new_tokens=16), 1)
+                found = self._policy.ask(asked, Sampling(max_new_tokens=16), 1)
         except RefusedError as error:
             raise ConfigError(f"--policy {self.name}: {error}") from error
         except ModelError as error:

@@ -65,7 +65,7 @@ def _capped(found: Any) -> Any:
         coordinator = getattr(self, "coordinator", None)
         if coordinator is None or getattr(parameters, "prompt_logprob_token_ids", None) is None:
             return found(self, request)
-        first = parameters.prompt_logprob_start or 0
+        first = getattr(parameters, "prompt_logprob_start", None) or 0
         search = coordinator.find_longest_cache_hit
 
         def up_to_first(block_hashes: Sequence[Any], max_cache_hit_length: int) -> Any:
