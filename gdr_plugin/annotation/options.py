@@ -16,7 +16,9 @@ from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.config.load import fingerprint
 from gdr_plugin.config.schema import Config
 from gdr_plugin.reward.reward import GuidedDensityRatio
-from gdr_plugin.sampling.sample import PolicySampler, Sampling
+from gdr_plugin.sampling.sample import PolicySampler
+from gdr_plugin.sampling.sampler import Sampler, Sampling
+from gdr_plugin.sampling.server import SCHEMES, ServerSampler
 
 _PACKAGES = ("gdr-plugin", "torch", "transformers", "tokenizers", "peft", "pyarrow")
 
@@ -29,12 +31,12 @@ class AnnotateOptions:
     """Selector that picks the pairs, with its option after a colon: `top-k:3`."""
     filters: Filters = field(default_factory=Filters)
     policy: str | None = None
-    """Model that draws the responses: `strong` or `weak` for the configuration's own, else a hub id, folder or `.gguf`.
-    None: the rows bring their `responses`."""
+    """Model that draws the responses: `strong` or `weak` for the configuration's own, else a hub id, folder, `.gguf` or
+    server (`vllm:http://host:8000/name`, `sglang:...`, `openai:...`). None: the rows bring their `responses`."""
     sampling: Sampling = field(default_factory=Sampling)
     """How the policy draws; its seed is the selector's too."""
     policy_batch: int | None = None
-    """Responses drawn together; default: 32 on CPU, 64 on CUDA."""
+    """Responses drawn together; default: 32 on CPU, 64 on CUDA, on servers `server.concurrency` (16)."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """New name -> the input's name of columns."""
     limit: int | None = None
@@ -45,14 +47,14 @@ class AnnotateOptions:
     """Whether rows that cannot be read go into the rejects rather than stop the run before it starts."""
 
 
-def open_policy(config: Config, options: AnnotateOptions) -> PolicySampler | None:
+def open_policy(config: Config, options: AnnotateOptions) -> Sampler | None:
     """The policy that draws the responses, or None when the rows bring them.
 
     A policy that is one of the configuration's base models is opened as that one is, so that they share weights.
 
     Raises:
-        ConfigError: It cannot be sampled here.
-        ModelError: It does not exist.
+        ConfigError: It cannot be sampled here, or its server refuses it.
+        ModelError: It does not exist, or its server cannot be reached.
     """
     if options.policy is None:
         return None
@@ -61,7 +63,9 @@ def open_policy(config: Config, options: AnnotateOptions) -> PolicySampler | Non
         max_response=options.sampling.max_new_tokens,
         long_input=config.limits.long_input,
     )
-    return PolicySampler(_policy_spec(config, options.policy), limits, batch=options.policy_batch)
+    spec = _policy_spec(config, options.policy)
+    kind = ServerSampler if spec.scheme in SCHEMES else PolicySampler
+    return kind(spec, limits, batch=options.policy_batch)
 
 
 def _policy_spec(config: Config, policy: str) -> ModelSpec:
@@ -86,7 +90,7 @@ def describe_run(
     options: AnnotateOptions,
     given: InputFacts,
     ratio: GuidedDensityRatio,
-    sampler: PolicySampler | None,
+    sampler: Sampler | None,
 ) -> RunIdentity:
     """Everything that decides the result: runs that agree in it may go on in one folder.
 

@@ -100,7 +100,9 @@ def describe(spec: ModelSpec) -> tuple[PreTrainedConfig, Callable[[], PreTrained
     if gguf and folder is None:
         config, tokenizer = describe_gguf(gguf)
         named = spec.tokenizer
-        return config, (lambda: _open_tokenizer(named, None, spec)) if named else (lambda: tokenizer)
+        return config, (lambda: tokenizer_at(named, trust_remote_code=spec.trust_remote_code)) if named else (
+            lambda: tokenizer
+        )
     target = folder or target
     local = target.is_dir()
     if local and not (target / "config.json").is_file():
@@ -111,7 +113,9 @@ def describe(spec: ModelSpec) -> tuple[PreTrainedConfig, Callable[[], PreTrained
         )
     path = str(target) if local else spec.target
     where, revision = (spec.tokenizer, None) if spec.tokenizer else (path, spec.revision)
-    return _configuration(spec, path, local), lambda: _open_tokenizer(where, revision, spec)
+    return _configuration(spec, path, local), lambda: tokenizer_at(
+        where, revision, trust_remote_code=spec.trust_remote_code
+    )
 
 
 def _configuration(spec: ModelSpec, path: str, local: bool) -> PreTrainedConfig:

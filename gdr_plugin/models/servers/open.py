@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -26,7 +27,9 @@ from gdr_plugin.models.text.opening import generation_stops, open_chat, tokenize
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["open_server"]
+    from gdr_plugin.models.text.chat import Chat
+
+__all__ = ["Found", "find_server", "open_server"]
 
 _NAMES: Final = {"openai": "a provider", "sglang": "an SGLang server", "vllm": "a vLLM server"}
 _HUB_ID: Final = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
@@ -35,20 +38,34 @@ _LOCAL_KEYS: Final = ("dtype", "device", "device_map")
 Send = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 
 
-def open_server(spec: ModelSpec, limits: Limits | None = None) -> ServerModel:
-    """Open a model on servers.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model on servers as they describe it, with its tokenizer and template, which are local."""
+
+    client: Client
+    served: Served
+    chat: Chat
+    tokenizer: PreTrainedTokenizerBase
+    origin: str
+    """Where the tokenizer is from, and how it was compared, for people."""
+
+    @property
+    def sends(self) -> list[Send]:
+        """Asks one server each."""
+        return [partial(self.client.post_to, replica) for replica in self.client.replicas]
+
+
+def find_server(spec: ModelSpec, limits: Limits | None = None) -> Found:
+    """Find out what a model on servers is, without asking for any number.
 
     Args:
         spec: The model as the user asked for it: `vllm:`, `sglang:` or `openai:` and an address.
         limits: Lengths, and what happens to what is longer.
 
-    Returns:
-        The model. Its tokenizer and template are local; they were compared with the server's where it tells.
-
     Raises:
         ConfigError: A key does not apply, the address is wrong, the server is of another kind, has no such model, or
             another tokenizer.
-        ModelError: A server cannot be reached, or its numbers cannot be used.
+        ModelError: A server cannot be reached.
         MissingDependencyError: httpx2 is not installed.
     """
     limits = limits or Limits()
@@ -57,24 +74,51 @@ def open_server(spec: ModelSpec, limits: Limits | None = None) -> ServerModel:
             raise ConfigError(f"model {spec.model!r}: `{key}` does not apply to a model on a server: leave it out")
     address = read_address(spec.model, spec.target)
     client = Client(address.urls, spec.server, purpose=f"to ask {_NAMES[spec.scheme]}")
-    found = [_look(spec, client, at, address.name) for at in range(len(address.urls))]
-    served = _agreed(found, client)
+    looked = [_look(spec, client, at, address.name) for at in range(len(address.urls))]
+    served = _agreed(looked, client)
     if spec.scheme == "vllm" and served.adapter is not None:
         with_adapters(client.urls)
     tokenizer, place = _tokenizer(spec, served)
     if served.longest is None and limits.max_length is None:
         raise ConfigError(f"{client.urls[0]} does not say how long a text may be: set limits.max_length")
     chat = open_chat(tokenizer, spec, limits, longest=served.longest, stops=_stops(place, served))
-    sends: list[Send] = [partial(client.post_to, replica) for replica in client.replicas]
     own_template = spec.chat_template is None and not spec.chat_template_kwargs
     compared = "not compared: providers do not tell"
-    for send, url in zip(sends, client.urls, strict=True):
+    found = Found(client, served, chat, tokenizer, "")
+    for send, url in zip(found.sends, client.urls, strict=True):
         if spec.scheme != "openai":
             compared = check_tokenizer(send, tokenizer, served.name, url, template=own_template)
+    return replace(found, origin=f"{place} ({compared})")
+
+
+def open_server(spec: ModelSpec, limits: Limits | None = None) -> ServerModel:
+    """Open a model on servers.
+
+    Args:
+        spec: As for `find_server`.
+        limits: As for `find_server`.
+
+    Returns:
+        The model. Its tokenizer and template are local; they were compared with the server's where it tells.
+
+    Raises:
+        ConfigError: As for `find_server`, or replicas serve different weights.
+        ModelError: A server cannot be reached, or its numbers cannot be used.
+        MissingDependencyError: httpx2 is not installed.
+    """
+    found = find_server(spec, limits)
+    client, served, tokenizer = found.client, found.served, found.tokenizer
     with taking_turns(client.urls if spec.scheme == "vllm" else ()):
-        wire, probe = _asked(spec, client, served, tokenizer, sends)
+        wire, probe = _asked(spec, client, served, tokenizer, found.sends)
     return ServerModel(
-        spec, client, served, wire, chat, vocabulary=len(tokenizer), probe=probe, tokenizer=f"{place} ({compared})"
+        spec,
+        client,
+        served,
+        wire,
+        found.chat,
+        vocabulary=len(tokenizer),
+        probe=probe,
+        tokenizer=found.origin,
     )
 
 
