@@ -269,9 +269,10 @@ def _bits(config: PreTrainedConfig) -> tuple[float | None, str]:
 
 
 def _chat(place: ModelSpec, tokenizer: Any, config: PreTrainedConfig, limits: Limits) -> tuple[Chat | None, str]:
-    from gdr_plugin.models.local.model import open_chat
+    from gdr_plugin.models.local.source import longest_of
+    from gdr_plugin.models.text.opening import open_chat
 
     try:
-        return open_chat(tokenizer(), place, config, limits), ""
+        return open_chat(tokenizer(), place, limits, longest=longest_of(config)), ""
     except (ModelError, ChatError) as error:
         return None, f"its tokens cannot be counted ({error})"
