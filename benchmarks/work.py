@@ -1,6 +1,6 @@
-"""The work that is measured: token ids of real prompts with a model's own answers, and the operations that they need.
+"""The work that is measured: token ids of real prompts with a model's own answers.
 
-Knows chat formats and counting; nothing of how anything is scored or timed.
+Knows chat formats; nothing of how anything is scored or timed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from gdr_plugin.api.guidance import RenderedGuidance
 from gdr_plugin.api.types import Conversation, Sample, TokenSpan
 from gdr_plugin.data.prompts import parse_prompt
 from gdr_plugin.guidance import apply, library, render
+from gdr_plugin.planning.flops import Flops, flops
 
 if TYPE_CHECKING:
     from gdr_plugin.models.text.chat import Chat
+
+__all__ = ["Candidates", "Flops", "Shape", "Workload", "flops", "guidance_text", "make", "read_candidates", "samples"]
 
 RESPONSES = Path(__file__).resolve().parent / "data" / "responses.jsonl"
 
@@ -122,46 +125,3 @@ def guidance_text(chat: Chat, tokens: int) -> str:
 
 def _first(words: list[str], count: int) -> list[str]:
     return (words * (1 + count // len(words)))[:count]
-
-
-@dataclass(frozen=True)
-class Flops:
-    """The floating-point operations of one workload on one model; a multiplication and an addition are two."""
-
-    ideal: float
-    """With every distinct prefix of every sequence once, and the head only where a response token is predicted."""
-    naive: float
-    """With every sequence by itself, and the head at every place."""
-
-
-def flops(spans: Sequence[TokenSpan], config: Any, body: int) -> Flops:
-    """Count a workload's operations.
-
-    Args:
-        spans: The work.
-        config: The model's text configuration.
-        body: How many weights the linear layers before the head have; each is used once for a token.
-
-    Returns:
-        Both counts. Element-wise operations, norms and softmax are left out of both.
-    """
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    pair = 4.0 * heads * width * config.num_hidden_layers  # a query and a key: the score and the weighted value
-    row = 2.0 * config.hidden_size * config.vocab_size
-    tokens = keys = rows = 0
-    before: tuple[int, ...] = ()
-    ordered = sorted((span.context + span.response[:-1], len(span.context)) for span in spans if span.response)
-    naive = 0.0
-    for ids, context in ordered:
-        shared = next(
-            (i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids))
-        )
-        tokens += len(ids) - shared
-        keys += (len(ids) * (len(ids) + 1) - shared * (shared + 1)) // 2
-        rows += len(ids) - max(shared, context - 1)
-        before = ids
-        # Read by itself, a sequence is run to its last token, which predicts nothing that is asked.
-        whole = len(ids) + 1
-        naive += whole * (2.0 * body + row) + pair * whole * (whole + 1) / 2
-    return Flops(2.0 * body * tokens + pair * keys + row * rows, naive)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _INTEGRATIONS = ("gdr_openrlhf",)
 """Our packages whose module `routes` has `routes(service) -> list[APIRouter]`, where they are installed."""
-_SCHEMES = ("fake", "hf")
+_SCHEMES = ("fake", "hf", "openai", "sglang", "vllm")
 """The model schemes that `gdr_open_model` below takes."""
 
 
@@ -52,7 +52,7 @@ def gdr_register_selectors() -> Iterable[Selector]:
 
 @hookimpl(trylast=True)
 def gdr_open_model(spec: ModelSpec, limits: Limits) -> LogprobModel:
-    """Local models (`hf`) and the fake model (`fake`); only the backend that is needed is imported.
+    """Local models (`hf`), models on servers and the fake model (`fake`); only the backend that is needed is imported.
 
     It is asked last, so that a scheme which reaches it and is not one of its own is an `UnknownSchemeError`.
     """
@@ -64,6 +64,10 @@ def gdr_open_model(spec: ModelSpec, limits: Limits) -> LogprobModel:
         from gdr_plugin.models.local import open_local
 
         return open_local(spec, limits)
+    if spec.on_server:
+        from gdr_plugin.models.servers import open_server
+
+        return open_server(spec, limits)
     raise UnknownSchemeError(f"model {spec.model!r}: {unknown('scheme', spec.scheme, _SCHEMES)}")
 
 

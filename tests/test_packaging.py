@@ -70,7 +70,8 @@ def test_the_build_reads_that_version() -> None:
 def test_every_imported_package_is_a_declared_dependency(folder: Path) -> None:
     ours = {package.name for package in CODE}
     third_party = set().union(*map(imported, folder.rglob("*.py"))) - ours - HOSTS - sys.stdlib_module_names
-    assert len(third_party) > 1
+    # vLLM's plugin runs in vLLM's environment, which need not have our dependencies.
+    assert not third_party if folder.name == "gdr_vllm" else len(third_party) > 1
     distributions = importlib.metadata.packages_distributions()
     declared = published()
     undeclared = {

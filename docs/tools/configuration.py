@@ -62,6 +62,9 @@ def page() -> str:
             continue
         title = "`strong` and `weak`" if section is ModelSpec else f"`{key}`"
         lines += [f"## {title}", "", *_about(section, info, key), *_table(section.model_fields), ""]
+        for name, inner in section.model_fields.items():
+            if (nested := model_in(inner.annotation)) is not None and section is ModelSpec:
+                lines += [f"### `{name}`", "", _words(nested.__doc__), "", *_table(nested.model_fields), ""]
     lines += ["## At the top of the file", "", *_table(plain), ""]
     lines += ["## The whole file", "", "What `gdr init` writes:", "", "```yaml", template().rstrip(), "```"]
     return "\n".join(lines) + "\n"
@@ -109,6 +112,8 @@ def _type(info: FieldInfo) -> str:
     section = model_in(info.annotation)
     if section is not None and section.__name__ == "RouterEntry":
         return "list of names or mappings"
+    if section is not None:
+        return "mapping"
     return _cell(_type_of(info.annotation))
 
 

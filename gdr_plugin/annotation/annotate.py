@@ -142,7 +142,7 @@ class _Run:
                 return Annotated(self.root, done, already_complete=True)
             place.run(folder, prompts, left if self.ranks is None else self.ranks.share(left), progress)
             marks = place.spelt_marks if self.ranks is None else sum(self.ranks.gather(place.spelt_marks))
-            summary = self._first(lambda: self._finish(folder, numbers, place))
+            summary = self._first(lambda: self._finish(folder, numbers, place, progress))
             return Annotated(self.root, summary, already_complete=False, spelt_marks=marks)
 
     def _first(self, make: Callable[[], T]) -> T:
@@ -157,7 +157,7 @@ class _Run:
             folder.clear_work()
         return cast("Summary | None", done), [window for window in numbers if not folder.has(CANDIDATES, window)]
 
-    def _finish(self, folder: RunFolder, numbers: range, place: Place) -> Summary:
+    def _finish(self, folder: RunFolder, numbers: range, place: Place, progress: Progress) -> Summary:
         """Write the files, when all windows are scored."""
         if missing := [window for window in numbers if not folder.has(CANDIDATES, window)]:
             raise OutputError(
@@ -165,6 +165,6 @@ class _Run:
                 "machines share"
             )
         run: RunFacts = {**self.about, **self.identity, "strategies": dict(place.strategies)}
-        summary = write_outputs(folder, numbers, self.picking, run, self.config, place.rendered)
+        summary = write_outputs(folder, numbers, self.picking, run, self.config, place.rendered, progress)
         folder.clear_work()
         return summary

@@ -15,7 +15,9 @@ from gdr_plugin.annotation.summary import InputFacts, RunIdentity
 from gdr_plugin.api.guidance import RenderedGuidance
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.config.schema import Config
-from gdr_plugin.sampling.sample import PolicySampler, Sampling
+from gdr_plugin.sampling.sample import PolicySampler
+from gdr_plugin.sampling.sampler import Sampler, Sampling
+from gdr_plugin.sampling.server import SCHEMES, ServerSampler
 from gdr_plugin.scoring.stages import reward_identity
 
 _PACKAGES = ("gdr-plugin", "torch", "transformers", "tokenizers", "peft", "pyarrow")
@@ -29,12 +31,12 @@ class AnnotateOptions:
     """Selector that picks the pairs, with its option after a colon: `top-k:3`."""
     filters: Filters = field(default_factory=Filters)
     policy: str | None = None
-    """Model that draws the responses: `strong` or `weak` for the configuration's own, else a hub id, folder or `.gguf`.
-    None: the rows bring their `responses`."""
+    """Model that draws the responses: `strong` or `weak` for the configuration's own, else a hub id, folder, `.gguf` or
+    server (`vllm:http://host:8000/name`, `sglang:...`, `openai:...`). None: the rows bring their `responses`."""
     sampling: Sampling = field(default_factory=Sampling)
     """How the policy draws; its seed is the selector's too."""
     policy_batch: int | None = None
-    """Responses drawn together; default: 32 on CPU, 64 on CUDA."""
+    """Responses drawn together; default: 32 on CPU, 64 on CUDA, on servers `server.concurrency` (16)."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """New name -> the input's name of columns."""
     limit: int | None = None
@@ -45,7 +47,7 @@ class AnnotateOptions:
     """Whether rows that cannot be read go into the rejects rather than stop the run before it starts."""
 
 
-def open_policy(config: Config, options: AnnotateOptions, *, on_rank: bool = False) -> PolicySampler | None:
+def open_policy(config: Config, options: AnnotateOptions, *, on_rank: bool = False) -> Sampler | None:
     """The policy that draws the responses, or None when the rows bring them.
 
     A policy that is one of the configuration's base models is opened as that one is, so that they share weights.
@@ -56,8 +58,8 @@ def open_policy(config: Config, options: AnnotateOptions, *, on_rank: bool = Fal
         on_rank: Whether this is one of several processes, each with a GPU of its own.
 
     Raises:
-        ConfigError: It cannot be sampled here.
-        ModelError: It does not exist.
+        ConfigError: It cannot be sampled here, or its server refuses it.
+        ModelError: It does not exist, or its server cannot be reached.
     """
     if options.policy is None:
         return None
@@ -67,6 +69,8 @@ def open_policy(config: Config, options: AnnotateOptions, *, on_rank: bool = Fal
         long_input=config.limits.long_input,
     )
     spec = policy_spec(config, options.policy)
+    if spec.scheme in SCHEMES:
+        return ServerSampler(spec, limits, batch=options.policy_batch)
     if on_rank:
         from gdr_plugin.models.local.device import spec_on_rank
 

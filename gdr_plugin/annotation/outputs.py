@@ -24,6 +24,7 @@ from gdr_plugin.api.selectors import Candidate, Selector
 from gdr_plugin.arithmetic.noise import RewardNoise
 from gdr_plugin.config.schema import Config
 from gdr_plugin.files import atomic
+from gdr_plugin.progress import Progress, silent
 from gdr_plugin.scoring.run_folder import SUMMARY_FILE, RunFolder
 
 
@@ -70,6 +71,7 @@ def write_outputs(
     run: RunFacts,
     config: Config,
     rendered: Mapping[str, RenderedGuidance],
+    progress: Progress = silent,
 ) -> Summary:
     """Write all files of a run whose windows are scored; summary.json comes last and says that the run is finished.
 
@@ -80,6 +82,7 @@ def write_outputs(
         run: What the card and summary say of configuration, options, input, models and versions.
         config: The configuration.
         rendered: Each domain's guidance.
+        progress: Told how many prompts are written.
 
     Returns:
         What summary.json says.
@@ -94,12 +97,15 @@ def write_outputs(
         for window in windows:
             for record in read_scored(folder, window)[0]:
                 structured, tools = structured or is_structured(record), tools or has_tools(record)
+        rows = run["input"]["rows"]
         with Tables(folder.work, structured=structured, tools=tools) as tables:
             for window in windows:
+                progress("writing", statistics.rows, rows)
                 records, spent = read_scored(folder, window)
                 seconds += spent
                 for record in records:
                     _add(record, picking, tables, statistics)
+            progress("writing", statistics.rows, rows)
     except OSError as error:
         raise OutputError(f"{folder.root}: cannot be written ({error.strerror}); free space and run again") from error
     rounded = {stage: round(spent, 1) for stage, spent in asdict(seconds).items()}

@@ -89,7 +89,9 @@ class Statistics:
 
     def figures(self) -> Figures:
         """Everything counted, as JSON; `default` among the routers counts prompts that no router decided."""
-        margins = [margin for domain in self.domains.values() for margin in domain.margins]
+        margins = array("d")
+        for domain in self.domains.values():
+            margins.extend(domain.margins)
         pairs = len(margins)
         shorter = sum(a < b for a, b in zip(self.chosen_tokens, self.rejected_tokens, strict=True))
         longer = sum(a > b for a, b in zip(self.chosen_tokens, self.rejected_tokens, strict=True))

@@ -127,7 +127,9 @@ class OutputTable:
             self._buffer.clear()
 
     def _arrow(self) -> pa.Table:
-        rows = [{**row, **{name: _spelt(row[name]) for name in self._structured}} for row in self._buffer]
+        rows = self._buffer
+        if self._structured:
+            rows = [{**row, **{name: _spelt(row[name]) for name in self._structured}} for row in rows]
         return pa.Table.from_pylist(rows, schema=self._schema).cast(self._final)
 
 
@@ -175,14 +177,14 @@ class Tables:
 
     def add_candidates(self, record: ScoredRecord) -> None:
         """Add every candidate of a prompt."""
+        shared = {**_asked(record), **_origin(record)}
         for number, candidate in enumerate(record.candidates):
             self._tables["candidates"].append(
                 {
-                    **_asked(record),
+                    **shared,
                     "response": candidate.response,
                     "finished": candidate.finished,
                     "gdr_candidate": number,
-                    **_origin(record),
                     "gdr_exemplars": record.exemplars,
                     "gdr_reward": candidate.reward,
                     "gdr_reason": candidate.reason,
@@ -204,18 +206,18 @@ class Tables:
             pairs: `(chosen, rejected)` places of candidates.
             within_noise: Whether each pair's margin may be rounding; None where that is not known.
         """
+        shared = {**_asked(record), **_origin(record)}
         labels: dict[int, bool] = {}
         for rank, (pair, hidden) in enumerate(zip(pairs, within_noise, strict=True)):
             chosen, rejected = pair
             self._tables["preferences"].append(
                 {
-                    **_asked(record),
+                    **shared,
                     "chosen": _turn(record.candidates[chosen]),
                     "rejected": _turn(record.candidates[rejected]),
                     "gdr_pair": rank,
                     "gdr_margin": record.margin(pair),
                     "gdr_within_noise": hidden,
-                    **_origin(record),
                     "gdr_exemplars": record.exemplars,
                     **_side("chosen", record, chosen),
                     **_side("rejected", record, rejected),
@@ -227,14 +229,13 @@ class Tables:
             candidate = record.candidates[number]
             self._tables["kto"].append(
                 {
-                    **_asked(record),
+                    **shared,
                     "completion": _turn(candidate),
                     "label": label,
                     "gdr_candidate": number,
                     "gdr_reward": candidate.reward,
                     "gdr_tokens": candidate.strong_tokens,
                     "gdr_finished": candidate.finished,
-                    **_origin(record),
                 }
             )
 

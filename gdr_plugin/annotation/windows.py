@@ -29,7 +29,7 @@ from gdr_plugin.data.checked import CheckedRows
 from gdr_plugin.data.rows import PromptRow
 from gdr_plugin.progress import Progress
 from gdr_plugin.reward.reward import GuidedDensityRatio
-from gdr_plugin.sampling.sample import PolicySampler, Sampled
+from gdr_plugin.sampling.sampler import Sampled, Sampler
 from gdr_plugin.scoring.run_folder import RunFolder
 from gdr_plugin.scoring.sequential import warm_one_model_at_a_time
 
@@ -78,7 +78,7 @@ class Windows:
     prompts: CheckedRows[PromptRow]
     ratio: GuidedDensityRatio
     """Scores the responses."""
-    sampler: PolicySampler | None
+    sampler: Sampler | None
     """Draws them; None when the rows bring them."""
     options: AnnotateOptions
     """Says how responses are drawn, and whether to be strict."""
@@ -160,7 +160,7 @@ class Windows:
 
 
 def answer(
-    sampler: PolicySampler,
+    sampler: Sampler,
     prompts: Sequence[PromptRecord],
     options: AnnotateOptions,
     *,

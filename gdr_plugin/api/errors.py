@@ -7,7 +7,8 @@
     ├── DataError            an input row, file or data set is wrong
     │   └── DomainError      a router or a row names a domain that is not configured
     ├── ModelError           a model or adapter cannot be opened, or computed something unusable
-    │   └── ChatError        a conversation cannot be rendered or does not fit into the model
+    │   ├── ChatError        a conversation cannot be rendered or does not fit into the model
+    │   └── PartlyScoredError    a backend failed when it had scored a part; it brings what is done
     ├── StoreError           the log-prob store cannot be used
     ├── OutputError          an output folder or file cannot be written, or belongs to another run
     ├── RequestError         the server refuses a request: too large, or it cannot take it now
@@ -22,7 +23,8 @@ Each message is one line that says what is wrong and what to do next. The comman
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class GDRError(Exception):
@@ -55,6 +57,19 @@ class ModelError(GDRError):
 
 class ChatError(ModelError):
     """A conversation cannot be rendered with a model's template, or does not fit into the model."""
+
+
+class PartlyScoredError(ModelError):
+    """A backend failed after it had scored some of the spans it was given.
+
+    Args:
+        message: One line: what failed and what to do.
+        scored: Place of a span -> its log-probs, which a store keeps before the error goes on.
+    """
+
+    def __init__(self, message: str, scored: Mapping[int, Any]) -> None:
+        super().__init__(message)
+        self.scored = scored
 
 
 class StoreError(GDRError):

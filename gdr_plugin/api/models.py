@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Final, Protocol, runtime_checkable
 
 from gdr_plugin.api.types import Conversation, Logprobs, Message, TokenSpan
 
@@ -139,4 +140,44 @@ class LogprobModel(Protocol):
 
     def unload(self) -> None:
         """Free the weights' memory. Scoring again loads them again."""
+        ...
+
+
+PROBE_NOISE: Final = 0.1
+"""Nats a token by which the log-probs of a fixed text may differ, on average, and still be one model's: servers compute
+in bfloat16, in batches that differ. Two models differ by more; a training step of a low rate may not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A fixed text under a model, as scored when it was opened: so a model is known again that cannot be read."""
+
+    span: TokenSpan
+    logprobs: Logprobs
+    """Shape `(len(span.response),)`, nats."""
+
+    def gap(self, other: Logprobs) -> float:
+        """The mean difference to other log-probs of the text, in nats a token; infinite where the number differs."""
+        import numpy as np
+
+        if len(other) != len(self.logprobs):
+            return float("inf")
+        return float(np.abs(self.logprobs.astype(np.float64) - other).mean())
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """What a `LogprobModel` offers beyond its contract where another machine computes it."""
+
+    @property
+    def beside(self) -> bool:
+        """Whether another such model may be asked at the same time: its `score` only waits."""
+        ...
+
+    @property
+    def probe(self) -> Probe:
+        """A fixed text as scored when the model was opened.
+
+        The store keeps it: other log-probs under the same identity are another model's.
+        """
         ...

@@ -11,6 +11,7 @@ from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.api.guidance import Guidance, RenderedGuidance
 from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.types import Sample, Score
+from gdr_plugin.api.unscored import RAISE, Unscored
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,8 @@ class ServeSettings:
     """Dialects for trainers: factor on the reward."""
     clip: float | None = None
     """Dialects for trainers: bound on the scaled reward's absolute value."""
-    unscored: float | None = None
-    """Dialects for trainers: the reward of a sample that could not be scored; None: the request fails."""
+    unscored: Unscored = RAISE
+    """Dialects for trainers: what a sample that could not be scored gets; `none` is not possible."""
     policy_tokenizer: str | None = None
     """Dialects that receive templated text: the tokenizer whose template it was rendered with."""
     plain: bool = False
@@ -64,8 +65,7 @@ class ServeSettings:
             raise ConfigError(f"scale must be finite, not {self.scale}")
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip must be above 0, not {self.clip}")
-        if self.unscored is not None and not math.isfinite(self.unscored):
-            raise ConfigError(f"unscored must be a finite number, not {self.unscored}")
+        Unscored.of(self.unscored)
         if self.token is not None and not (self.token and self.token.isascii() and self.token.isprintable()):
             raise ConfigError("the token must be printable ASCII text and not empty")
 

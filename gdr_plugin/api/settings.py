@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 LongInput = Literal["error", "keep_end"]
+SERVER_SCHEMES: Final = ("openai", "sglang", "vllm")
+"""The schemes of models that a server computes."""
 
 
 class SettingsModel(BaseModel):
@@ -16,13 +18,31 @@ class SettingsModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+class ServerSection(SettingsModel):
+    """How a server is asked (`vllm:`, `sglang:` and `openai:`)."""
+
+    concurrency: int = Field(default=16, ge=1, le=1024)
+    """Requests in flight at once, over all of the model's addresses."""
+    timeout_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
+    """Seconds that one answer may take. A request that takes longer is not sent again: the server may still be busy
+    with it."""
+    tries: int = Field(default=5, ge=1)
+    """How often a request is sent where the connection fails or the server answers 429 or 5xx, to another address where
+    there is one. Pauses double from half a second; a server's Retry-After is waited for."""
+    api_key_env: str = Field(default="GDR_API_KEY", min_length=1)
+    """The environment variable that holds the server's API key, such as OPENAI_API_KEY. The key itself never belongs
+    into gdr.yaml."""
+
+
 class ModelSpec(SettingsModel):
     """One model: where it is and how it is loaded."""
 
     model: str = Field(min_length=1)
-    """A hub id (`hf:org/name` or `org/name`), a folder, a `.gguf` file, or `scheme:rest` of another backend."""
+    """A hub id (`hf:org/name` or `org/name`), a folder, a `.gguf` file, a server (`vllm:http://host:8000/name`,
+    `sglang:...`, `openai:...`), or `scheme:rest` of another backend."""
     adapter: str | None = Field(default=None, examples=["./adapter"])
-    """PEFT adapter on top of `model`: a folder or a hub id. Models that share `model` share one set of weights."""
+    """PEFT adapter on top of `model`: a folder or a hub id; on a server the name that it has there. Models that share
+    `model` share one set of weights."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: float32 on CPU; on CUDA what the checkpoint says."""
     device: str = "auto"
@@ -30,7 +50,7 @@ class ModelSpec(SettingsModel):
     device_map: str | dict[str, int | str] | None = Field(default=None, examples=["auto"])
     """Sharding through accelerate, as in transformers' `from_pretrained` (`auto`, `balanced`, a mapping)."""
     revision: str | None = Field(default=None, examples=["main"])
-    """Branch, tag or commit of a hub model."""
+    """Branch, tag or commit of a hub model. Of a server's model, which does not tell: what you know of its weights."""
     tokenizer: str | None = Field(default=None, examples=["org/name"])
     """Folder or hub id of the tokenizer. Default: what lies beside the adapter (trainers save it there), else the
     model's."""
@@ -42,6 +62,13 @@ class ModelSpec(SettingsModel):
     """The token that ends an assistant turn. Default: what the template writes, else the model's own EOS."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run."""
+    server: ServerSection | None = Field(default=None, examples=[{"concurrency": 32}])
+    """How a server is asked, where `model` names one."""
+
+    @property
+    def on_server(self) -> bool:
+        """Whether a server computes the model, so that neither weights nor adapter are files here."""
+        return self.scheme in SERVER_SCHEMES
 
     @property
     def scheme(self) -> str:

@@ -32,12 +32,13 @@ def annotate(
         Path, typer.Option("-o", "--out", help="Folder of the data set; an interrupted run continues there.")
     ],
     config: options.Config = Path("gdr.yaml"),
+    set_: options.Set = None,
     policy: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Draw the responses from this model (hub id, folder, .gguf, or strong or weak for those of gdr.yaml); "
-            "responses in the rows are then ignored.",
+            help="Draw the responses from this model (hub id, folder, .gguf; vllm:, sglang: or openai: and a server's "
+            "address; strong or weak for those of gdr.yaml); responses in the rows are then ignored.",
         ),
     ] = None,
     samples: Annotated[int, typer.Option(help="Number of responses drawn for each prompt.")] = 8,
@@ -48,7 +49,8 @@ def annotate(
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of a drawn response, in tokens.")] = 512,
     seed: Annotated[int, typer.Option(help="Seed of the policy's sampling and of selectors that draw.")] = 0,
     policy_batch: Annotated[
-        int | None, typer.Option(help="Number of responses drawn together; default: 32 on CPU, 64 on CUDA.")
+        int | None,
+        typer.Option(help="Number of responses drawn together; default: 32 on CPU, 64 on CUDA, 16 from servers."),
     ] = None,
     select: Annotated[
         str, typer.Option(help="How pairs are picked: max-min, max-random, top-k, top-k:K, or a plugin's selector.")
@@ -74,7 +76,7 @@ def annotate(
     from gdr_plugin.annotation.filters import Filters
     from gdr_plugin.annotation.options import AnnotateOptions
     from gdr_plugin.data.sources import parse_columns
-    from gdr_plugin.sampling.sample import Sampling
+    from gdr_plugin.sampling.sampler import Sampling
 
     chosen = AnnotateOptions(
         select=select,
@@ -92,7 +94,14 @@ def annotate(
     elsewhere, ranks = chosen_engine(engine, address), ctx.obj.ranks
     with ctx.obj.progress("prompts") as progress:
         result = run(
-            prompts, config, out, chosen, plugins=ctx.obj.plugins(), progress=progress, engine=elsewhere, ranks=ranks
+            prompts,
+            options.configured(config, set_),
+            out,
+            chosen,
+            plugins=ctx.obj.plugins(),
+            progress=progress,
+            engine=elsewhere,
+            ranks=ranks,
         )
     if ranks is None or ranks.first:
         _print(result)

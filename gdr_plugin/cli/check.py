@@ -28,15 +28,16 @@ _ANSWERS = ("A leap year has 366 days.", "purple monday the of seventeen")
 def check(
     ctx: typer.Context,
     config: Annotated[Path, typer.Argument(help="The gdr.yaml to check.")] = Path("gdr.yaml"),
+    set_: options.Set = None,
     load: Annotated[bool, typer.Option("--load", help="Also load the weights and score two probe responses.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Validate a gdr.yaml and say what it would load."""
     from gdr_plugin.cli.show import print_json
-    from gdr_plugin.config.load import fingerprint, load_config
+    from gdr_plugin.config.load import fingerprint, named_config
     from gdr_plugin.reward.resolve import resolve_names
 
-    checked = load_config(config)
+    checked, _ = named_config(options.configured(config, set_))
     plugins = ctx.obj.plugins()
     resolved = resolve_names(checked, plugins, origin=str(config))
     from gdr_plugin.reward.reward import GuidedDensityRatio  # after the quick checks, since it takes longer to import
@@ -74,7 +75,7 @@ def _model(spec: ModelSpec, model: LogprobModel) -> dict[str, Any]:
         "model": spec.model,
         "identity": model.identity,
         "adapter": spec.adapter,
-        "dtype": spec.dtype,
+        "dtype": None if spec.on_server else spec.dtype,
         "device": spec.device,
         "template": spec.chat_template or ("the tokenizer's own" if spec.scheme == "hf" else None),
         **model.describe(),

@@ -27,6 +27,7 @@ def evaluate(
         ),
     ] = None,
     config: options.Config = Path("gdr.yaml"),
+    set_: options.Set = None,
     format: options.Format = "auto",
     map_: options.Map = None,
     limit: options.Limit = None,
@@ -71,7 +72,7 @@ def evaluate(
         unused |= {"--format": format != "auto", "--skip-bad": skip_bad}
         if wrong := [name for name, value in unused.items() if value]:
             raise ConfigError(f"--controllability goes without {', '.join(wrong)}: leave it out")
-        _controllability(ctx, data, config, outputs, as_json)
+        _controllability(ctx, data, config, set_, outputs, as_json)
         return
     if data is None:
         raise DataError("name the preference data: gdr evaluate DATA; only --controllability has data of its own")
@@ -80,7 +81,7 @@ def evaluate(
     with ctx.obj.progress("items") as progress:
         report, origin = run.evaluate_data(
             data,
-            config,
+            options.configured(config, set_),
             outputs,
             format=format,
             columns=parse_columns(map_),
@@ -96,13 +97,17 @@ def evaluate(
     _print(report, origin)
 
 
-def _controllability(ctx: typer.Context, data: str | None, config: Path, outputs: Outputs, as_json: bool) -> None:
+def _controllability(
+    ctx: typer.Context, data: str | None, config: Path, set_: list[str] | None, outputs: Outputs, as_json: bool
+) -> None:
     from gdr_plugin.cli.show import print_json, print_tables
     from gdr_plugin.evaluation.controllability.report import run_controllability, write
 
     outputs.check(data, config)
     with ctx.obj.progress("prompts") as progress:
-        report = run_controllability(config, data, plugins=ctx.obj.plugins(), progress=progress)
+        report = run_controllability(
+            options.configured(config, set_), data, plugins=ctx.obj.plugins(), progress=progress
+        )
     write(report, html_file=outputs.html)
     if as_json:
         print_json(report.json())

@@ -23,6 +23,7 @@ def explain(
         ),
     ],
     config: options.Config = Path("gdr.yaml"),
+    set_: options.Set = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("explain.html"),
     limit: Annotated[
         int | None, typer.Option(help="Read only this many rows. Default: 20, or all that --id names.")
@@ -40,7 +41,7 @@ def explain(
     with ctx.obj.progress("rows") as progress:
         shown = run(
             data,
-            config,
+            options.configured(config, set_),
             out,
             ids=ids or (),
             limit=limit,

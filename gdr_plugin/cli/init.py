@@ -77,13 +77,17 @@ def template(strong: str = STRONG, weak: str = WEAK, *, name: str = "gdr.yaml") 
     return "\n".join(lines) + "\n"
 
 
-def _keys(section: type[BaseModel], given: dict[str, Any], off: str) -> Iterator[str]:
+def _keys(section: type[BaseModel], given: dict[str, Any], off: str, indent: str = "  ") -> Iterator[str]:
     for key, info in section.model_fields.items():
-        yield from _comment(_explained(info), "  ")
+        yield from _comment(_explained(info), indent)
+        nested = _section(info)
         if key in given:
-            yield f"  {key}: {_value(given[key])}"
+            yield f"{indent}{key}: {_value(given[key])}"
+        elif nested is not None and info.default is None:  # a section in a section, switched off as a whole
+            yield f"#{indent}{key}:"
+            yield from _keys(nested, {}, "#", indent * 2)
         else:
-            yield _entry(key, info, "  ", off=off)
+            yield _entry(key, info, indent, off=off)
 
 
 def _entry(key: str, info: FieldInfo, indent: str, *, off: str = "") -> str:

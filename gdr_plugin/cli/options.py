@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+if TYPE_CHECKING:
+    from gdr_plugin.config import schema
+
 Config = Annotated[Path, typer.Option("-c", "--config", help="The gdr.yaml that describes the reward.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting of gdr.yaml: --set reward.reduction=mean."),
+]
 Format = Annotated[
     str,
     typer.Option(
@@ -39,3 +46,17 @@ Address = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write an HTML page.")]
+
+
+def configured(path: Path, settings: list[str] | None) -> Path | schema.Config:
+    """The file that `--config` names or, with `--set`, its content with these settings replaced.
+
+    Raises:
+        ConfigError: The file or a setting is wrong.
+    """
+    if not settings:
+        return path
+    from gdr_plugin.config.load import load_config
+    from gdr_plugin.config.override import override, parse_settings
+
+    return override(load_config(path), parse_settings(settings), origin=f"{path} with --set")

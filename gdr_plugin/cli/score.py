@@ -32,6 +32,7 @@ def score(
         ),
     ] = "-",
     config: options.Config = Path("gdr.yaml"),
+    set_: options.Set = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -74,7 +75,7 @@ def score(
     with _writer(out, [rows, config]) as write, ctx.obj.progress("rows") as progress:
         summary = score_rows(
             rows,
-            config,
+            options.configured(config, set_),
             write,
             plugins=ctx.obj.plugins(),
             columns=parse_columns(map_),

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
 
 
@@ -15,6 +16,7 @@ from gdr_plugin.cli.main import app
 def serve(
     ctx: typer.Context,
     config: Annotated[Path, typer.Argument(help="The gdr.yaml that describes the reward.")] = Path("gdr.yaml"),
+    set_: options.Set = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; the default is only reachable from this machine.")
     ] = ("127.0.0.1"),
@@ -41,15 +43,19 @@ def serve(
         float | None, typer.Option(help="Bound on the absolute value of the scaled rewards that trainers receive.")
     ] = None,
     unscored: Annotated[
-        float | None,
-        typer.Option(help="Reward that trainers receive for a sample that cannot be scored; default: an error."),
-    ] = None,
+        str,
+        typer.Option(
+            metavar="raise|NUMBER",
+            help="What trainers receive for a sample that cannot be scored: an error, or a number.",
+        ),
+    ] = "raise",
     temperature: Annotated[float, typer.Option(help="Divides a reward before it is squashed into 0..1.")] = 1.0,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log every request on standard error.")] = False,
 ) -> None:
     """Serve rewards over HTTP until SIGTERM."""
     from gdr_plugin.api.errors import ConfigError
-    from gdr_plugin.config.load import load_config
+    from gdr_plugin.api.unscored import Unscored
+    from gdr_plugin.config.load import named_config
     from gdr_plugin.serve import BatchingService, ServeSettings
     from gdr_plugin.serve.run import is_loopback, listen
     from gdr_plugin.serve.run import serve as run
@@ -64,10 +70,10 @@ def serve(
         plain=plain,
         scale=scale,
         clip=clip,
-        unscored=unscored,
+        unscored=Unscored.of(unscored, name="--unscored"),
         temperature=temperature,
     )
-    checked = load_config(config)
+    checked, _ = named_config(options.configured(config, set_))
     if checked.load == "sequential":
         raise ConfigError(f"{config}: a server keeps both models in memory: set load to together")
     # The port opens before anything is loaded, so that clients connect and wait: OpenRLHF's client gives a closed port

@@ -15,7 +15,14 @@ from gdr_plugin.config.schema import Config
 from gdr_plugin.config.yamlfile import read_yaml
 from gdr_plugin.text import type_name
 
-COST_ONLY: Final[dict[str, Any]] = {"store": True, "load": True, "ray": True, "limits": {"token_budget", "kv_cache_mb"}}
+COST_ONLY: Final[dict[str, Any]] = {
+    "store": True,
+    "load": True,
+    "ray": True,
+    "limits": {"token_budget", "kv_cache_mb"},
+    "strong": {"server"},
+    "weak": {"server"},
+}
 """The keys of gdr.yaml that change what a result costs, not what it is; as pydantic's `exclude`."""
 
 
@@ -83,9 +90,9 @@ def parse_config(data: Mapping[str, Any], *, base: Path | None = None, origin: s
 def fingerprint(config: Config) -> str:
     """A digest that is equal for configurations that give the same rewards.
 
-    The store, the load order, the pools and the memory settings are left out: they change the cost, not the result.
-    Guidance files, chat templates and routers' data files count by their content, wherever they are. Models count by
-    their names; what is in them is part of `LogprobModel.identity`.
+    The store, the load order, the pools, the memory settings and how servers are asked are left out: they change the
+    cost, not the result. Guidance files, chat templates and routers' data files count by their content, wherever they
+    are. Models count by their names; what is in them is part of `LogprobModel.identity`.
 
     Args:
         config: A configuration from `load_config` or `parse_config`.

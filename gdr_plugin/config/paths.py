@@ -72,7 +72,7 @@ class _Finder:
         if spec.scheme == "hf":
             target = self.path(f"{key}.model", spec.target, hub=True)
             changes["model"] = spec.model.removesuffix(spec.target) + target
-        if spec.adapter is not None:
+        if spec.adapter is not None and not spec.on_server:
             changes["adapter"] = self.path(f"{key}.adapter", spec.adapter, hub=True)
         if spec.tokenizer is not None:
             changes["tokenizer"] = self.path(f"{key}.tokenizer", spec.tokenizer, hub=True)

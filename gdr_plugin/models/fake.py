@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -137,12 +138,10 @@ class FakeModel:
         self.scored_spans += len(spans)
         self.scored_tokens += sum(len(span.response) for span in spans)
         seeds: dict[tuple[int, ...], np.uint64] = {}
-        results = []
         for span in spans:
             if span.context not in seeds:
                 seeds[span.context] = self._seed(span.context)
-            results.append(_hash_logprobs(seeds[span.context], span.response))
-        return results
+        return _hash_logprobs([seeds[span.context] for span in spans], [span.response for span in spans])
 
     def _seed(self, context: tuple[int, ...]) -> np.uint64:
         key = self.identity.encode()
@@ -158,15 +157,21 @@ class FakeModel:
         """Do nothing: there is no memory to free."""
 
 
-def _hash_logprobs(seed: np.uint64, response: tuple[int, ...]) -> Logprobs:
-    """One value in `[-8, -0.05]` for each id, from the id, the three before it, its position and the seed."""
-    count = len(response)
-    padded = np.zeros(count + 3, dtype=np.uint64)
-    padded[3:] = np.asarray(response, dtype=np.uint64) + np.uint64(1)
-    mixed: npt.NDArray[np.uint64] = np.arange(count, dtype=np.uint64) + seed
+def _hash_logprobs(seeds: Sequence[np.uint64], responses: Sequence[tuple[int, ...]]) -> list[Logprobs]:
+    """One value in `[-8, -0.05]` for each id, from the id, the three before it, its position and its context's seed."""
+    lengths = np.fromiter(map(len, responses), dtype=np.int64, count=len(responses))
+    ends = np.cumsum(lengths)
+    count = int(lengths.sum())
+    ids = np.fromiter(chain.from_iterable(responses), dtype=np.uint64, count=count)
+    gaps = 3 * np.repeat(np.arange(1, len(responses) + 1), lengths)  # three empty places before each response
+    places = np.arange(count) + gaps
+    padded = np.zeros(count + 3 * len(responses), dtype=np.uint64)
+    padded[places] = ids + np.uint64(1)
+    position = np.arange(count) - np.repeat(ends - lengths, lengths)
+    mixed: npt.NDArray[np.uint64] = position.astype(np.uint64) + np.repeat(np.asarray(seeds, np.uint64), lengths)
     for offset, multiplier in enumerate(_MULTIPLIERS):
-        mixed = (mixed ^ padded[offset : offset + count]) * multiplier
+        mixed = (mixed ^ padded[places - 3 + offset]) * multiplier
         mixed ^= mixed >> np.uint64(29)
     unit: npt.NDArray[np.float64] = (mixed >> np.uint64(11)).astype(np.float64) / float(1 << 53)
     logprobs: Logprobs = (_BEST + (_WORST - _BEST) * unit**3).astype(np.float32)
-    return logprobs
+    return [logprobs[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]

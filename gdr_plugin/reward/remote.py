@@ -20,6 +20,7 @@ from gdr_plugin.api.errors import ConfigError, DataError, ModelError
 from gdr_plugin.api.types import Reduction, Sample, Score, parts_of
 from gdr_plugin.data.messages import as_json
 from gdr_plugin.data.tools import TOOL_COLUMNS
+from gdr_plugin.routing.field import FieldRouter, field_check
 from gdr_plugin.text import one_line
 
 __all__ = ["RemoteRatio"]
@@ -129,6 +130,17 @@ class RemoteRatio:
                 raise ModelError(f"{self.url}: did not answer with one score a row: is it a `gdr serve`?")
             scores.extend(map(_as_score, found))
         return scores
+
+    def check_fields(self, fields: Mapping[str, Any]) -> None:
+        """Refuse a row whose columns name a domain that is not known; see `GuidedDensityRatio.check_fields`.
+
+        Raises:
+            DomainError: A column that a `field` router of the server reads names an unknown domain.
+        """
+        routing: Mapping[str, Any] = (self.info.get("config") or {}).get("routing") or {}
+        entries = [dict(entry) for entry in routing.get("routers") or () if entry.get("name") == FieldRouter.name]
+        routers = [FieldRouter().with_options(**{k: v for k, v in entry.items() if k != "name"}) for entry in entries]
+        field_check(routers, self.domains, origin=f"the gdr.yaml of {self.url}")(fields)
 
     def unload(self) -> None:
         """Nothing to give back here: the models are the server's."""

@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,8 @@ from gdr_plugin.reward.opening import open_any, warn_of_dtypes
 from gdr_plugin.reward.questions import GuidedSample, ask, guide
 from gdr_plugin.reward.resolve import Resolved, resolve_names
 from gdr_plugin.reward.scores import score_of
-from gdr_plugin.routing import RouterChain
+from gdr_plugin.reward.together import at_once, wait_elsewhere
+from gdr_plugin.routing import RouterChain, field_check
 from gdr_plugin.store.model import StoredModel
 from gdr_plugin.store.store import LogprobStore
 from gdr_plugin.text import type_name
@@ -367,6 +369,17 @@ class GuidedDensityRatio:
             raise ConfigError("one model after the other needs a store: set store.path in gdr.yaml")
         self.ask(side, self.guide(samples))
 
+    def check_fields(self, fields: Mapping[str, Any]) -> None:
+        """Refuse a row whose columns name a domain that is not configured, before anything is scored.
+
+        Args:
+            fields: The row's columns, as in `Sample.fields`.
+
+        Raises:
+            DomainError: A column that a `field` router reads names an unknown domain.
+        """
+        field_check(self.chain.routers, self.domains)(fields)
+
     def unload(self) -> None:
         """Give both models' memory back; scoring again loads them again."""
         self.strong.unload()
@@ -394,7 +407,12 @@ class GuidedDensityRatio:
             )
 
     def _ask_both(self, samples: Sequence[GuidedSample]) -> tuple[list[Answer], list[Answer]]:
-        """Both models' answers; with `load: sequential` each model leaves memory afterwards."""
+        """Both models' answers; with `load: sequential` each model leaves memory afterwards.
+
+        Two models that other machines compute are asked at the same time.
+        """
+        if not self.sequential and wait_elsewhere(*self._models):
+            return at_once(partial(self.ask, "strong", samples), partial(self.ask, "weak", samples))
         strong = self.ask("strong", samples)
         if self.sequential and self.strong is not self.weak:
             self.strong.unload()

@@ -1,62 +1,26 @@
 """On-policy responses: what a local model answers to the prompts.
 
-Knows the policy's chat template, how prompts are put together into batches and how ids become text; `decode` draws the
-tokens. It knows nothing of rewards or files. Each response has random numbers of its own, made from the seed, the row's
-id and the sample's number: it depends neither on the other prompts nor on what ran before (beyond a batch's rounding).
+Knows how prompts are put together into batches; `texts` knows the policy's chat template, `decode` draws the tokens. It
+knows nothing of rewards or files. Each response has random numbers of its own, made from the seed, the row's id and the
+sample's number: it depends neither on the other prompts nor on what ran before (beyond a batch's rounding).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from gdr_plugin.api.errors import ChatError, ConfigError, ModelError
+from gdr_plugin.api.errors import ConfigError, ModelError
 from gdr_plugin.api.settings import Limits, ModelSpec
-from gdr_plugin.api.types import Conversation, Message
-from gdr_plugin.data.rows import Response
-from gdr_plugin.models.text.reasoning import is_mark
+from gdr_plugin.api.types import Conversation
+from gdr_plugin.sampling.sampler import Sampled, Sampling
+from gdr_plugin.sampling.texts import Context, PolicyTexts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Context: TypeAlias = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How responses are drawn."""
-
-    samples: int = 8
-    """Responses to each prompt."""
-    temperature: float = 1.0
-    """Logits are divided by it; above 0."""
-    top_p: float = 1.0
-    """Tokens are drawn from the smallest set of the likeliest ones that holds this probability; 1 for all."""
-    max_new_tokens: int = 512
-    """Length limit of a response in the policy's tokens."""
-    seed: int = 0
-    """Decides the random numbers, together with each row's id."""
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ConfigError(f"--samples must be 1 or more, not {self.samples}")
-        if not 0 < self.temperature < float("inf"):
-            raise ConfigError(f"--temperature must be above 0, not {self.temperature}: all samples would be the same")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"--top-p must be above 0 and at most 1, not {self.top_p}")
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"--max-new-tokens must be 1 or more, not {self.max_new_tokens}")
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """The responses to one prompt."""
-
-    responses: tuple[Response, ...] = ()
-    reason: str | None = None
-    """Why there are none; else None."""
+__all__ = ["PolicySampler", "Sampled", "Sampling"]
 
 
 class PolicySampler:
@@ -78,15 +42,15 @@ class PolicySampler:
     def __init__(self, spec: ModelSpec, limits: Limits | None = None, *, batch: int | None = None) -> None:
         if spec.scheme != "hf":
             raise ConfigError(
-                f"--policy {spec.model}: only local models (hub id, folder, .gguf) can be sampled here; draw responses "
-                "elsewhere and give them in the rows as `responses`"
+                f"--policy {spec.model}: only local models (hub id, folder, .gguf) and servers (vllm:, sglang:, "
+                "openai:) can be sampled; draw responses elsewhere and give them in the rows as `responses`"
             )
         if batch is not None and batch < 1:
             raise ConfigError(f"--policy-batch must be 1 or more, not {batch}")
         from gdr_plugin.models.local import open_local
 
         self._model = open_local(spec, limits)
-        self._tokenizer = self._model.tokenizer
+        self._texts = PolicyTexts(self._model.chat, self._model.tokenizer)
         self._batch = batch
 
     @property
@@ -125,7 +89,7 @@ class PolicySampler:
         Raises:
             ModelError: The weights cannot be loaded, the logits are not finite, or one response does not fit in memory.
         """
-        asked = [self._asked(prompt, sampling.max_new_tokens) for prompt in prompts]
+        asked = [self._texts.asked(prompt, sampling.max_new_tokens) for prompt in prompts]
         contexts = {index: found[0] for index, found in enumerate(asked) if not isinstance(found, str)}
         results = [Sampled(reason=found) if isinstance(found, str) else Sampled() for found in asked]
         if contexts:
@@ -137,22 +101,8 @@ class PolicySampler:
             for index in contexts:
                 rows = [drawing.drawn[index, number] for number in range(sampling.samples)]
                 opened = asked[index][1]
-                results[index] = Sampled(tuple(self._response(row, ends, opened) for row in rows))
+                results[index] = Sampled(tuple(self._texts.response(row, ends, opened) for row in rows))
         return results
-
-    def _asked(self, prompt: Conversation, room: int) -> tuple[Context, str] | str:
-        """The prompt's ids and the mark of reasoning that they open, or why it has none."""
-        try:
-            context, opened = self._model.chat.asked(prompt)
-        except ChatError as error:
-            return f"policy: {error}"
-        longest = self._model.chat.max_length
-        if len(context) + room <= longest:
-            return context, opened
-        return (
-            f"policy: behind the prompt ({len(context)} tokens) {room} new tokens exceed {longest}: lower "
-            "--max-new-tokens, or set `limits.long_input: keep_end`"
-        )
 
     def _end_ids(self, model: PreTrainedModel) -> frozenset[int]:
         """What ends a response: what template, tokenizer and gdr.yaml name, and what the model's makers list.
@@ -161,36 +111,6 @@ class PolicySampler:
         """
         listed = getattr(model.generation_config, "eos_token_id", None)
         return self._model.chat.stop_ids | frozenset([listed] if isinstance(listed, int) else listed or ())
-
-    def _response(self, ids: Sequence[int], ends: frozenset[int], opened: str) -> Response:
-        """The response that drawn ids make, its text as it would be scored: with the mark that its prompt opened."""
-        finished = ids[-1] in ends
-        # Whoever renders the response adds again what the template writes before it and before the end's last token.
-        end = self._model.chat.end_of_turn
-        whole = finished and tuple(ids[-len(end) :]) == end
-        text = self._decode(ids[: -len(end)] if whole else ids[:-1] if finished else ids).removeprefix(self._lead)
-        if finished and not whole:  # the tokenizer may have merged it with the answer
-            text = text.removesuffix(self._model.chat.before_end)
-        # A character of several tokens that was cut at the limit is left out.
-        return Response(opened + (text if finished else text.rstrip("\ufffd")), finished)
-
-    @cached_property
-    def _lead(self) -> str:
-        """White space that the template puts before an answer, as decoding shows it where it comes first."""
-        ids = self._model.chat.span((Message("user", "Hello"),), "a", end=False).response
-        return self._decode(ids).removesuffix("a")
-
-    @cached_property
-    def _hidden(self) -> frozenset[int]:
-        """Special tokens that are no part of a response's text: all but marks of reasoning."""
-        added = self._tokenizer.added_tokens_decoder.items()
-        return frozenset(id for id, token in added if token.special and not is_mark(token.content))
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        shown = [id for id in ids if id not in self._hidden]
-        text = self._tokenizer.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return text
 
 
 @dataclass(slots=True)

@@ -20,6 +20,9 @@ from gdr_plugin.api.errors import StoreError
 SCHEMA_VERSION = 1
 _APPLICATION_ID = 0x47445250  # marks the file as ours ("GDRP")
 _BUSY_SECONDS = 60
+_CACHE_KIB = 64 << 10
+_LOG_PAGES = 16_000
+"""Pages of the log, 4 KiB each, before they are written into the file."""
 _SCHEMA = """
 CREATE TABLE models (
     id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE, name TEXT NOT NULL, created INTEGER NOT NULL
@@ -145,6 +148,10 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             "delete it, or name another file in store.path"
         )
     connection.execute("PRAGMA journal_mode = WAL")
+    # Keys are hashes, so every write touches another page of their index: in millions of rows, each page is read again
+    # and written many times over unless some of them stay in memory and the log may grow before it is folded in.
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
     connection.execute("PRAGMA synchronous = NORMAL")  # in WAL: power loss may cost the last commits, never the file
 
 

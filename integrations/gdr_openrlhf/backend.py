@@ -19,9 +19,10 @@ from gdr_openrlhf.dialect import Dialect, open_prompt_reader
 from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.api.service import ServeSettings
 from gdr_plugin.api.types import Sample, Score
+from gdr_plugin.api.unscored import Unscored
 from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
-_NUMBERS: Final = ("scale", "clip", "temperature", "unscored")
+_NUMBERS: Final = ("scale", "clip", "temperature")
 _opening = threading.RLock()
 """An engine's threads come with their first samples at once: one opens the reward, the others wait for it."""
 
@@ -117,6 +118,7 @@ def read_settings(variables: Mapping[str, str]) -> ServeSettings:
                 values[name] = float(text)
             except ValueError:
                 raise ConfigError(f"GDR_{name.upper()} must be a number, not {text!r}") from None
+    values["unscored"] = Unscored.of(variables.get("GDR_UNSCORED") or "raise", name="GDR_UNSCORED")
     plain = variables.get("GDR_PLAIN", "")
     if plain not in ("", "0", "1"):
         raise ConfigError(f"GDR_PLAIN must be 0 or 1, not {plain!r}")

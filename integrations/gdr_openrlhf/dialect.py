@@ -174,12 +174,10 @@ class Dialect:
         if score.reward is not None:
             reward, clip = score.reward * self._settings.scale, self._settings.clip
             return reward if clip is None else max(-clip, min(clip, reward))
-        if self._settings.unscored is not None:
-            log.warning("a sample was not scored and gets %g: %s", self._settings.unscored, score.reason)
-            return float(self._settings.unscored)
-        raise DataError(
-            f"item {number} was not scored: {score.reason} (--unscored VALUE would give such samples a reward)"
-        )
+        given = self._settings.unscored.reward(None, score.reason, f"item {number}")
+        assert given is not None  # `none` is no policy of these settings
+        log.warning("a sample was not scored and gets %g: %s", given, score.reason)
+        return given
 
 
 def open_prompt_reader(settings: ServeSettings) -> RenderedPromptReader | None:
@@ -209,7 +207,7 @@ def prompt_reader_of(tokenizer: PreTrainedTokenizerBase, name: str) -> RenderedP
     Raises:
         ChatError: Its chat template cannot be used.
     """
-    from gdr_plugin.models.local.source import generation_stops
+    from gdr_plugin.models.text.opening import generation_stops
     from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
     template = None if tokenizer.chat_template else "plain"

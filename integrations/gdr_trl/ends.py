@@ -78,8 +78,8 @@ def _read(name: str) -> frozenset[int]:
 
 def _stops(tokenizer: PreTrainedTokenizerBase, name: str | None, *, local: bool = False) -> frozenset[int]:
     """What a policy may end a turn with: its tokenizer's EOS, what its template writes, its generation config's ids."""
-    from gdr_plugin.models.local.source import generation_stops
     from gdr_plugin.models.text.chat import Chat
+    from gdr_plugin.models.text.opening import generation_stops
 
     listed = generation_stops(name, local=local) if name else frozenset[int]()
     ids = listed | _as_ids(tokenizer.eos_token_id)

@@ -9,20 +9,21 @@ import itertools
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from gdr_plugin.api.errors import ConfigError, DataError
+from gdr_plugin.api.unscored import GivenUnscored, Unscored
 from gdr_plugin.config.schema import Config
 from gdr_trl.completion import Completion, Reasoning, read_completion, row_fields
 from gdr_trl.completion_reward import CompletionReward, Shaping, join
 from gdr_trl.ends import CompletionTokens, Ends
 from gdr_trl.metrics import LogExtra, LogMetric, log_batch
 from gdr_trl.placement import outside_zero3
-from gdr_trl.source import ModelPair, Ratio, RewardSource
+from gdr_trl.source import ChecksFields, ModelPair, Ratio, RewardSource
 from gdr_trl.tools import Tool, Tools
 
 if TYPE_CHECKING:
@@ -65,16 +66,22 @@ class _Reward:
         tools: Sequence[Tool] | None = None,
         token_clip: float | None = None,
         length_penalty: float = 0.0,
-        **model_pair: Unpack[ModelPair],
+        unscored: GivenUnscored = "none",
+        **keywords: Unpack[ModelPair],
     ) -> None:
         self.__name__ = name or _next_name()
         if self.__name__ == "advantage":
             raise ConfigError("name: a reward must not be called 'advantage': TRL's table has such a column")
-        self._source = RewardSource(config, ratio, remote, model_pair)
+        self._source = RewardSource(config, ratio, remote, keywords)
         self._shaping = Shaping(token_clip, length_penalty)
         self._ends = Ends(policy_tokenizer)
         self._reasoning: Reasoning = reasoning
         self._tools = Tools(tools)
+        self._unscored = Unscored.of(unscored, masks=True)
+        self._begun = False
+        """Whether a completion was ever scored."""
+        self._in_vain = 0
+        """Completions before the first that was scored."""
         self._warned: set[str] = set()
         self._lock = threading.Lock()
 
@@ -103,6 +110,11 @@ class _Reward:
         completions = self._read(call)
         rewards = self._score(completions) if count else []
         seconds = time.perf_counter() - started
+        given = [
+            self._unscored.reward(reward.value, reward.reason, f"completion {place}")
+            for place, reward in enumerate(rewards)
+        ]
+        self._begin(rewards)
         self._complain(rewards, call)
         log_batch(
             self.__name__,
@@ -112,10 +124,24 @@ class _Reward:
             log_metric=call.log_metric,
             log_extra=call.log_extra,
         )
-        return [reward.value for reward in rewards]
+        return given
+
+    def _begin(self, rewards: Sequence[CompletionReward]) -> None:
+        """Refuse a run that begins without any reward: it would go on to its end and learn nothing."""
+        if self._begun or any(reward.value is not None for reward in rewards):
+            self._begun = True
+            return
+        self._in_vain += len(rewards)
+        if self._in_vain > 1 and self._unscored.action != "number":
+            raise DataError(
+                f"{self.__name__}: none of the first {self._in_vain} completions was scored, so that nothing would be "
+                f"learnt: {rewards[0].reason}"
+            )
 
     def _read(self, call: _Call) -> list[Completion]:
         fields = row_fields(call.columns, len(call.prompts))
+        if not self._begun:
+            self._check_domains(fields)
         tools = self._tools.find(fields, call.columns.get("environments"), call.log_metric or call.log_extra)
         rows = zip(call.prompts, call.completions, self._tokens(call), fields, tools, strict=True)
         completions = [
@@ -129,6 +155,13 @@ class _Reward:
                 "them: pass tools=, or a column `tools` of the data set"
             )
         return completions
+
+    def _check_domains(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse a column that names a domain which the reward does not know, as `gdr score` does."""
+        ratio = self.ratio
+        if isinstance(ratio, ChecksFields):
+            for row in rows:
+                ratio.check_fields(row)
 
     def _tokens(self, call: _Call) -> Sequence[CompletionTokens | None]:
         """Each completion's tokens, or None where nobody knows them or what ends a completion."""
@@ -204,11 +237,13 @@ class GDRReward(_Reward):
         token_clip: Bound on each token's log-ratio in nats, so that no single token rules the reward. Needs two models
             with one tokenizer.
         length_penalty: Subtracted for each response token.
-        **pair: `strong`, `weak`, `guidance`, `placement`, `exemplars`, `reduction`, `store`, `limits`, as in
-            `GuidedDensityRatio.from_models`.
+        unscored: What a completion gets that cannot be scored: `none`, which GRPO and RLOO leave out; `raise`; or a
+            number. A first batch in which nothing was scored raises whatever is not a number.
+        **keywords: `strong`, `weak`, `guidance`, `placement`, `exemplars`, `reduction`, `store`, `limits`, as in
+            `GuidedDensityRatio.from_models`. With a gdr.yaml all but the first three replace its settings.
 
     Raises:
-        ConfigError: Not exactly one source is given, or it is wrong.
+        ConfigError: Not exactly one source is given, or it or a keyword is wrong.
 
     Source: arXiv 2411.02481 for the ratio; clipping and length penalty are additions.
     """
@@ -240,7 +275,8 @@ class GDRReward(_Reward):
             One finite number for each completion, or None where it was not scored.
 
         Raises:
-            DataError: Lengths differ, or a message holds an image.
+            DataError: Lengths differ, or a message holds an image. Nothing in the first batch was scored, or it names a
+                domain that is not configured; or a completion was not scored, and `unscored` is `raise`.
             ModelError: A model cannot be loaded, or the server cannot be reached.
         """
         call = _Call(prompts, completions, completion_ids, columns, log_extra, log_metric, trainer_state)

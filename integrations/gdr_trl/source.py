@@ -1,20 +1,25 @@
 """Where a reward's model pair comes from: a recipe that can be pickled and is opened at the first use.
 
-Knows how to open a `GuidedDensityRatio` and a `RemoteRatio`; nothing of TRL.
+Knows how to open a `GuidedDensityRatio` and a `RemoteRatio`; nothing of TRL. A recipe that came out of a pickle shares
+what it opens with all equal ones of the process: some trainers pickle the reward into every batch, and its models must
+not be loaded for each.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, runtime_checkable
 
-from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.errors import ConfigError, nearest
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Placement, Reduction, Sample, Score
-from gdr_plugin.config.load import load_config
-from gdr_plugin.config.schema import Config
+from gdr_plugin.config.load import named_config
+from gdr_plugin.config.messages import validated
+from gdr_plugin.config.override import override
+from gdr_plugin.config.schema import Config, GuidanceSection, RewardSection
 from gdr_trl.placement import outside_zero3
 
 if TYPE_CHECKING:
@@ -42,8 +47,20 @@ class Ratio(Protocol):
         ...
 
 
+@runtime_checkable
+class ChecksFields(Protocol):
+    """What a `Ratio` may offer beyond its contract."""
+
+    def check_fields(self, fields: Mapping[str, Any]) -> None:
+        """Raise DomainError where a row's columns name a domain that is not configured."""
+        ...
+
+
 class ModelPair(TypedDict, total=False):
-    """Two models instead of a gdr.yaml; the arguments of `GuidedDensityRatio.from_models`."""
+    """Two models instead of a gdr.yaml; the arguments of `GuidedDensityRatio.from_models`.
+
+    With a gdr.yaml, all but the first three replace its settings.
+    """
 
     strong: ModelLike
     weak: ModelLike
@@ -55,6 +72,19 @@ class ModelPair(TypedDict, total=False):
     limits: Limits | None
 
 
+_SETTINGS: Final = {
+    "placement": "guidance.placement",
+    "exemplars": "guidance.exemplars",
+    "reduction": "reward.reduction",
+    "store": "store.path",
+    "limits": "limits",
+}
+"""Keywords that replace a setting of gdr.yaml, and which."""
+_opened: dict[str, Ratio] = {}
+"""What recipes that came out of a pickle have opened, by what they are."""
+_opening = threading.Lock()
+
+
 class RewardSource:
     """One of the four ways to name a reward; exactly one is given.
 
@@ -62,10 +92,10 @@ class RewardSource:
         config: Path of a gdr.yaml, or a configuration. Read and checked here, so that a mistake shows before training.
         ratio: A ready-made ratio.
         remote: Address of a `gdr serve`, or a `RemoteRatio`.
-        model_pair: Two models; empty where another way is used.
+        keywords: Two models, or what replaces settings of `config`; empty where another way is used.
 
     Raises:
-        ConfigError: None or several are given, or the configuration is wrong.
+        ConfigError: None or several are given, or the configuration or a keyword is wrong.
     """
 
     def __init__(
@@ -73,26 +103,32 @@ class RewardSource:
         config: str | Path | Config | None,
         ratio: Ratio | None,
         remote: str | RemoteRatio | None,
-        model_pair: ModelPair,
+        keywords: ModelPair,
     ) -> None:
-        ways = {"a gdr.yaml": config, "ratio": ratio, "remote": remote, "strong and weak": model_pair or None}
+        _check_keywords(keywords)
+        named = keywords.keys() & {"strong", "weak"}
+        ways = {"a gdr.yaml": config, "ratio": ratio, "remote": remote, "strong and weak": named or None}
         given = [name for name, way in ways.items() if way is not None]
         if len(given) != 1:
             raise ConfigError(
                 f"give one of {', '.join(ways)} to say what the reward is, not {' and '.join(given) or 'none'}"
             )
-        if model_pair and not {"strong", "weak"} <= model_pair.keys():
+        if len(named) == 1:
             raise ConfigError("give both strong and weak (or a gdr.yaml)")
         self.in_process = remote is None
-        self._config = load_config(config) if isinstance(config, str | Path) else config
-        self._model_pair = model_pair
+        self._config = None if config is None else _configured(config, keywords)
+        self._model_pair: ModelPair = keywords if named else {}
+        if keywords and not named and config is None:
+            where = "the server's gdr.yaml" if ratio is None else "the ratio itself"
+            raise ConfigError(f"{', '.join(sorted(keywords))}: set it in {where}: it is what computes the reward")
         self._remote = remote
         self._ready = ratio
         self._ratio: Ratio | None = ratio
+        self._shares = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """The recipe without models: they load again where they are needed."""
-        state = {**self.__dict__, "_ratio": None}
+        """The recipe without models: they load again where they are needed, once a process."""
+        state = {**self.__dict__, "_ratio": None, "_shares": True}
         config = getattr(self._ready, "config", None)
         models = [
             model for model in (self._model_pair.get("strong"), self._model_pair.get("weak")) if model is not None
@@ -114,8 +150,17 @@ class RewardSource:
         """
         if self._ratio is None:
             with outside_zero3():
-                self._ratio = self._open()
+                self._ratio = self._shared() if self._shares else self._open()
         return self._ratio
+
+    def _shared(self) -> Ratio:
+        if self._remote is not None:
+            return self._open()
+        what = repr((self._config, sorted(self._model_pair.items())))
+        with _opening:
+            if what not in _opened:
+                _opened[what] = self._open()
+            return _opened[what]
 
     def _open(self) -> GuidedDensityRatio | RemoteRatio:
         if self._remote is not None:
@@ -137,3 +182,30 @@ def _placed(model: ModelLike) -> ModelLike:
     from gdr_plugin.models.local.device import spec_on_rank
 
     return spec_on_rank(model) if isinstance(model, ModelSpec) else model
+
+
+def _check_keywords(given: Mapping[str, Any]) -> None:
+    """Refuse what would fail, or be ignored, only after the first batch was generated."""
+    known = ModelPair.__annotations__
+    for name in given:
+        if name not in known:
+            near = nearest(name, [*known, "config", "ratio", "remote", "name", "unscored"])
+            raise ConfigError(f"unknown keyword {name!r}{f' (did you mean {near!r}?)' if near else ''}")
+    for section, names in ((RewardSection, ["reduction"]), (GuidanceSection, ["placement", "exemplars"])):
+        validated(section, {name: given[name] for name in names if name in given}, "reward")
+
+
+def _configured(config: str | Path | Config, keywords: Mapping[str, Any]) -> Config:
+    found, origin = named_config(config)
+    if not keywords:
+        return found
+    if "guidance" in keywords:
+        raise ConfigError("guidance: goes with strong and weak; a gdr.yaml says under guidance.domains what is shown")
+    settings = {_SETTINGS[name]: _plain(value) for name, value in keywords.items()}
+    return override(found, settings, origin=f"{origin} with {', '.join(keywords)}")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Limits):
+        return value.model_dump(mode="json", exclude_unset=True)
+    return str(value) if isinstance(value, Path) else value

@@ -181,7 +181,11 @@ def test_check_load_scores_a_probe_and_leaves_the_store_alone(fake: Path, gdr) -
             "'keyword'?)",
         ),
         ("safety: safety", "safety: safty", "guidance.domains.safety: unknown guidance 'safty': known are "),
-        ("model: fake:a", "model: fke:a", "'fke:a': unknown scheme 'fke': known are fake, hf (did you mean 'fake'?)"),
+        (
+            "model: fake:a",
+            "model: fke:a",
+            "'fke:a': unknown scheme 'fke': known are fake, hf, openai, sglang, vllm (did you mean 'fake'?)",
+        ),
         ("model: fake:a", "model: ./nowhere", "strong.model: no such file or folder: "),
         ("placement: both", "placement: weak", "guidance.placement: unknown value 'weak': known are both, none, "),
         ("files: []", "files: [none.yaml]", "guidance.files[0]: no such file or folder: "),

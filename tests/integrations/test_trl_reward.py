@@ -250,6 +250,32 @@ class TestWhatIsScored:
         with pytest.warns(UserWarning, match="no assistant turn"):
             assert GDRReward(config())([ASKED], [[{"role": "tool", "content": "3"}]]) == [None]
 
+    def test_a_run_that_begins_without_any_reward_ends(self) -> None:
+        unread = [{"role": "tool", "content": "3"}]
+        reward = GDRReward(config(), name="gdr")
+        with pytest.raises(DataError, match=r"none of the first 2 completions was scored.*no assistant turn"):
+            reward([ASKED] * 2, [unread] * 2)
+        (known,) = expected(Sample((USER,), "Yes."))
+        begun = GDRReward(config())
+        with pytest.warns(UserWarning, match="no assistant turn"):
+            assert begun([ASKED] * 2, [[answer("Yes.")], unread]) == [known.reward, None]
+        assert begun([ASKED] * 2, [unread] * 2) == [None, None], "later batches are left out, as TRL can"
+
+    def test_what_is_not_scored_gets_what_the_user_says(self) -> None:
+        unread = [{"role": "tool", "content": "3"}]
+        (known,) = expected(Sample((USER,), "Yes."))
+        batch = [ASKED] * 2, [[answer("Yes.")], unread]
+        with pytest.warns(UserWarning, match="were not scored"):
+            assert GDRReward(config(), unscored=-9.5)(*batch) == [known.reward, -9.5]
+        with pytest.raises(DataError, match="completion 1 was not scored: the completion has no assistant turn"):
+            GDRReward(config(), unscored="raise")(*batch)
+        with pytest.warns(UserWarning, match="were not scored"):
+            assert GDRReward(config(), unscored="-9.5")([ASKED] * 2, [unread] * 2) == [-9.5, -9.5]
+
+    def test_a_domain_that_is_not_configured_ends_the_run_at_its_first_batch(self) -> None:
+        with pytest.raises(DataError, match=r"column 'domain': unknown domain 'safty'.*did you mean 'safety'"):
+            GDRReward(config())([ASKED] * 2, [[answer("Yes.")]] * 2, domain=["safety", "safty"])
+
     def test_reasoning_is_scored_before_the_answer_or_dropped(self) -> None:
         completion = [answer("366.", reasoning_content="A leap year.\n")]
         whole, bare, text = expected(
@@ -355,6 +381,7 @@ class TestTheEndOfTurn:
 class TestWhatIsReturned:
     def test_a_row_that_cannot_be_scored_is_none_with_a_reason_told_once(self) -> None:
         reward = GDRReward(config())
+        reward(["Question?"], ["Yes."])  # a first batch with such a domain would end the run
         with pytest.warns(UserWarning, match=r"1 of 2 completions were not scored.*nowhere"):
             found = reward(["Question?"] * 2, ["Yes."] * 2, domain=["chat", "nowhere"])
         assert found[0] is not None
@@ -371,7 +398,7 @@ class TestWhatIsReturned:
     def test_a_trainer_that_turns_none_into_zero_is_named(self) -> None:
         reward = GDRReward(config())
         with pytest.warns(UserWarning, match="not scored"), pytest.warns(UserWarning, match="of reward 0"):
-            reward(["Question?"], ["Yes."], domain=["nowhere"], trainer_state=object())
+            reward([ASKED], [[{"role": "tool", "content": "3"}]], trainer_state=object())
 
     def test_numbers_are_finite_whatever_the_models_say(self) -> None:
         class Broken:
@@ -431,8 +458,10 @@ class TestLogs:
             for text, tokens, domain in zip(answers, ids, domains, strict=True)
         ]
         scores = expected(*samples)
+        reward = GDRReward(config(), name="mine")
+        reward(["Question?"], ["Yes."])  # a first batch with such a domain would end the run
         with pytest.warns(UserWarning, match="not scored"):
-            found = GDRReward(config(), name="mine")(
+            found = reward(
                 ["Question?"] * 4, answers, ids, domain=domains, log_metric=logs.metric, log_extra=logs.extra
             )
         good = scores[:3]
@@ -486,7 +515,7 @@ class TestLogs:
     def test_what_a_batch_does_not_have_is_left_out(self) -> None:
         logs = Logs(END)
         with pytest.warns(UserWarning, match="not scored"):
-            GDRReward(config(), name="gdr")(["Question?"], ["x"], domain=["nowhere"], log_metric=logs.metric)
+            GDRReward(config(), name="gdr")([ASKED], [[{"role": "tool", "content": "3"}]], log_metric=logs.metric)
         assert "gdr/ratio" not in logs.metrics
         assert "gdr/chat/reward" not in logs.metrics
         assert logs.metrics["gdr/chat/share"] == 0
@@ -521,6 +550,39 @@ class TestTheObject:
         with pytest.raises(ConfigError, match="token_clip"):
             GDRReward(config(), token_clip=0)
 
+    @pytest.mark.parametrize(
+        ("keywords", "message"),
+        [
+            ({"reducton": "mean"}, "unknown keyword 'reducton'.*did you mean 'reduction'"),
+            ({"reduction": "avg"}, "reduction: unknown value 'avg'"),
+            ({"placement": "weak"}, "placement: unknown value 'weak'"),
+            ({"exemplars": -1}, "exemplars: must be 0 or more"),
+            ({"unscored": "zero"}, "unscored must be raise, none or a number"),
+        ],
+    )
+    def test_a_wrong_keyword_is_told_before_training(self, keywords: dict[str, Any], message: str) -> None:
+        for source in ({"config": config()}, {"strong": "fake:a", "weak": "fake:b"}):
+            with pytest.raises(ConfigError, match=message):
+                GDRReward(**source, **keywords)
+
+    def test_keywords_replace_settings_of_the_file(self) -> None:
+        samples = [Sample((USER,), "An answer.", fields={"domain": "safety"})]
+        asked = {"completions": ["An answer."], "domain": ["safety"]}
+        summed = GDRReward(config("mean"), reduction="sum", length_penalty=0.0)
+        with pytest.warns(UserWarning, match="summed over tokens"):
+            assert summed(["Question?"], **asked) == [expected(*samples, reduction="sum")[0].reward]
+        bare = GuidedDensityRatio.from_config(config(guidance={"domains": {"chat": "none", "safety": "none"}}))
+        unguided = GDRReward(config(), placement="none")
+        assert unguided(["Question?"], **asked) == [bare.score(samples)[0].reward]
+
+    def test_keywords_without_models_of_its_own_are_refused(self) -> None:
+        with pytest.raises(ConfigError, match=r"set it in the server's gdr\.yaml"):
+            GDRReward(remote="http://host:1", reduction="mean")
+        with pytest.raises(ConfigError, match="set it in the ratio itself"):
+            GDRReward(ratio=GuidedDensityRatio.from_config(config()), reduction="mean")
+        with pytest.raises(ConfigError, match=r"guidance\.domains"):
+            GDRReward(config(), guidance="safety")
+
     def test_a_wrong_file_is_told_before_training(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="gdr init"):
             GDRReward(tmp_path / "gdr.yaml")
@@ -543,6 +605,14 @@ class TestTheObject:
             again = pickle.loads(sent)
             assert again.__name__ == reward.__name__
             assert again(["Question?"], ["Yes."]) == before
+
+    def test_a_process_opens_the_models_of_all_equal_pickles_once(self) -> None:
+        sent = pickle.dumps(GDRReward(config()))
+        first, second = pickle.loads(sent), pickle.loads(sent)
+        assert first.ratio is second.ratio
+        assert first.ratio is not GDRReward(config()).ratio
+        other = pickle.loads(pickle.dumps(GDRReward(config(), reduction="sum", length_penalty=0.1)))
+        assert other.ratio is not first.ratio
 
     def test_what_is_loaded_already_cannot_be_sent(self) -> None:
         from gdr_plugin.models.fake import FakeModel

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from gdr_plugin.api.errors import DataError
+from gdr_plugin.api.settings import Limits
 from gdr_plugin.api.types import Message, Sample
 from gdr_plugin.config.load import parse_config
 from gdr_plugin.config.schema import Config
@@ -237,12 +239,14 @@ def test_sdpo(pair: Config, policy: str, tmp_path: Path) -> None:
 
 
 def test_rows_that_cannot_be_scored_do_not_move_the_policy(pair: Config, policy: str, tmp_path: Path) -> None:
-    """Half of the prompts name a domain that is not configured: no reward, no advantage, and the run goes on."""
+    """Half of the prompts are too long for the pair: no reward, no advantage, and the run goes on."""
+    from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    data = rows().remove_columns("domain").add_column("domain", ["chat", "nowhere", "chat", "nowhere"])
-    reward = GDRReward(pair, name="gdr")
-    args = GRPOConfig(**group_settings(tmp_path, max_steps=4))
+    asked = [question + " Please." * (number % 2 * 100) for number, question in enumerate(QUESTIONS)]
+    data = Dataset.from_dict({"prompt": [[{"role": "user", "content": text}] for text in asked]})
+    reward = GDRReward(pair, name="gdr", limits=Limits(max_length=200))
+    args = GRPOConfig(**group_settings(tmp_path, max_steps=4, shuffle_dataset=False))
     trainer = GRPOTrainer(model=policy, reward_funcs=reward, args=args, train_dataset=data)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -257,7 +261,17 @@ def test_rows_that_cannot_be_scored_do_not_move_the_policy(pair: Config, policy:
             assert math.isfinite(entry["reward"])
     ours = [str(warning.message) for warning in caught if "not scored" in str(warning.message)]
     assert len(ours) == 1
-    assert "nowhere" in ours[0]
+    assert "exceed max_length 200" in ours[0]
+
+
+def test_a_run_that_scores_nothing_ends_at_its_first_batch(pair: Config, policy: str, tmp_path: Path) -> None:
+    from trl import GRPOConfig, GRPOTrainer
+
+    reward = GDRReward(pair, name="gdr", limits=Limits(max_length=8))
+    args = GRPOConfig(**group_settings(tmp_path))
+    trainer = GRPOTrainer(model=policy, reward_funcs=reward, args=args, train_dataset=rows())
+    with pytest.raises(DataError, match="none of the first 4 completions was scored"):
+        trainer.train()
 
 
 def test_training_resumes_from_a_checkpoint(pair: Config, policy: str, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.api.types import Conversation, Message
 from gdr_plugin.models.local import open_local
-from gdr_plugin.models.local.source import generation_stops
 from gdr_plugin.models.text.chat import Chat
+from gdr_plugin.models.text.opening import generation_stops
 from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 from gdr_plugin.models.text.template import ChatTemplate
 

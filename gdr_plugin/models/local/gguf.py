@@ -11,7 +11,8 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,11 @@ from gdr_plugin.models.local.identity import cache_folder, file_digest
 from gdr_plugin.text import first_line
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
+_DTYPES = ("float32", "bfloat16", "float16")
 FORMAT = 2
 """Raise it when conversion changes: folders of older formats are then ignored."""
 
@@ -52,7 +54,7 @@ def converted(path: Path, dtype: str) -> Path:
         ModelError: The file cannot be read as a language model, or the cache folder cannot be written.
         MissingDependencyError: The `gguf` package is missing.
     """
-    folder = cache_folder() / "gguf" / f"{file_digest(path)}-{dtype}-{FORMAT}"
+    folder = _place(path, dtype)
     if folder.is_dir():
         return folder
     try:
@@ -65,6 +67,15 @@ def converted(path: Path, dtype: str) -> Path:
             f"cannot convert {path} into {folder}: {error}; set GDR_CACHE to a folder with room"
         ) from error
     return folder
+
+
+def already_converted(path: Path) -> Path | None:
+    """The folder of a GGUF that was converted before, into whatever dtype; None where there is none."""
+    return next((folder for dtype in _DTYPES if (folder := _place(path, dtype)).is_dir()), None)
+
+
+def _place(path: Path, dtype: str) -> Path:
+    return cache_folder() / "gguf" / f"{file_digest(path)}-{dtype}-{FORMAT}"
 
 
 def _convert(path: Path, dtype: str, folder: Path) -> None:
@@ -102,26 +113,57 @@ def read_gguf(path: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokeni
     """
     import torch
     import transformers
-    from gguf import GGUFReader
-    from transformers import AutoTokenizer
 
     options: dict[str, Any] = {"gguf_file": path.name, "dtype": getattr(torch, dtype)}
     if hasattr(transformers, "GgufConfig"):  # newer releases would keep weights packed where a kernel exists
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    with _alone(path) as folder:
+        model = load_complete(folder, **options)
+        return model, _tokenizer(folder, path)
+
+
+def describe_gguf(path: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """The configuration and the tokenizer of a GGUF, from its metadata: no weights are read.
+
+    Args:
+        path: A `.gguf` file.
+
+    Raises:
+        ModelError: The file cannot be read, or its architecture is not supported by transformers.
+        MissingDependencyError: The `gguf` package is missing.
+    """
     try:
-        # In a folder of its own: transformers would follow an adapter_config.json that lies beside the file to a hub.
+        import gguf  # noqa: F401 - transformers reads the file with it
+    except ImportError as error:
+        raise MissingDependencyError("gguf", "gguf", "to read .gguf files") from error
+    from transformers import AutoConfig
+
+    with _alone(path) as folder:
+        return AutoConfig.from_pretrained(folder, gguf_file=path.name), _tokenizer(folder, path)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[str]:
+    """The file in a folder of its own: transformers would follow an adapter_config.json beside it to a hub."""
+    try:
         with tempfile.TemporaryDirectory() as alone:
             (Path(alone) / path.name).symlink_to(path.resolve())
-            model = load_complete(alone, **options)
-            tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file=path.name)
+            yield alone
     except ModelError:
         raise
     except Exception as error:  # the parsers of transformers and gguf raise errors of all kinds
         raise ModelError(f"{path} cannot be read as a GGUF language model: {first_line(error)}") from error
+
+
+def _tokenizer(folder: str, path: Path) -> PreTrainedTokenizerBase:
+    from gguf import GGUFReader
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
     fields = GGUFReader(path).fields
     set_special_tokens(tokenizer, fields)
     set_pre_tokenizer(tokenizer, path.name, fields)
-    return model, tokenizer
+    return tokenizer
 
 
 def plain_copy(model: PreTrainedModel) -> PreTrainedModel:

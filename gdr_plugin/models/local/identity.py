@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gdr_plugin.models.digests import combine
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -30,22 +32,6 @@ def cache_folder() -> Path:
     """The folder of converted models and file digests: `$GDR_CACHE`, or `~/.cache/gdr-plugin`."""
     given = os.environ.get("GDR_CACHE")
     return Path(given).expanduser() if given else Path.home() / ".cache" / "gdr-plugin"
-
-
-def combine(*parts: object) -> str:
-    """One hex digest of several values, which are kept apart from each other.
-
-    Args:
-        parts: Values whose `str` holds all that matters.
-
-    Returns:
-        32 hexadecimal digits.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        data = str(part).encode()
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 from gdr_plugin.api.errors import ModelError
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Logprobs, TokenSpan
-from gdr_plugin.models.local.identity import NUMERICS, combine, computed_in, parameters_digest
-from gdr_plugin.models.local.model import LocalModel, open_chat
+from gdr_plugin.models.digests import combine
+from gdr_plugin.models.local.identity import NUMERICS, computed_in, parameters_digest
+from gdr_plugin.models.local.model import LocalModel
+from gdr_plugin.models.local.source import longest_of
 from gdr_plugin.models.local.weights import Weights
+from gdr_plugin.models.text.opening import open_chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,7 +41,7 @@ class LoadedModel(LocalModel):
         stops = getattr(getattr(inner, "generation_config", None), "eos_token_id", None)
         spec = ModelSpec(model=self.name, chat_template=chat_template)
         listed = [stops] if isinstance(stops, int) else stops or ()
-        self.chat = open_chat(tokenizer, spec, inner.config, limits, stops=listed)
+        self.chat = open_chat(tokenizer, spec, limits, longest=longest_of(inner.config), stops=listed)
         self._begin(limits)
         self._weights = Weights(inner, owned=False)
         self._state: tuple[object, ...] = ()

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Logprobs, TokenSpan
+from gdr_plugin.models.digests import combine
 from gdr_plugin.models.local.adapters import Adapter, open_adapter
 from gdr_plugin.models.local.engine import Engine
-from gdr_plugin.models.local.identity import NUMERICS, combine, computed_in
+from gdr_plugin.models.local.identity import NUMERICS, computed_in
 from gdr_plugin.models.local.network import Network
-from gdr_plugin.models.local.source import Source, generation_stops, load_tokenizer, locate, skeleton
+from gdr_plugin.models.local.source import Source, load_tokenizer, locate, longest_of, skeleton
 from gdr_plugin.models.local.strategies import Strategy, first_strategy
 from gdr_plugin.models.local.weights import Weights, open_weights, release
 from gdr_plugin.models.text.chat import Chat
+from gdr_plugin.models.text.opening import generation_stops, open_chat
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -221,36 +223,6 @@ def open_local(spec: ModelSpec, limits: Limits | None = None) -> LocalModel:
     if spec.adapter:
         adapter = open_adapter(spec.adapter, source, trust_remote_code=spec.trust_remote_code)
     tokenizer = load_tokenizer(spec, source, adapter.folder if adapter else None)
-    chat = open_chat(tokenizer, spec, source.config, limits, stops=generation_stops(source.path, source.revision))
+    stops = generation_stops(source.path, source.revision)
+    chat = open_chat(tokenizer, spec, limits, longest=longest_of(source.config), stops=stops)
     return LocalModel(spec, limits, source, adapter, tokenizer, chat)
-
-
-def open_chat(
-    tokenizer: PreTrainedTokenizerBase,
-    spec: ModelSpec,
-    config: PreTrainedConfig,
-    limits: Limits,
-    *,
-    stops: Collection[int] = (),
-) -> Chat:
-    """The chat format of a model under limits; a length beyond what the model was built for is lowered to that.
-
-    Args:
-        tokenizer: The model's tokenizer.
-        spec: Says which template, with which variables, and what ends a turn.
-        config: The model's configuration.
-        limits: Lengths, and what happens to what is longer.
-        stops: The EOS ids of the model's generation config.
-    """
-    longest = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    lengths = [length for length in (limits.max_length, longest) if isinstance(length, int) and length > 0]
-    return Chat(
-        tokenizer,
-        template=spec.chat_template,
-        variables=spec.chat_template_kwargs,
-        stops=stops,
-        end_of_turn=spec.end_of_turn_token,
-        max_length=min(lengths, default=1 << 20),
-        max_response=limits.max_response,
-        long_input=limits.long_input,
-    )

@@ -7,15 +7,18 @@ Loads configurations and tokenizers, never weights.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.errors import ModelError
+from gdr_plugin.models.digests import combine
 from gdr_plugin.models.local.building import building
 from gdr_plugin.models.local.device import dtype_name, resolve_device
-from gdr_plugin.models.local.gguf import converted
-from gdr_plugin.models.local.identity import combine, file_digest, folder_digest
+from gdr_plugin.models.local.gguf import already_converted, converted, describe_gguf
+from gdr_plugin.models.local.identity import file_digest, folder_digest
+from gdr_plugin.models.text.opening import tokenizer_at
 from gdr_plugin.text import first_line, one_line
 
 if TYPE_CHECKING:
@@ -58,7 +61,6 @@ def locate(spec: ModelSpec) -> Source:
             code. One line that says what to change.
     """
     import torch
-    from transformers import AutoConfig
 
     device = resolve_device(spec)
     target = Path(spec.target).expanduser()
@@ -72,14 +74,7 @@ def locate(spec: ModelSpec) -> Source:
             f"model {spec.target!r} does not exist: give a folder with safetensors, a .gguf file or a hub id"
         )
     path = str(folder) if local else spec.target
-    try:
-        config = AutoConfig.from_pretrained(path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise _unreadable(spec, local, error) from error
-    if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(
-            f"model {spec.target!r} is an encoder-decoder; a causal (decoder-only) language model is needed"
-        )
+    config = _configuration(spec, path, local)
     commit = None if local else _commit(spec)
     if gguf:
         digest = combine("gguf", file_digest(gguf))
@@ -88,6 +83,55 @@ def locate(spec: ModelSpec) -> Source:
     else:
         digest = combine("hub", path, commit)
     return Source(path, commit, config, digest, device, getattr(torch, dtype_name(spec, device, config)))
+
+
+def describe(spec: ModelSpec) -> tuple[PreTrainedConfig, Callable[[], PreTrainedTokenizerBase]]:
+    """A model's configuration, and a function that opens its tokenizer. Its weights need not be there.
+
+    Args:
+        spec: The model as the user asked for it.
+
+    Raises:
+        ModelError: There is no configuration of a causal language model, or it wants to run its own code.
+    """
+    target = Path(spec.target).expanduser()
+    gguf = _gguf(spec, target)
+    folder = already_converted(gguf) if gguf else None
+    if gguf and folder is None:
+        config, tokenizer = describe_gguf(gguf)
+        named = spec.tokenizer
+        return config, (lambda: tokenizer_at(named, trust_remote_code=spec.trust_remote_code)) if named else (
+            lambda: tokenizer
+        )
+    target = folder or target
+    local = target.is_dir()
+    if local and not (target / "config.json").is_file():
+        raise ModelError(f"{target} holds no config.json: a folder with the model's configuration is needed")
+    if not local and not _HUB_ID.fullmatch(spec.target):
+        raise ModelError(
+            f"model {spec.target!r} does not exist: give a folder with config.json, a .gguf file or a hub id"
+        )
+    path = str(target) if local else spec.target
+    where, revision = (spec.tokenizer, None) if spec.tokenizer else (path, spec.revision)
+    return _configuration(spec, path, local), lambda: tokenizer_at(
+        where, revision, trust_remote_code=spec.trust_remote_code
+    )
+
+
+def _configuration(spec: ModelSpec, path: str, local: bool) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise _unreadable(spec, local, error) from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"model {spec.target!r} is an encoder-decoder; a causal (decoder-only) language model is needed"
+        )
+    return config
 
 
 def load_tokenizer(spec: ModelSpec, source: Source, adapter: Path | None = None) -> PreTrainedTokenizerBase:
@@ -109,53 +153,37 @@ def load_tokenizer(spec: ModelSpec, source: Source, adapter: Path | None = None)
     """
     own = None if spec.tokenizer else adapter
     if own is not None and (own / "tokenizer.json").is_file():
-        tokenizer = _open_tokenizer(str(own), None, spec)
+        tokenizer = tokenizer_at(str(own), None, trust_remote_code=spec.trust_remote_code)
         if not tokenizer.chat_template and spec.chat_template is None:
-            tokenizer.chat_template = _open_tokenizer(source.path, source.revision, spec).chat_template
+            tokenizer.chat_template = _own(spec, source).chat_template
         return tokenizer
-    path, revision = (spec.tokenizer, None) if spec.tokenizer else (source.path, source.revision)
-    tokenizer = _open_tokenizer(path, revision, spec)
+    tokenizer = _own(spec, source)
     if own is not None and (own / "chat_template.jinja").is_file():
         tokenizer.chat_template = (own / "chat_template.jinja").read_text(encoding="utf-8")
     return tokenizer
 
 
-def _open_tokenizer(path: str, revision: str | None, spec: ModelSpec) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=spec.trust_remote_code
-        )
-        return tokenizer
-    except Exception as error:  # transformers raises errors of all kinds
-        raise ModelError(
-            f"no tokenizer could be opened in {path!r} ({first_line(error)}): set `tokenizer:` to a folder or hub id"
-        ) from error
+def _own(spec: ModelSpec, source: Source) -> PreTrainedTokenizerBase:
+    path, revision = (spec.tokenizer, None) if spec.tokenizer else (source.path, source.revision)
+    return tokenizer_at(path, revision, trust_remote_code=spec.trust_remote_code)
 
 
-def generation_stops(path: str, revision: str | None = None, *, local: bool = False) -> frozenset[int]:
-    """The ids that generation stops at by a model's generation config; empty where it has none.
-
-    Args:
-        path: Folder or hub id.
-        revision: The hub's commit.
-        local: Whether only folders and the hub's cache are looked at.
-    """
-    from transformers import GenerationConfig
-
-    try:
-        ids = GenerationConfig.from_pretrained(path, revision=revision or "main", local_files_only=local).eos_token_id
-    except (OSError, ValueError):  # models need not have one
-        return frozenset()
-    return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
+def longest_of(config: PreTrainedConfig) -> int | None:
+    """How many tokens the model was built for; None where its configuration does not say."""
+    longest = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else None
 
 
 def skeleton(source: Source, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Build the model's modules from its configuration alone, with the shapes of the weights and no memory for them.
+    """A located model's modules without weights; see `empty_model`."""
+    return empty_model(source.config, trust_remote_code=trust_remote_code)
+
+
+def empty_model(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Build a model's modules from its configuration alone, with the shapes of the weights and no memory for them.
 
     Args:
-        source: The located model.
+        config: The model's configuration.
         trust_remote_code: Whether the model's own code may run.
 
     Returns:
@@ -166,7 +194,7 @@ def skeleton(source: Source, *, trust_remote_code: bool = False) -> PreTrainedMo
 
     with building(), torch.device("meta"):
         build: Any = AutoModelForCausalLM.from_config
-        model: PreTrainedModel = build(source.config, trust_remote_code=trust_remote_code)
+        model: PreTrainedModel = build(config, trust_remote_code=trust_remote_code)
     return model
 
 

@@ -1,0 +1,1 @@
+"""Models on servers, against a small server that speaks what vLLM, SGLang and providers speak (`fake`)."""
