@@ -36,6 +36,8 @@ FLOORS = (
         "gdr_plugin.evaluation",
         "gdr_plugin.tuning",
         "gdr_openrlhf",
+        "gdr_slime",
+        "gdr_swift",
         "gdr_trl",
         "gdr_verl",
     },
