@@ -99,13 +99,22 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.torch
 	$(INSTALL) -e '.[demo]'
 	touch $@
 
-# Real clients for the tests. Each in a folder of its own: their packages bring a top-level `tests`.
+# Trainers without what they train with: what their own code imports on the way to a reward. ray is the large one (70 MB).
+VERL := verl==0.9.1 antlr4-python3-runtime==4.9.3 codetiming==1.4.0 hydra-core omegaconf cloudpickle msgpack orjson \
+  pylatexenc pyvers ray tensordict==0.10.0 torchdata cachetools protobuf importlib-metadata zipp
+SWIFT := ms-swift==4.6.0 modelscope modelscope-hub json_repair cryptography cffi pycparser
+
+# Real clients for the tests. Each in a folder of its own: their packages bring a top-level `tests`. A Python that a trainer
+# does not take leaves its tests out, and says so.
 $(VENV)/.clients: constraints.txt | $(BIN)/python
 	for version in 0.9.0 0.9.1.post1 0.11.2; do \
 	  rm -rf $(VENV)/clients/openrlhf-$$version && \
 	  $(INSTALL) --no-deps --only-binary :all: --python-version 3.11 --platform manylinux1_x86_64 \
 	    --target $(VENV)/clients/openrlhf-$$version openrlhf==$$version || exit 1; \
 	done
+	rm -rf $(VENV)/clients/verl $(VENV)/clients/ms-swift
+	$(INSTALL) --no-deps --target $(VENV)/clients/verl $(VERL) || echo "verl SKIPPED: it does not install here"
+	$(INSTALL) --no-deps --target $(VENV)/clients/ms-swift $(SWIFT) || echo "ms-swift SKIPPED: it does not install here"
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch $(VENV)/.clients

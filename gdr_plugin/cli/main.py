@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     *("init", "check", "score", "explain", "annotate", "evaluate", "pairs", "tune"),
-    *("serve", "store", "guidance", "plugins", "path"),
+    *("serve", "store", "guidance", "plugins", "integrations", "path"),
 )
 """The modules of this package that hold one command each, in the order of `gdr --help`."""
 _SWITCHES = ("-q", "--quiet", "-v", "--verbose", "--debug")

@@ -40,8 +40,8 @@ async def compute_score(
         remote: Address of a `gdr serve`; default: the environment's GDR_REMOTE.
         config: A gdr.yaml whose models load in each of verl's reward workers; default: GDR_CONFIG.
         unscored: `raise`, or the number that an answer gets which cannot be scored.
-        finished: Whether the end of turn counts. verl does not say which answers were cut, so that it counts for none by
-            default; the manager sees it by the answer's tokens.
+        finished: Whether the end of turn counts. verl does not say which answers were cut, so that it counts for none
+            by default; the manager sees it by the answer's tokens.
         **others: What verl adds; not used.
 
     Raises:

@@ -1,0 +1,58 @@
+"""`gdr integrations`, and that the pages show what it prints."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from gdr_plugin.adapters.catalogue import INTEGRATIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+Gdr = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("name", INTEGRATIONS)
+def test_the_page_has_the_snippet_that_the_command_prints(name: str, gdr: Gdr) -> None:
+    shown = INTEGRATIONS[name]
+    assert shown.snippet in (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    code, out, err = gdr("integrations", name)
+    assert (code, err) == (0, "")
+    assert out.endswith(f"\n{shown.snippet}\n")
+    assert shown.tested in out
+
+
+def test_every_package_of_ours_is_listed_and_no_other() -> None:
+    packages = {shown.package for shown in INTEGRATIONS.values()}
+    assert packages == {path.parent.name for path in (ROOT / "integrations").glob("gdr_*/__init__.py")}
+    assert all(find_spec(package) for package in packages)
+
+
+def test_entry_points_are_those_of_the_wheel() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {(group, name) for group, names in project["entry-points"].items() for name in names}
+    assert declared == {shown.entry_point for shown in INTEGRATIONS.values() if shown.entry_point}
+
+
+def test_the_list_says_what_is_installed(gdr: Gdr, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = {line.split()[0]: line for line in gdr("integrations")[1].splitlines()[2:] if line}
+    assert list(rows) == ["name", *INTEGRATIONS] or list(rows)[-len(INTEGRATIONS) :] == list(INTEGRATIONS)
+    for name, metadata in {"verl": "Name: verl\nVersion: 9.8.7", "gdr": "Name: gdr-here\nVersion: 0"}.items():
+        info = tmp_path / f"{name}-9.8.7.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\n{metadata}\n")
+    (tmp_path / "gdr-9.8.7.dist-info" / "entry_points.txt").write_text("[verl.plugins]\ngdr = gdr_verl.manager\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    row = next(line for line in gdr("integrations")[1].splitlines() if line.startswith("verl"))
+    assert "9.8.7" in row
+    assert "verl.plugins: gdr" in row
+    assert "missing" not in row
+
+
+def test_a_misspelt_name_is_said(gdr: Gdr) -> None:
+    code, _, err = gdr("integrations", "verll")
+    assert code != 0
+    assert "verl" in err
