@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import Final
 
+from gdr_plugin.api.errors import ConfigError, unknown
+
 
 @dataclass(frozen=True, slots=True)
 class Integration:
@@ -107,3 +109,14 @@ python train.py --custom-rm-path gdr_slime.reward ...""",
     ),
 }
 """The integrations by the name that commands take."""
+
+
+def integration(name: str) -> Integration:
+    """An integration by its name.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    if name not in INTEGRATIONS:
+        raise ConfigError(unknown("integration", name, INTEGRATIONS))
+    return INTEGRATIONS[name]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gdr_plugin.api.errors import ConfigError, unknown
 from gdr_plugin.cli.main import app
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ def integrations(
     ] = None,
 ) -> None:
     """List the adapters for trainers, or show how one is connected."""
-    from gdr_plugin.adapters.catalogue import INTEGRATIONS
+    from gdr_plugin.adapters.catalogue import INTEGRATIONS, integration
     from gdr_plugin.cli.show import print_facts, print_table
 
     if name is None:
@@ -30,9 +29,7 @@ def integrations(
         ]
         print_table("Integrations", ("name", "framework", "installed", "entry point", "tested with"), rows)
         return
-    if name not in INTEGRATIONS:
-        raise ConfigError(unknown("integration", name, INTEGRATIONS))
-    shown = INTEGRATIONS[name]
+    shown = integration(name)
     facts = {
         "our package": shown.package,
         "installed here": shown.installed or "no",

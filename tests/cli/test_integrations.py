@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from gdr_plugin.adapters.catalogue import INTEGRATIONS
+from gdr_plugin.adapters.fit import concerns
+from gdr_plugin.config.load import parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
 Gdr = Callable[..., tuple[int, str, str]]
@@ -56,3 +59,32 @@ def test_a_misspelt_name_is_said(gdr: Gdr) -> None:
     code, _, err = gdr("integrations", "verll")
     assert code != 0
     assert "verl" in err
+
+
+@pytest.mark.parametrize("name", INTEGRATIONS)
+def test_check_says_what_would_go_wrong_there(name: str, gdr: Gdr, tmp_path: Path) -> None:
+    file = tmp_path / "gdr.yaml"
+    file.write_text(
+        "strong: fake:a\nweak: fake:b\nreward: {reduction: sum}\n"
+        "guidance: {domains: {chat: none, math: math}}\nrouting: {routers: [keyword], default_domain: chat}\n"
+    )
+    code, out, _ = gdr("check", file, "--for", name, "--json")
+    assert code == 0
+    (said,) = json.loads(out)["for"].values()
+    assert {"reward.reduction: sum", "routing.routers", "not scored"} == set(said)
+    file.write_text(file.read_text().replace("sum", "mean").replace("keyword", "field"))
+    assert f"in {INTEGRATIONS[name].title}" in gdr("check", file, "--for", name)[1]
+    assert set(json.loads(gdr("check", file, "--for", name, "--json")[1])["for"][INTEGRATIONS[name].title]) == {
+        "not scored"
+    }
+
+
+def test_local_models_in_eight_workers_are_warned_of() -> None:
+    config = parse_config({"strong": "org/strong", "weak": "org/weak"})
+    assert "each of its eight reward workers" in concerns("verl", config)["models"]
+
+
+def test_check_for_a_trainer_that_is_not_known(gdr: Gdr, tmp_path: Path) -> None:
+    code, _, err = gdr("check", tmp_path / "gdr.yaml", "--for", "verll")
+    assert code != 0
+    assert "did you mean" in err
