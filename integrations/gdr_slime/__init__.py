@@ -14,6 +14,7 @@ from gdr_plugin.adapters.backend import Backend, open_backend
 from gdr_plugin.adapters.rendered import RenderedSamples, prompt_reader_of
 from gdr_plugin.api.types import Sample
 from gdr_plugin.data.prompts import parse_prompt
+from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
 __all__ = ["reward"]
 
@@ -54,7 +55,7 @@ def _sample(given: Any, backend: Backend, tokenizer: str) -> Sample:
 
 
 @cache
-def _reader(backend: Backend, tokenizer: str) -> Any:
+def _reader(backend: Backend, tokenizer: str) -> tuple[RenderedPromptReader, RenderedSamples]:
     from gdr_plugin.models.local.source import open_tokenizer
 
     reader = prompt_reader_of(open_tokenizer(tokenizer), tokenizer)
