@@ -24,17 +24,25 @@ FLOORS = (
     {"gdr_plugin.sampling", "gdr_plugin.reward"},
     {"gdr_plugin", "gdr_plugin.scoring", "gdr_plugin.serve"},
     {
+        "gdr_plugin.adapters",
         "gdr_plugin.annotation",
         "gdr_plugin.evaluation.ablations",
         "gdr_plugin.evaluation.controllability",
         "gdr_plugin.evaluation.pairs",
         "gdr_plugin.explain",
         "gdr_plugin.planning",
-        "gdr_trl",
-        "gdr_openrlhf",
         "gdr_vllm",
     },
-    {"gdr_plugin.builtin", "gdr_plugin.evaluation", "gdr_plugin.tuning"},
+    {
+        "gdr_plugin.builtin",
+        "gdr_plugin.evaluation",
+        "gdr_plugin.tuning",
+        "gdr_openrlhf",
+        "gdr_slime",
+        "gdr_swift",
+        "gdr_trl",
+        "gdr_verl",
+    },
     {"gdr_plugin.cli"},
 )
 """The packages by floor, the lowest first. Those of one floor do not import each other."""

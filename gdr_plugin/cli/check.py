@@ -30,13 +30,20 @@ def check(
     config: Annotated[Path, typer.Argument(help="The gdr.yaml to check.")] = Path("gdr.yaml"),
     set_: options.Set = None,
     load: Annotated[bool, typer.Option("--load", help="Also load the weights and score two probe responses.")] = False,
+    trainer: Annotated[
+        str | None,
+        typer.Option("--for", metavar="NAME", help="Also say what would go wrong in a trainer (`gdr integrations`)."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Validate a gdr.yaml and say what it would load."""
+    from gdr_plugin.adapters.catalogue import integration
+    from gdr_plugin.adapters.fit import concerns
     from gdr_plugin.cli.show import print_json
     from gdr_plugin.config.load import fingerprint, named_config
     from gdr_plugin.reward.resolve import resolve_names
 
+    title = integration(trainer).title if trainer else ""
     checked, _ = named_config(options.configured(config, set_))
     plugins = ctx.obj.plugins()
     resolved = resolve_names(checked, plugins, origin=str(config))
@@ -63,6 +70,8 @@ def check(
     }
     if probe is not None:
         facts["probe"] = probe
+    if trainer is not None:
+        facts["for"] = {title: concerns(trainer, checked)}
     if as_json:
         print_json(facts)
     else:
@@ -208,4 +217,6 @@ def _print(facts: dict[str, Any]) -> None:
         probe = facts["probe"]
         rewards = {row["response"]: f"{row['reward']:+.3f} ({row['domain']})" for row in probe["answers"]}
         print_facts(f"probe ({probe['seconds']} s): {probe['prompt']}", rewards | {"so": _judged(probe["answers"])})
+    for title, concerned in facts.get("for", {}).items():
+        print_facts(f"in {title}", concerned)
     print(f"{facts['config']} is fine")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     *("init", "check", "plan", "score", "explain", "annotate", "evaluate", "pairs", "tune"),
-    *("serve", "store", "guidance", "plugins", "path"),
+    *("serve", "store", "guidance", "plugins", "integrations", "path"),
 )
 """The modules of this package that hold one command each, in the order of `gdr --help`."""
 _SHARED = ("annotate", "score")

@@ -11,15 +11,16 @@ import typer
 from gdr_plugin.api.errors import ConfigError, unknown
 from gdr_plugin.cli.main import app
 
-FILES: Final = {"openrlhf": ("reward_func", "agent")}
+FILES: Final = {"openrlhf": ("reward_func", "agent"), "swift": ("reward",)}
 """Integration -> its modules that a framework loads as files."""
 
 
 @app.command()
 def path(
-    integration: Annotated[str, typer.Argument(help="Name of the integration: openrlhf.")],
+    integration: Annotated[str, typer.Argument(help="Name of the integration: openrlhf or swift.")],
     file: Annotated[
-        str | None, typer.Argument(help="reward_func or agent. Default: all files with their names.")
+        str | None,
+        typer.Argument(help="reward_func or agent of openrlhf, reward of swift. Default: all files with their names."),
     ] = None,
 ) -> None:
     """Print the paths of an integration's files, for use in a launch script."""

@@ -2,7 +2,7 @@
 
 `gdr path openrlhf agent` prints this file's path. Unlike `--reward.remote_url` it knows where the response begins and
 whether it was cut off, and an error ends the training with its own message. The policy's tokenizer comes from OpenRLHF;
-environment variables say which reward (see `gdr_openrlhf.backend`).
+environment variables say which reward (see `gdr_plugin.adapters.backend`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
-from gdr_openrlhf.backend import from_environment
-from gdr_openrlhf.dialect import Dialect, prompt_reader_of
+from gdr_openrlhf.backend import answer, dialect_of, from_environment
+from gdr_openrlhf.dialect import Dialect
+from gdr_plugin.adapters.rendered import prompt_reader_of
 from gdr_plugin.models.text.rendered_prompt import RenderedPromptReader
 
 _THREADS: Final = 256
@@ -50,7 +51,7 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
 
         Args:
             prompt: The templated prompt.
-            label: Any value; see `gdr_openrlhf.dialect.Dialect.samples`.
+            label: Any value; see `gdr_plugin.adapters.rendered.RenderedSamples.samples`.
             sampling_params: Passed on.
             max_length: Passed on.
             hf_tokenizer: The policy's tokenizer.
@@ -83,11 +84,11 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
         # say what was cut.
         finished = ended or not output.get("truncated", True)
         sample = dialect.sample(prompt, label, response, finished=finished)
-        answer = self._backend.rewards(dialect, [sample])
+        found = answer(self._backend, dialect, [sample])
         return {
-            "reward": answer["rewards"][0],
-            "scores": answer["scores"][0],
-            "extra_logs": {key: values[0] for key, values in answer["extra_logs"].items()},
+            "reward": found["rewards"][0],
+            "scores": found["scores"][0],
+            "extra_logs": {key: values[0] for key, values in found["extra_logs"].items()},
         }
 
     def _open(self, tokenizer: Any) -> tuple[RenderedPromptReader, Dialect]:
@@ -99,5 +100,5 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
             if self._opened is None:
                 name = self._backend.settings.policy_tokenizer or getattr(tokenizer, "name_or_path", None)
                 reader = prompt_reader_of(tokenizer, name or "")
-                self._opened = reader, self._backend.dialect(reader)
+                self._opened = reader, dialect_of(self._backend, reader)
             return self._opened

@@ -1,6 +1,7 @@
 """For OpenRLHF's `--reward.remote_url FILE.py`: rewards in this process, or from a `gdr serve` behind a token.
 
-`gdr path openrlhf reward_func` prints this file's path. The environment says which reward; see `gdr_openrlhf.backend`.
+`gdr path openrlhf reward_func` prints this file's path. The environment says which reward: see
+`gdr_plugin.adapters.backend`.
 Where no token is needed, `--reward.remote_url http://HOST:PORT/get_reward` does the same without this file.
 """
 
@@ -15,7 +16,7 @@ def reward_func(queries: list[str], prompts: list[str], labels: list[Any]) -> di
     Args:
         queries: Prompts with their responses, decoded from token ids.
         prompts: The templated prompts.
-        labels: Any values; see `gdr_openrlhf.dialect.Dialect.samples`.
+        labels: Any values; see `gdr_plugin.adapters.rendered.RenderedSamples.samples`.
 
     Returns:
         `rewards`, `scores` and `extra_logs`, lists as long as `queries`.
@@ -27,12 +28,12 @@ def reward_func(queries: list[str], prompts: list[str], labels: list[Any]) -> di
     # Older releases send this function to other processes by value: it must not refer to anything in this file.
     from logging import getLogger
 
-    from gdr_openrlhf.backend import dialect_from_environment, from_environment
+    from gdr_openrlhf.backend import answer, dialect_from_environment, from_environment
     from gdr_plugin.api.errors import GDRError
 
     try:
         dialect = dialect_from_environment()
-        return from_environment().rewards(dialect, dialect.samples(queries, prompts, labels))
+        return answer(from_environment(), dialect, dialect.samples(queries, prompts, labels))
     except GDRError as error:
         getLogger("gdr_openrlhf").error("no reward: %s", error)
         raise

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gdr_openrlhf.dialect import LOGS, Dialect, open_prompt_reader
+from gdr_openrlhf.dialect import LOGS, Dialect
+from gdr_plugin.adapters.rendered import open_prompt_reader
 from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.serve.answers import JsonAnswer
 

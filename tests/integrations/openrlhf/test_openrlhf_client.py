@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from gdr_openrlhf.dialect import Dialect, open_prompt_reader
+from gdr_openrlhf.dialect import Dialect
+from gdr_plugin.adapters.rendered import open_prompt_reader
 from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Message, Sample, Score
 from gdr_plugin.reward.reward import GuidedDensityRatio

@@ -117,7 +117,7 @@ def test_every_flag_in_the_documentation_exists(
 
 def test_every_variable_in_the_documentation_is_read() -> None:
     text = (ROOT / "docs" / "openrlhf.md").read_text(encoding="utf-8")
-    source = (ROOT / "integrations" / "gdr_openrlhf" / "backend.py").read_text(encoding="utf-8")
+    source = (ROOT / "gdr_plugin" / "adapters" / "backend.py").read_text(encoding="utf-8")
     named = set(re.findall(r"GDR_[A-Z_]+", text)) - {"GDR_TOKEN"}
     assert named
     assert named <= set(re.findall(r"GDR_[A-Z_]+", source))

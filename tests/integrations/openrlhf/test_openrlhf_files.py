@@ -35,10 +35,12 @@ VARIABLES = ("REMOTE", "CONFIG", "POLICY_TOKENIZER", "SCALE", "CLIP", "TEMPERATU
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Set the variables that say which reward; what was opened for others is forgotten."""
     from gdr_openrlhf import backend
+    from gdr_plugin.adapters.backend import _opened
 
     def clear() -> None:
         backend._backend.cache_clear()
         backend._dialect.cache_clear()
+        _opened.cache_clear()
 
     def use(**variables: object) -> None:
         clear()

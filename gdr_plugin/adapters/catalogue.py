@@ -1,0 +1,122 @@
+"""Every integration: what `gdr integrations` says of it, and the snippet that its page shows.
+
+Looks at what is installed, without importing any framework.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from typing import Final
+
+from gdr_plugin.api.errors import ConfigError, unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Integration:
+    """One framework, and how it is connected."""
+
+    title: str
+    """The framework's own name."""
+    package: str
+    """Our package."""
+    distribution: str | None
+    """The framework's name on the package index; None where it is not there."""
+    tested: str
+    """What the tests ran it with."""
+    unscored: str
+    """What becomes of an answer that cannot be scored."""
+    snippet: str
+    """What a user pastes."""
+    entry_point: tuple[str, str] | None = None
+    """Group and name by which the framework finds our package."""
+
+    @property
+    def installed(self) -> str | None:
+        """The framework's version here; None where it is not installed."""
+        try:
+            return version(self.distribution) if self.distribution else None
+        except PackageNotFoundError:
+            return None
+
+    def found(self) -> EntryPoint | None:
+        """Our entry point, where the framework has one and an installed package says it."""
+        if self.entry_point is None:
+            return None
+        group, name = self.entry_point
+        return next(iter(entry_points(group=group, name=name)), None)
+
+
+_SERVE: Final = "gdr serve gdr.yaml --port 5000 &"
+
+INTEGRATIONS: Final = {
+    "trl": Integration(
+        title="TRL",
+        package="gdr_trl",
+        distribution="trl",
+        tested="TRL 1.14 and 1.16: its trainers",
+        unscored="left out (None); `unscored=` takes raise or a number",
+        snippet="""from gdr_trl import GDRReward
+from trl import GRPOConfig, GRPOTrainer
+
+trainer = GRPOTrainer(
+    "org/policy", reward_funcs=GDRReward("gdr.yaml"), args=GRPOConfig(output_dir="out"), train_dataset=data
+)
+trainer.train()""",
+    ),
+    "openrlhf": Integration(
+        title="OpenRLHF",
+        package="gdr_openrlhf",
+        distribution="openrlhf",
+        tested="OpenRLHF 0.9.0, 0.9.1 and 0.11.2: their clients",
+        unscored="an error; GDR_UNSCORED or --unscored takes a number",
+        snippet=(
+            "gdr serve gdr.yaml --port 5000 --policy-tokenizer Qwen/Qwen2.5-7B-Instruct\n"
+            "python -m openrlhf.cli.train_ppo_ray --reward.remote_url http://127.0.0.1:5000/get_reward "
+            "--data.apply_chat_template ..."
+        ),
+    ),
+    "verl": Integration(
+        title="verl",
+        package="gdr_verl",
+        distribution="verl",
+        tested="verl 0.9.1: its reward managers and its function loader",
+        unscored="an error; GDR_UNSCORED takes a number",
+        snippet=f"""{_SERVE}
+export GDR_REMOTE=http://127.0.0.1:5000
+python -m verl.trainer.main_ppo reward.reward_manager.name=gdr data.return_raw_chat=True ...""",
+        entry_point=("verl.plugins", "gdr"),
+    ),
+    "swift": Integration(
+        title="ms-swift",
+        package="gdr_swift",
+        distribution="ms-swift",
+        tested="ms-swift 4.6.0: its plugin loader and its scoring of completions",
+        unscored="an error; GDR_UNSCORED takes a number",
+        snippet=f"""{_SERVE}
+export GDR_REMOTE=http://127.0.0.1:5000
+swift rlhf --rlhf_type grpo --external_plugins $(gdr path swift reward) --reward_funcs gdr ...""",
+    ),
+    "slime": Integration(
+        title="slime",
+        package="gdr_slime",
+        distribution=None,
+        tested="its contract, read off slime's source of August 2026; not its code",
+        unscored="an error; GDR_UNSCORED or --unscored takes a number",
+        snippet=f"""{_SERVE}
+export GDR_REMOTE=http://127.0.0.1:5000
+python train.py --custom-rm-path gdr_slime.reward ...""",
+    ),
+}
+"""The integrations by the name that commands take."""
+
+
+def integration(name: str) -> Integration:
+    """An integration by its name.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    if name not in INTEGRATIONS:
+        raise ConfigError(unknown("integration", name, INTEGRATIONS))
+    return INTEGRATIONS[name]

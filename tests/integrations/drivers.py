@@ -1,0 +1,238 @@
+"""Calls each adapter as its framework does: `python drivers.py NAME`, jobs on standard input, answers on its output.
+
+A process of its own for each, because frameworks change what they touch (warnings, patches of transformers). Where a
+release can be installed here (verl, ms-swift), its own code builds the batch and calls the adapter.
+
+A job is `{"remote", "config", "tokenizer", "unscored", "items": [{"messages", "response", "cut", "domain"}]}`; its
+answer is a list of rewards, or the error's text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+Job = dict[str, Any]
+
+
+def tokenizer_of(job: Job) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(job["tokenizer"])
+
+
+def rendered(tokenizer: Any, item: Any) -> str:
+    return str(tokenizer.apply_chat_template(item["messages"], tokenize=False, add_generation_prompt=True))
+
+
+def response_ids(tokenizer: Any, item: Any) -> list[int]:
+    ids: list[int] = tokenizer.encode(item["response"], add_special_tokens=False)
+    return ids if item["cut"] else [*ids, tokenizer.eos_token_id]
+
+
+def source(job: Job) -> dict[str, Any]:
+    """Where the reward is, as keywords."""
+    given = {name: job[name] for name in ("remote", "config", "unscored")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def trl(job: Job) -> list[float | None]:
+    from gdr_trl import GDRReward
+
+    tokenizer = tokenizer_of(job)
+    reward = GDRReward(**source(job), policy_tokenizer=tokenizer)
+    items = job["items"]
+    return reward(
+        [item["messages"] for item in items],
+        [[{"role": "assistant", "content": item["response"]}] for item in items],
+        [response_ids(tokenizer, item) for item in items],
+        domain=[item["domain"] for item in items],
+    )
+
+
+def openrlhf(job: Job) -> list[float]:
+    from gdr_openrlhf.reward_func import reward_func
+
+    tokenizer = tokenizer_of(job)
+    prompts = [rendered(tokenizer, item) for item in job["items"]]
+    ends = ["" if item["cut"] else tokenizer.eos_token for item in job["items"]]
+    queries = [prompt + item["response"] + end for prompt, item, end in zip(prompts, job["items"], ends, strict=True)]
+    labels = [{"domain": item["domain"]} for item in job["items"]]
+    rewards: list[float] = reward_func(queries, prompts, labels)["rewards"]
+    return rewards
+
+
+def _verl_batch(tokenizer: Any, items: list[Any], position: int) -> Any:
+    """One answer as verl's rollout hands it over: prompt padded on the left, answer on the right."""
+    import numpy as np
+    import torch
+    from verl import DataProto
+
+    item, room = items[position], 512
+    prompt = tokenizer.encode(rendered(tokenizer, item), add_special_tokens=False)
+    answer = response_ids(tokenizer, item)
+    pad = tokenizer.pad_token_id
+    left, right = [pad] * (room - len(prompt)), [pad] * (room - len(answer))
+    mask = [0] * len(left) + [1] * (len(prompt) + len(answer)) + [0] * len(right)
+    columns = {
+        "raw_prompt": item["messages"],
+        "data_source": "tests",
+        "reward_model": {"style": "rule", "ground_truth": ""},
+        "extra_info": {"domain": item["domain"], "prompt": item["messages"], "index": position},
+    }
+    arrays = {}
+    for name, value in columns.items():
+        arrays[name] = np.empty(1, dtype=object)
+        arrays[name][0] = value
+    tensors = {"prompts": [left + prompt], "responses": [answer + right], "attention_mask": [mask]}
+    return DataProto.from_dict(
+        tensors={name: torch.tensor(value) for name, value in tensors.items()}, non_tensors=arrays
+    )
+
+
+def _verl(job: Job, reward: dict[str, Any]) -> list[float]:
+    from omegaconf import OmegaConf
+    from verl.trainer.ppo.reward import load_reward_manager
+
+    tokenizer = tokenizer_of(job)
+    shown = {"sandbox_fusion": {"url": None}, **reward}
+    config = OmegaConf.create({"reward": shown})
+    manager = load_reward_manager(config, tokenizer)
+    count = len(job["items"])
+
+    async def rewards() -> list[Any]:
+        batches = [_verl_batch(tokenizer, job["items"], position) for position in range(count)]
+        return await asyncio.gather(*(manager.run_single(batch) for batch in batches))
+
+    return [found["reward_score"] for found in manager.loop.run_until_complete(rewards())]
+
+
+def verl_manager(job: Job) -> list[float]:
+    manager = {"source": "register", "name": "gdr"}
+    function = {"path": None, "name": "compute_score", "reward_kwargs": source(job)}
+    return _verl(job, {"reward_manager": manager, "custom_reward_function": function})
+
+
+def verl_function(job: Job) -> list[float]:
+    manager = {"source": "register", "name": "naive"}
+    function = {"path": "pkg://gdr_verl", "name": "compute_score", "reward_kwargs": source(job)}
+    return _verl(job, {"reward_manager": manager, "custom_reward_function": function})
+
+
+def swift(job: Job) -> list[float]:
+    import torch
+    from swift.rewards import orms
+    from swift.rl_core.data import GRPOSample
+    from swift.rl_core.grpo_algorithm import score_completions
+    from swift.utils import import_external_file
+
+    import_external_file(str(Path(__file__).parents[2] / "integrations" / "gdr_swift" / "reward.py"))
+    samples = [
+        GRPOSample(
+            messages=[*item["messages"], {"role": "assistant", "content": item["response"]}],
+            finish_reason="length" if item["cut"] else "stop",
+            extra={"domain": item["domain"]},
+        )
+        for item in job["items"]
+    ]
+    found = score_completions(samples, [orms["gdr"]()], [None], False, torch.device("cpu"))
+    rewards: list[float] = found[:, 0].tolist()
+    return rewards
+
+
+def _slime_samples(job: Job, *, messages: bool) -> list[Any]:
+    tokenizer = tokenizer_of(job)
+    samples = []
+    for item in job["items"]:
+        prompt, answer = rendered(tokenizer, item), response_ids(tokenizer, item)
+        samples.append(
+            SimpleNamespace(
+                prompt=item["messages"] if messages else prompt,
+                tokens=[*tokenizer.encode(prompt, add_special_tokens=False), *answer],
+                response=tokenizer.decode(answer),
+                response_length=len(answer),
+                label=None,
+                metadata={"domain": item["domain"]},
+                status=SimpleNamespace(value="truncated" if item["cut"] else "completed"),
+            )
+        )
+    return samples
+
+
+def slime(job: Job) -> list[float]:
+    """One sample a call, the prompt as text."""
+    from gdr_slime import reward
+
+    args = SimpleNamespace(hf_checkpoint=job["tokenizer"])
+
+    async def rewards() -> list[float]:
+        return list(await asyncio.gather(*(reward(args, sample) for sample in _slime_samples(job, messages=False))))
+
+    return asyncio.run(rewards())
+
+
+def slime_group(job: Job) -> list[float]:
+    """`--group-rm`: a list of samples, the prompts as messages."""
+    from gdr_slime import reward
+
+    args = SimpleNamespace(hf_checkpoint=job["tokenizer"])
+    rewards: list[float] = asyncio.run(reward(args, _slime_samples(job, messages=True)))
+    return rewards
+
+
+def slime_remote(job: Job) -> list[float]:
+    """`--rm-type remote_rm`: what slime's client posts, and how it reads the answer."""
+    import aiohttp
+
+    async def rewards() -> list[float]:
+        found = []
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
+            for sample in _slime_samples(job, messages=False):
+                body = {"prompt": sample.prompt, "response": sample.response, "label": sample.metadata}
+                async with session.post(f"{job['remote']}/slime", json=body) as answer:
+                    answer.raise_for_status()
+                    found.append(await answer.json())
+        return found
+
+    return asyncio.run(rewards())
+
+
+DRIVERS: dict[str, Callable[[Job], Any]] = {
+    driver.__name__: driver
+    for driver in (trl, openrlhf, verl_manager, verl_function, swift, slime, slime_group, slime_remote)
+}
+
+
+def main() -> None:
+    from gdr_plugin.adapters import backend
+    from gdr_plugin.reward.remote import RemoteRatio
+
+    RemoteRatio.__init__.__kwdefaults__["tries"] = 1  # type: ignore[index]  # a dead server is dead at once
+    warnings.simplefilter("ignore")
+    answers: list[Any] = []
+    for job in json.load(sys.stdin):
+        backend._opened.cache_clear()
+        if "gdr_openrlhf.backend" in sys.modules:
+            from gdr_openrlhf.backend import _backend, _dialect
+
+            _backend.cache_clear()
+            _dialect.cache_clear()
+        values = {"GDR_REMOTE": job["remote"], "GDR_CONFIG": job["config"], "GDR_UNSCORED": job["unscored"]}
+        for name, value in {**values, "GDR_POLICY_TOKENIZER": job["tokenizer"]}.items():
+            os.environ[name] = "" if value is None else str(value)
+        try:
+            answers.append(DRIVERS[sys.argv[1]](job))
+        except Exception as error:
+            answers.append(f"{type(error).__name__}: {error}")
+    print(json.dumps({"answers": answers}))
+
+
+if __name__ == "__main__":
+    main()
