@@ -80,9 +80,9 @@ def parse_config(data: Mapping[str, Any], *, base: Path | None = None, origin: s
 def fingerprint(config: Config) -> str:
     """A digest that is equal for configurations that give the same rewards.
 
-    The store, the load order and the memory settings are left out: they change the cost, not the result. Guidance
-    files, chat templates and routers' data files count by their content, wherever they are. Models count by their
-    names; what is in them is part of `LogprobModel.identity`.
+    The store, the load order, the memory settings and the teacher's reference are left out: they change no reward.
+    Guidance files, chat templates and routers' data files count by their content, wherever they are. Models count by
+    their names; what is in them is part of `LogprobModel.identity`.
 
     Args:
         config: A configuration from `load_config` or `parse_config`.
@@ -91,7 +91,7 @@ def fingerprint(config: Config) -> str:
         32 hexadecimal digits, the same on every machine.
     """
     data = config.model_dump(
-        mode="json", exclude={"store": True, "load": True, "limits": {"token_budget", "kv_cache_mb"}}
+        mode="json", exclude={"store": True, "load": True, "teacher": True, "limits": {"token_budget", "kv_cache_mb"}}
     )
     data["guidance"]["files"] = _contents(data["guidance"]["files"])
     data["routing"]["routers"] = _contents(data["routing"]["routers"])

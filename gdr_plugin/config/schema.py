@@ -97,6 +97,14 @@ class StoreSection(SettingsModel):
     """SQLite file; made when missing."""
 
 
+class TeacherSection(SettingsModel):
+    """What `gdr serve --teacher` needs beside the reward; it changes no reward."""
+
+    reference: SpecField = Field(examples=["org/policy"])
+    """The model whose log-probs the scaled ratio is added to, mostly where the policy started; takes the same keys as
+    `strong`, and is shown no guidance. Without it that is the weak model as the ratio asks it, which saves a pass."""
+
+
 class Config(SettingsModel):
     """A reward: two models, guidance, routing, reduction."""
 
@@ -112,6 +120,8 @@ class Config(SettingsModel):
     limits: Limits = Limits()
     load: Load = "together"
     """`sequential`: one model in memory at a time."""
+    teacher: TeacherSection | None = None
+    """What `gdr serve --teacher` needs beside the reward; it changes no reward."""
 
     @model_validator(mode="after")
     def _check(self) -> Config:
