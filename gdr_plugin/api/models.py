@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
@@ -86,6 +86,42 @@ class WritesTurns(Protocol):
         """From which to which character of the turn's text each id reaches; None where that is not known.
 
         Ids of reasoning have an empty range at the beginning of the text.
+        """
+        ...
+
+
+@runtime_checkable
+class TakesIds(Protocol):
+    """What a `ChatFormat` may offer beyond its contract: what is needed to score ids that another program has made.
+
+    Without it a model cannot be a teacher (`gdr serve --teacher`).
+    """
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of context and response together."""
+        ...
+
+    @property
+    def bos(self) -> int | None:
+        """The id that stands once in front of all turns; None where there is none, or where every turn has it."""
+        ...
+
+    def vocabulary(self) -> Mapping[str, int]:
+        """Every token with its id, added tokens included."""
+        ...
+
+    def system_block(self, text: str) -> tuple[int, ...]:
+        """Ids of a system turn that stands first, as the template writes it.
+
+        In front of the ids of other turns they make a conversation with this system turn. They begin with BOS where
+        the template writes one.
+
+        Args:
+            text: What the turn says.
+
+        Raises:
+            ChatError: The template has no system turn that stands by itself.
         """
         ...
 

@@ -35,10 +35,22 @@ def serve(
         float, typer.Option(help="How long requests may take to finish after SIGTERM, in seconds.")
     ] = 25.0,
     policy_tokenizer: Annotated[
-        str | None, typer.Option(help="Hub id or folder of the tokenizer that templated text was rendered with.")
+        str | None,
+        typer.Option(help="Hub id or folder of the policy's tokenizer: it rendered templated text, or made the ids."),
+    ] = None,
+    teacher: Annotated[
+        bool,
+        typer.Option(
+            "--teacher", help="Also answer log-probs of token ids, for trainers that distil (docs/teacher.md)."
+        ),
+    ] = False,
+    teacher_domain: Annotated[
+        str | None, typer.Option(help="Domain of ids that name none; default: routing.default_domain.")
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Score templated text as it is, without guidance.")] = False,
-    scale: Annotated[float, typer.Option(help="Factor on the rewards that trainers receive.")] = 1.0,
+    scale: Annotated[
+        float, typer.Option(help="Factor on the rewards (of a teacher: on each token's) that trainers receive.")
+    ] = 1.0,
     clip: Annotated[
         float | None, typer.Option(help="Bound on the absolute value of the scaled rewards that trainers receive.")
     ] = None,
@@ -74,6 +86,10 @@ def serve(
         temperature=temperature,
     )
     checked, _ = named_config(options.configured(config, set_))
+    if teacher and policy_tokenizer is None:
+        raise ConfigError("--teacher scores the policy's token ids: name its tokenizer with --policy-tokenizer")
+    if teacher_domain is not None and not teacher:
+        raise ConfigError("--teacher-domain is the domain of a teacher: add --teacher, or leave it out")
     if checked.load == "sequential":
         raise ConfigError(f"{config}: a server keeps both models in memory: set load to together")
     # The port opens before anything is loaded, so that clients connect and wait: OpenRLHF's client gives a closed port
@@ -83,7 +99,15 @@ def serve(
     from gdr_plugin.serve.app import create_app
 
     plugins = ctx.obj.plugins()
-    service = BatchingService(GuidedDensityRatio.from_config(checked, plugins=plugins), settings)
+    ratio = GuidedDensityRatio.from_config(checked, plugins=plugins)
+    taught = None
+    if teacher and policy_tokenizer is not None:
+        from gdr_plugin.reward.teacher import Teacher
+
+        taught = Teacher.from_ratio(
+            ratio, policy_tokenizer, plugins=plugins, scale=scale, clip=clip, domain=teacher_domain
+        )
+    service = BatchingService(ratio, settings, teacher=taught)
     served = create_app(service, plugins)
     if not is_loopback(host) and settings.token is None:
         print(f"gdr: warning: {host} is reachable from elsewhere and there is no --token", file=sys.stderr)
@@ -92,5 +116,8 @@ def serve(
 
     def announce() -> None:
         print(f"gdr: serving {config} on {url} (routes: {url}/docs)", flush=True)
+        if taught is not None:
+            facts = taught.describe()
+            print(f"gdr: teacher: {facts['values']}; {facts['domain']}: guidance {facts['guidance']}", flush=True)
 
     raise typer.Exit(run(served, service, bound, on_ready=announce, access_log=access_log))

@@ -19,6 +19,7 @@ COST_ONLY: Final[dict[str, Any]] = {
     "store": True,
     "load": True,
     "ray": True,
+    "teacher": True,
     "limits": {"token_budget", "kv_cache_mb"},
     "strong": {"server"},
     "weak": {"server"},
@@ -90,9 +91,9 @@ def parse_config(data: Mapping[str, Any], *, base: Path | None = None, origin: s
 def fingerprint(config: Config) -> str:
     """A digest that is equal for configurations that give the same rewards.
 
-    The store, the load order, the pools, the memory settings and how servers are asked are left out: they change the
-    cost, not the result. Guidance files, chat templates and routers' data files count by their content, wherever they
-    are. Models count by their names; what is in them is part of `LogprobModel.identity`.
+    The store, the load order, the pools, the memory settings, the teacher and how servers are asked are left out:
+    they change no reward. Guidance files, chat templates and routers' data files count by their content, wherever
+    they are. Models count by their names; what is in them is part of `LogprobModel.identity`.
 
     Args:
         config: A configuration from `load_config` or `parse_config`.

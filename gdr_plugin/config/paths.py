@@ -39,6 +39,10 @@ def locate(config: Config, base: Path) -> tuple[Config, list[str]]:
     store = config.store
     if store is not None:
         store = store.model_copy(update={"path": finder.store(store.path)})
+    teacher = config.teacher
+    if teacher is not None:
+        reference = finder.model("teacher.reference", teacher.reference)
+        teacher = teacher.model_copy(update={"reference": reference})
     return config.model_copy(
         update={
             "strong": strong,
@@ -46,6 +50,7 @@ def locate(config: Config, base: Path) -> tuple[Config, list[str]]:
             "guidance": config.guidance.model_copy(update={"files": files}),
             "routing": config.routing.model_copy(update={"routers": routers}),
             "store": store,
+            "teacher": teacher,
         }
     ), finder.complaints
 

@@ -127,6 +127,14 @@ class RaySection(SettingsModel):
         return self
 
 
+class TeacherSection(SettingsModel):
+    """What `gdr serve --teacher` needs beside the reward; it changes no reward."""
+
+    reference: SpecField = Field(examples=["org/policy"])
+    """The model whose log-probs the scaled ratio is added to, mostly where the policy started; takes the same keys as
+    `strong`, and is shown no guidance. Without it that is the weak model as the ratio asks it, which saves a pass."""
+
+
 class Config(SettingsModel):
     """A reward: two models, guidance, routing, reduction."""
 
@@ -144,6 +152,8 @@ class Config(SettingsModel):
     """`sequential`: one model in memory at a time."""
     ray: RaySection | None = None
     """How `--engine ray` spreads the work over a cluster. Without it each model has a pool of its own size."""
+    teacher: TeacherSection | None = None
+    """What `gdr serve --teacher` needs beside the reward; it changes no reward."""
 
     @model_validator(mode="after")
     def _check(self) -> Config:

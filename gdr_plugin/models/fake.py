@@ -7,7 +7,7 @@ dry runs exercise the real code. It knows nothing of language: its rewards mean 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -36,7 +36,8 @@ _MULTIPLIERS = np.array(
 class FakeChat:
     """Byte-level ChatML: `BOS`, then for every turn `START role newline text END newline`.
 
-    Reasoning stands before the text, tool calls behind it, each on a line: it writes whole turns (`WritesTurns`).
+    Reasoning stands before the text, tool calls behind it, each on a line: it writes whole turns (`WritesTurns`). It
+    takes ids, too (`TakesIds`).
 
     Args:
         limits: Lengths, and what happens to what is longer.
@@ -44,8 +45,9 @@ class FakeChat:
 
     def __init__(self, limits: Limits | None = None) -> None:
         limits = limits or Limits()
-        self._max_length = limits.max_length or MAX_LENGTH
-        self._room = self._max_length - min(limits.max_response, self._max_length // 2)
+        self.max_length = limits.max_length or MAX_LENGTH
+        self.bos: int | None = BOS
+        self._room = self.max_length - min(limits.max_response, self.max_length // 2)
         self._keep_end = limits.long_input == "keep_end"
 
     def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
@@ -56,9 +58,9 @@ class FakeChat:
         """Ids of a turn with reasoning or tool calls after `conversation`; see `WritesTurns.turn_span`."""
         ids = tuple(_written(turn).encode("utf-8", "surrogatepass")) + ((END,) if end else ())
         context, dropped = self._context(conversation)
-        if len(context) + len(ids) > self._max_length:
+        if len(context) + len(ids) > self.max_length:
             raise ChatError(
-                f"the prompt ({len(context):,} tokens) and the response ({len(ids):,}) exceed {self._max_length:,} "
+                f"the prompt ({len(context):,} tokens) and the response ({len(ids):,}) exceed {self.max_length:,} "
                 "tokens: raise limits.max_length, or set limits.long_input to keep_end"
             )
         return TokenSpan(context=context, response=ids, dropped=dropped)
@@ -77,6 +79,14 @@ class FakeChat:
             return None
         thought = len(_written(replace(turn, content="")).encode("utf-8", "surrogatepass"))
         return ((0, 0),) * thought + self.offsets(conversation, turn.content)
+
+    def vocabulary(self) -> Mapping[str, int]:
+        """The bytes as `<0x41>`, and the control tokens; see `TakesIds.vocabulary`."""
+        return {f"<0x{byte:02X}>": byte for byte in range(256)} | {"<bos>": BOS, "<start>": START, "<end>": END}
+
+    def system_block(self, text: str) -> tuple[int, ...]:
+        """See `TakesIds.system_block`."""
+        return (BOS, START, *b"system\n", *text.encode("utf-8", "surrogatepass"), END, 10)
 
     def _context(self, conversation: Conversation) -> tuple[tuple[int, ...], int]:
         if not conversation:

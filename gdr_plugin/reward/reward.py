@@ -240,6 +240,11 @@ class GuidedDensityRatio:
         return self._reward.reduction
 
     @property
+    def placement(self) -> Placement:
+        """Which models see the guidance."""
+        return self._guidance.placement
+
+    @property
     def routing_counts(self) -> dict[str, int]:
         """How many samples of `score` each router decided, `default` where none did, `error` where one failed."""
         return dict(self._routed)

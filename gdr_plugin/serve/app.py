@@ -53,7 +53,7 @@ def create_app(service: BatchingService, plugins: Plugins) -> FastAPI:
     Raises:
         PluginError: A plugin failed, or two bring the same method and path.
     """
-    from gdr_plugin.serve import status
+    from gdr_plugin.serve import status, teacher
     from gdr_plugin.serve.guard import Guard
 
     @asynccontextmanager
@@ -76,7 +76,8 @@ def create_app(service: BatchingService, plugins: Plugins) -> FastAPI:
         responses={status: {"description": text, "content": _PROBLEM} for status, text in _REFUSALS.items()},
     )
     owners: dict[tuple[str, str], str] = {}
-    for plugin, routes in [("built-in", status.routes(service)), *plugins.serve_routes(service)]:
+    taught = [("built-in", teacher.routes(service))] if service.teacher is not None else []
+    for plugin, routes in [("built-in", status.routes(service)), *taught, *plugins.serve_routes(service)]:
         _claim(owners, plugin, routes)
         app.include_router(routes)
     _add_error_handlers(app)

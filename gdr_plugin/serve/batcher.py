@@ -1,7 +1,8 @@
-"""Dynamic batching: samples of many requests reach the models together, and none is computed twice.
+"""Dynamic batching: questions of many requests reach the models together, and none is computed twice.
 
-The event loop owns the requests, the table of samples in flight and the cache; one worker thread owns the models. They
-meet in a queue under a lock. This module knows neither HTTP nor how a score is computed.
+The event loop owns the requests, the table of questions in flight and the cache; one worker thread owns the models.
+They meet in a queue under a lock. What a question is and how it is answered says its `Work`: samples get scores, a
+teacher's ids get log-probs. This module knows neither HTTP nor models.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gdr_plugin.api.errors import RequestError
 from gdr_plugin.api.service import ServeSettings
-from gdr_plugin.api.types import Sample, Score
-from gdr_plugin.serve.entry import Entry, Outcome, characters, content_key, unwrap, without_tokens
+from gdr_plugin.serve.entry import Entry, Key, Outcome, Work, unwrap
 
 if TYPE_CHECKING:
     from gdr_plugin.serve.metrics import Metrics
@@ -30,22 +30,24 @@ GRACE_S = 10.0
 WAITING_PER_SLOT = 8
 """Samples that may wait for room, as a multiple of the queue (or one largest request); more are refused."""
 
-ScoreBatch: TypeAlias = "Callable[[Sequence[Sample], bool], list[Score]]"
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
 
 log = logging.getLogger("gdr_plugin.serve")
 
 
 class Batcher:
-    """Collects samples of many requests into batches for one worker thread.
+    """Collects questions of many requests into batches for one worker thread.
+
+    Questions of several kinds share the queue, its limits and the thread; each kind's part of a batch is answered in
+    one call.
 
     Args:
-        score: Scores a batch; called in the worker thread alone.
         settings: Batch size, wait, queue and cache.
         metrics: Where batches, waits and hits are counted.
     """
 
-    def __init__(self, score: ScoreBatch, settings: ServeSettings, metrics: Metrics) -> None:
-        self._score = score
+    def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
         self.stopped_reason: str | None = None
@@ -59,8 +61,8 @@ class Batcher:
         self.waiting = 0
         """Samples of accepted requests that are not in the queue yet because it is full."""
         self._slots = asyncio.Semaphore(settings.queue)
-        self._cache: OrderedDict[bytes, Score] = OrderedDict()
-        self._in_flight: dict[bytes, Entry] = {}
+        self._cache: OrderedDict[Key, Any] = OrderedDict()
+        self._in_flight: dict[Key, Entry] = {}
         self._unfinished: set[Entry] = set()
         # What follows is shared with the worker, under the condition's lock.
         self._work = threading.Condition()
@@ -107,23 +109,35 @@ class Batcher:
         self._abandon_all()
         return left
 
-    async def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
-        """Score one request's samples; see `ScoringService.score`."""
+    async def ask(self, work: Work[Question, Answer], questions: Sequence[Question]) -> list[Answer]:
+        """Answer one request's questions, batched with those of other requests. Cancelling the call is safe.
+
+        Args:
+            work: What the questions are, and how they are answered.
+            questions: May be empty.
+
+        Returns:
+            One answer a question, in order.
+
+        Raises:
+            RequestError: The batcher is overloaded, stopping or broken (503).
+            GDRError: What a question failed with.
+        """
         self._check_open()
         room = max(self._settings.queue * WAITING_PER_SLOT, self._settings.max_items)
-        if self.waiting and self.waiting + len(samples) > room:
+        if self.waiting and self.waiting + len(questions) > room:
             raise RequestError(
                 f"the server is overloaded: {self.waiting:,} samples wait for room in the queue; try again later",
                 status=503,
             )
-        left = len(samples)
+        left = len(questions)
         self.waiting += left
-        held: list[Score | Entry] = []
+        held: list[Any] = []
         try:
-            for number, sample in enumerate(samples):
+            for number, question in enumerate(questions):
                 if number % 256 == 255:
                     await asyncio.sleep(0)  # hashing thousands of samples must not hold up other requests
-                held.append(await self._admit(sample, tokens))
+                held.append(await self._admit(work, question))
                 left -= 1
                 self.waiting -= 1
             futures = {answer.done for answer in held if isinstance(answer, Entry) and not answer.done.done()}
@@ -134,11 +148,15 @@ class Batcher:
             for answer in held:
                 if isinstance(answer, Entry):
                     self._leave(answer)
-        return [answer if isinstance(answer, Score) else unwrap(answer.done.result()) for answer in held]
+        answers: list[Answer] = [
+            unwrap(answer.done.result()) if isinstance(answer, Entry) else answer for answer in held
+        ]
+        return answers
 
-    async def _admit(self, sample: Sample, tokens: bool) -> Score | Entry:
-        """The sample's score if it is known, else its place in the queue; waits until there is room."""
-        key = None if tokens else content_key(sample)
+    async def _admit(self, work: Work[Any, Any], question: Any) -> Any:
+        """The question's answer if it is known, else its place in the queue; waits until there is room."""
+        digest = work.key(question)
+        key = None if digest is None else (work.name, digest)
         if (known := self._known(key)) is not None:
             return known
         await self._slots.acquire()
@@ -151,7 +169,7 @@ class Batcher:
         if known is not None:
             self._slots.release()
             return known
-        entry = Entry(sample, tokens, key, self._loop.create_future())
+        entry = Entry(work, question, key, self._loop.create_future())
         self._unfinished.add(entry)
         if key is not None:
             self._in_flight[key] = entry
@@ -160,13 +178,14 @@ class Batcher:
             self._count_live(1)
         return entry
 
-    def _known(self, key: bytes | None) -> Score | Entry | None:
+    def _known(self, key: Key | None) -> Any:
+        """The answer that is kept, or the place in the queue of a question that is being answered; else None."""
         if key is None:
             return None
-        if (score := self._cache.get(key)) is not None:
+        if (answer := self._cache.get(key)) is not None:
             self._cache.move_to_end(key)
             self._metrics.hits.labels("finished").inc()
-            return score
+            return answer
         if (entry := self._in_flight.get(key)) is not None:
             self._metrics.hits.labels("in_flight").inc()
             with self._work:
@@ -238,7 +257,7 @@ class Batcher:
         for entry in self._queue:
             if entry.waiters:
                 batch.append(entry)
-                chars += characters(entry.sample)
+                chars += entry.work.size(entry.question)
                 if len(batch) == self._settings.max_batch or chars > BATCH_CHARS:
                     break
         for entry in batch:
@@ -247,25 +266,40 @@ class Batcher:
         return batch
 
     def _outcomes(self, batch: Sequence[Entry]) -> list[Outcome]:
-        """Score a batch; where it fails, each sample gets a second chance alone."""
+        """Answer a batch, one kind of work after the other."""
         now = time.monotonic()
         for entry in batch:
             self._metrics.waited.observe(now - entry.arrived)
+        outcomes: dict[Entry, Outcome] = {}
+        for work in dict.fromkeys(entry.work for entry in batch):
+            own = [entry for entry in batch if entry.work is work]
+            outcomes.update(zip(own, self._answered(work, own), strict=True))
+        return [outcomes[entry] for entry in batch]
+
+    def _answered(self, work: Work[Any, Any], entries: Sequence[Entry]) -> Sequence[Outcome]:
+        """Answer entries together; where that fails, each gets a second chance alone."""
         try:
-            scores = self._score([entry.sample for entry in batch], any(entry.tokens for entry in batch))
-            return [without_tokens(score, entry) for score, entry in zip(scores, batch, strict=True)]
+            outcomes = work.run([entry.question for entry in entries])
+            self._log_failures(outcomes)
+            return outcomes
         except Exception as error:
             self._metrics.failed_batches.inc()
-            log.warning("a batch of %d failed (%s: %s): one by one now", len(batch), type(error).__name__, error)
-        return [self._alone(entry) for entry in batch]
+            log.warning("a batch of %d failed (%s: %s): one by one now", len(entries), type(error).__name__, error)
+        return [self._alone(entry) for entry in entries]
 
     def _alone(self, entry: Entry) -> Outcome:
         try:
-            return self._score([entry.sample], entry.tokens)[0]
+            outcomes = entry.work.run([entry.question])
         except Exception as error:
-            self._metrics.failed_samples.inc()
-            log.error("a sample failed", exc_info=error)
-            return error
+            outcomes = [error]
+        self._log_failures(outcomes)
+        return outcomes[0]
+
+    def _log_failures(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                self._metrics.failed_samples.inc()
+                log.error("a sample failed", exc_info=outcome)
 
     def _post(self, call: Callable[..., None], *arguments: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits
@@ -280,9 +314,9 @@ class Batcher:
     def _deliver(self, batch: Sequence[Entry], outcomes: Sequence[Outcome]) -> None:
         for entry, outcome in zip(batch, outcomes, strict=True):
             self._finish(entry, outcome)
-            if isinstance(outcome, Score):
-                self._metrics.computed(outcome)
-                if entry.key is not None:
+            if not isinstance(outcome, Exception):
+                entry.work.computed(outcome)
+                if entry.key is not None and entry.work.keeps:
                     self._cache[entry.key] = outcome
         while len(self._cache) > self._settings.cache:
             self._cache.popitem(last=False)

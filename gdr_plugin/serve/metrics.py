@@ -76,6 +76,7 @@ class Metrics:
         self.tokens = Counter(
             "gdr_tokens", "Response tokens scored, the readiness probe's too", ["model"], registry=registry
         )
+        self.taught_spans = Counter("gdr_taught", "Sequences of ids that the teacher scored", registry=registry)
         self.waited = Histogram(
             "gdr_queue_seconds", "Seconds a sample waited in the queue", buckets=_SECONDS, registry=registry
         )
@@ -109,6 +110,12 @@ class Metrics:
         """Count a score that the models computed."""
         self.tokens.labels("strong").inc(score.strong_tokens)
         self.tokens.labels("weak").inc(score.weak_tokens)
+
+    def taught(self, parts: Sequence[str], tokens: int) -> None:
+        """Count ids that a teacher's models scored."""
+        self.taught_spans.inc()
+        for part in parts:
+            self.tokens.labels(part).inc(tokens)
 
     def answered(self, scores: Sequence[Score]) -> None:
         """Count the scores of an answer, whether computed or cached."""

@@ -12,15 +12,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self
 
-from gdr_plugin.api.errors import ModelError, RequestError
+from gdr_plugin.api.errors import ConfigError, ModelError, RequestError
 from gdr_plugin.api.service import ServeSettings
 from gdr_plugin.api.types import Message, Sample, Score
 from gdr_plugin.serve.batcher import Batcher
-from gdr_plugin.serve.entry import characters
+from gdr_plugin.serve.entry import ScoreQuestion, ScoreWork, TeachWork, characters
 from gdr_plugin.text import one_line
 
 if TYPE_CHECKING:
     from gdr_plugin.reward.reward import GuidedDensityRatio
+    from gdr_plugin.reward.teacher import RawIds, Teacher, TokenValues
     from gdr_plugin.serve.metrics import Metrics
 
 log = logging.getLogger("gdr_plugin.serve")
@@ -35,21 +36,27 @@ class BatchingService:
     Args:
         ratio: The reward. From `start` on only the service's worker thread uses it.
         settings: Batching, limits, and what dialects read.
+        teacher: What scores ids of trainers that distil, with the same models; None: nothing does.
     """
 
-    def __init__(self, ratio: GuidedDensityRatio, settings: ServeSettings | None = None) -> None:
+    def __init__(
+        self, ratio: GuidedDensityRatio, settings: ServeSettings | None = None, *, teacher: Teacher | None = None
+    ) -> None:
         from gdr_plugin.serve.metrics import Metrics
 
         self.ratio = ratio
+        self.teacher = teacher
         self.settings = settings or ServeSettings()
         self.metrics: Metrics = Metrics(
             queued=lambda: self.batcher.queued,
             waiting=lambda: self.batcher.waiting,
             ready=lambda: self.ready,
             marked=lambda: ratio.spelt_marks,
-            models={"strong": ratio.strong, "weak": ratio.weak},
+            models=teacher.models if teacher else {"strong": ratio.strong, "weak": ratio.weak},
         )
-        self.batcher = Batcher(self._score_batch, self.settings, self.metrics)
+        self.batcher = Batcher(self.settings, self.metrics)
+        self._scoring = ScoreWork(self._score_batch, self.metrics.computed)
+        self._teaching = TeachWork(teacher.score, tuple(teacher.models), self.metrics.taught) if teacher else None
         self.batcher.on_death = self._fail
         self.failure: str | None = None
         """Why the service will not become ready (again); None while it may."""
@@ -74,7 +81,7 @@ class BatchingService:
         self.batcher.start(asyncio.get_running_loop())
 
     async def probe(self) -> Score:
-        """Load both models by scoring a probe; the service is ready afterwards.
+        """Load the models by scoring a probe; the service is ready afterwards.
 
         Returns:
             The probe's score.
@@ -82,9 +89,11 @@ class BatchingService:
         Raises:
             ModelError: A model cannot be loaded, or cannot score the probe.
         """
-        score = (await self.batcher.score([PROBE]))[0]
+        score = (await self.batcher.ask(self._scoring, [ScoreQuestion(PROBE)]))[0]
         if score.reward is None:
             raise ModelError(f"the probe could not be scored: {score.reason}")
+        if self.teacher is not None and self._teaching is not None:
+            await self.batcher.ask(self._teaching, [self.teacher.probe(PROBE.prompt, PROBE.response)])
         self._unready = None
         self.on_ready()
         return score
@@ -149,9 +158,32 @@ class BatchingService:
             size = characters(sample)
             if size > limit.max_chars:
                 raise RequestError(f"item {number} has {size:,} characters: send at most {limit.max_chars:,}")
-        scores = await self.batcher.score(samples, tokens=tokens)
+        scores = await self.batcher.ask(self._scoring, [ScoreQuestion(sample, tokens) for sample in samples])
         self.metrics.answered(scores)
         return scores
+
+    async def teach(self, questions: Sequence[RawIds]) -> list[TokenValues]:
+        """Score one request's ids, batched with those of other requests and with samples; see `Teacher`.
+
+        Args:
+            questions: What to score; may be empty. Cancelling the call is safe.
+
+        Returns:
+            One result a question, in order.
+
+        Raises:
+            ConfigError: The service has no teacher.
+            DataError: Ids cannot be scored; the message says why.
+            RequestError: The request is too large (413), or the service is overloaded, stopping or broken (503).
+            ModelError: A model failed on some of these ids, or its log-probs are not finite.
+        """
+        if self.teacher is None or self._teaching is None:
+            raise ConfigError("this service has no teacher: start `gdr serve` with --teacher")
+        if len(questions) > self.settings.max_items:
+            raise RequestError(f"{len(questions):,} prompts in one request: send at most {self.settings.max_items:,}")
+        for asked in questions:
+            self.teacher.check(asked)
+        return await self.batcher.ask(self._teaching, questions)
 
     def squash(self, reward: float) -> float:
         """The reward in 0..1, by the settings' temperature."""

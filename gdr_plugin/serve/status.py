@@ -13,6 +13,7 @@ from gdr_plugin.version import __version__
 
 if TYPE_CHECKING:
     from gdr_plugin.api.models import LogprobModel
+    from gdr_plugin.reward.teacher import Teacher
     from gdr_plugin.serve.service import BatchingService
 
 
@@ -32,7 +33,7 @@ def routes(service: BatchingService) -> APIRouter:
         busy = None if since is None else round(time.monotonic() - since, 3)
         return JsonAnswer({"status": "alive", "batch_running_s": busy})
 
-    @api.get("/ready", summary="Whether both models have scored a probe: 503 until then")
+    @api.get("/ready", summary="Whether the models have scored a probe: 503 until then")
     async def ready() -> JsonAnswer:
         reason = service.unready_reason
         return JsonAnswer({"ready": reason is None, "reason": reason}, 200 if reason is None else 503)
@@ -67,11 +68,17 @@ def facts(service: BatchingService) -> dict[str, Any]:
         "fingerprint": digest,
         "strong": _model(ratio.strong),
         "weak": _model(ratio.weak),
+        "teacher": None if service.teacher is None else _teacher(service.teacher),
         "domains": {domain: rendered.id for domain, rendered in ratio.rendered.items()},
         "routing_counts": ratio.routing_counts,
         "config": config,
         "settings": settings,
     }
+
+
+def _teacher(teacher: Teacher) -> dict[str, Any]:
+    reference = teacher.models.get("reference")
+    return {**teacher.describe(), "reference": "weak" if reference is None else _model(reference)}
 
 
 def _model(model: LogprobModel) -> dict[str, str]:

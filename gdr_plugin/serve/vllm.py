@@ -22,7 +22,7 @@ from gdr_plugin.data.sources import Row
 from gdr_plugin.serve.answers import JsonAnswer
 
 if TYPE_CHECKING:
-    from gdr_plugin.api.service import ScoringService
+    from gdr_plugin.api.service import ScoringService, ServedReward
 
 MODEL = "gdr"
 """The name that `/v1/models` lists. Requests may name any model: there is one."""
@@ -153,14 +153,16 @@ def routes(service: ScoringService) -> APIRouter:
 
     @api.get("/v1/models", summary="The one model: the reward")
     async def models() -> JsonAnswer:
-        ratio = service.ratio
-        model = {"id": MODEL, "object": "model", "created": _STARTED, "owned_by": "gdr-plugin", "root": MODEL}
-        rest: dict[str, Any] = {"parent": None, "max_model_len": None, "permission": []}
-        return JsonAnswer(
-            {"object": "list", "data": [model | rest | {"strong": ratio.strong.name, "weak": ratio.weak.name}]}
-        )
+        return JsonAnswer(models_answer(service.ratio))
 
     return api
+
+
+def models_answer(ratio: ServedReward) -> dict[str, Any]:
+    """What `/v1/models` answers: one model."""
+    model = {"id": MODEL, "object": "model", "created": _STARTED, "owned_by": "gdr-plugin", "root": MODEL}
+    rest: dict[str, Any] = {"parent": None, "max_model_len": None, "permission": []}
+    return {"object": "list", "data": [model | rest | {"strong": ratio.strong.name, "weak": ratio.weak.name}]}
 
 
 def pairs(prompts: Any, responses: Any) -> list[Sample]:

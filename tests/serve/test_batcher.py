@@ -11,7 +11,7 @@ import pytest
 from gdr_plugin.api.errors import ConfigError, ModelError, RequestError
 from gdr_plugin.api.types import Sample
 from gdr_plugin.reward.reward import GuidedDensityRatio
-from gdr_plugin.serve import BatchingService, ServeSettings, batcher, squash
+from gdr_plugin.serve import BatchingService, ServeSettings, batcher, entry, squash
 from gdr_plugin.serve.entry import TOKEN_FIELDS
 
 pytestmark = pytest.mark.anyio
@@ -108,9 +108,9 @@ async def test_what_a_score_depends_on_is_in_the_key(make: Make) -> None:
         make(fields={"domain": "math"}),
         make(fields={"domain": "chat"}),
     ]
-    assert len({batcher.content_key(sample) for sample in samples}) == len(samples)
-    assert batcher.content_key(make()) == batcher.content_key(make())
-    assert batcher.content_key(make(fields={"x": object()})) is None
+    assert len({entry.content_key(sample) for sample in samples}) == len(samples)
+    assert entry.content_key(make()) == entry.content_key(make())
+    assert entry.content_key(make(fields={"x": object()})) is None
 
 
 async def test_token_logprobs_are_given_to_those_who_ask(

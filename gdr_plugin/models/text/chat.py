@@ -29,6 +29,7 @@ from gdr_plugin.models.text.contexts import Context, Contexts
 from gdr_plugin.models.text.ends import find_end, stop_ids
 from gdr_plugin.models.text.layout import TurnLayout
 from gdr_plugin.models.text.protected import protected
+from gdr_plugin.models.text.system_block import bos_of, system_block
 from gdr_plugin.models.text.template import ChatTemplate
 from gdr_plugin.models.text.tokens import Tokens
 
@@ -145,6 +146,20 @@ class Chat:
         """
         context = self._contexts.of(conversation, "thought" if self._layout.reasons_in_text else "answer")
         return context.ids, context.opened
+
+    @property
+    def bos(self) -> int | None:
+        """The id that stands once in front of all turns; see `TakesIds.bos`."""
+        return bos_of(self._layout, self._tokens, self._bos)
+
+    def vocabulary(self) -> Mapping[str, int]:
+        """Every token with its id; see `TakesIds.vocabulary`."""
+        return self._tokens.vocabulary()
+
+    def system_block(self, text: str) -> tuple[int, ...]:
+        """Ids of a system turn that stands first; see `TakesIds.system_block`."""
+        prefix = () if self.has_template else self._tokens.prefix
+        return system_block(self._template, self._layout, self._tokens, text, prefix=prefix)
 
     def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
         """Token ids of `response` after `conversation`; see `ChatFormat.span`."""

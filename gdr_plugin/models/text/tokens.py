@@ -212,6 +212,10 @@ class Tokens:
         """The ids of text that a template writes behind an answer."""
         return self.continuation(text, self.encode("a").ids[-1])
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every token with its id, added tokens included."""
+        return self._plain.get_vocab(with_added_tokens=True)
+
     def id_of(self, spelling: str) -> int | None:
         """The id of one token by its spelling."""
         return self._plain.token_to_id(spelling)
