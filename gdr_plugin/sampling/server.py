@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from gdr_plugin.api.errors import ConfigError, ModelError
-from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.api.settings import Limits, ModelSpec, ServerSection
 from gdr_plugin.api.types import Conversation, Message
 from gdr_plugin.data.rows import Response
 from gdr_plugin.models.servers.client import Client, RefusedError
@@ -89,7 +89,8 @@ class ServerSampler:
         if batch is not None:
             if batch < 1:
                 raise ConfigError(f"--policy-batch must be 1 or more, not {batch}")
-            spec = spec.model_copy(update={"server": spec.server.model_copy(update={"concurrency": batch})})
+            settings = (spec.server or ServerSection()).model_copy(update={"concurrency": batch})
+            spec = spec.model_copy(update={"server": settings})
         self.name = f"{spec.model} + {spec.adapter}" if spec.adapter else spec.model
         self._policy: Policy = ChatPolicy(spec) if spec.scheme == "openai" else IdsPolicy(spec, limits)
         self._try()
