@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 HERE = Path(__file__).resolve().parent
-READY_S = 420
+READY_S = 900
 VLLM_WITHOUT_PROMPT_IDS, VLLM, SGLANG = "vllm-v1", "vllm-v2", "sglang"
 """vLLM as it starts on a CPU; with its newer runner, which answers given ids; SGLang."""
 KINDS = (SGLANG, VLLM, VLLM_WITHOUT_PROMPT_IDS)

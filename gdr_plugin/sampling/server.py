@@ -89,8 +89,8 @@ class ServerSampler:
         if batch is not None:
             if batch < 1:
                 raise ConfigError(f"--policy-batch must be 1 or more, not {batch}")
-            asked = spec.server or ServerSection()
-            spec = spec.model_copy(update={"server": asked.model_copy(update={"concurrency": batch})})
+            settings = (spec.server or ServerSection()).model_copy(update={"concurrency": batch})
+            spec = spec.model_copy(update={"server": settings})
         self.name = f"{spec.model} + {spec.adapter}" if spec.adapter else spec.model
         self._policy: Policy = ChatPolicy(spec) if spec.scheme == "openai" else IdsPolicy(spec, limits)
         self._try()

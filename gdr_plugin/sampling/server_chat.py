@@ -25,6 +25,8 @@ from gdr_plugin.sampling.sampler import Sampling
 __all__ = ["ChatPolicy"]
 
 _NEWER = "max_completion_tokens"
+_COMPLETE = ("sglang", "vllm")
+"""Owners, in a card of `/v1/models`, of servers that list all of their models."""
 _REASONING = ("reasoning_content", "reasoning")
 
 
@@ -114,7 +116,9 @@ def _model(get: Any, url: str, name: str | None) -> Card:
             raise
     if name is None and not listed:
         raise ConfigError(f"{url}: which model is meant? It lists none: write the name behind the address")
-    if name is not None and all(card.name != name for card in listed):
+    # SGLang answers to any name.
+    complete = any(card.owner in _COMPLETE for card in listed)
+    if name is not None and not complete and all(card.name != name for card in listed):
         return Card(name, None, None, None, "")
     return choose(listed, url, name)
 

@@ -137,6 +137,16 @@ def test_prompts_that_messages_cannot_carry_have_a_reason(fake: MakeFake) -> Non
     assert "prompts with tools" in str(calls.reason)
 
 
+def test_a_name_that_a_complete_list_does_not_have_is_refused(fake: MakeFake) -> None:
+    for owner in ("sglang", "vllm"):  # SGLang itself would answer to any name
+        made = fake("openai", owner=owner)
+        opened(made)
+        with pytest.raises(ConfigError, match=r"tinny.*tiny"):
+            ServerSampler(ModelSpec(model=f"openai:{made.url}/tinny", server=QUICK))
+    made = fake("openai", owner="provider")
+    assert ServerSampler(ModelSpec(model=f"openai:{made.url}/unlisted", server=QUICK)).identity
+
+
 def test_messages_are_sent_whole(fake: MakeFake) -> None:
     made = fake("openai")
     opened(made, chat_template_kwargs={"enable_thinking": False}).sample(PROMPTS[1:], IDS[1:], Sampling(samples=1))

@@ -64,7 +64,7 @@ class SamplingFake(FakeServer):
     def _generation(self, body: dict[str, Any]) -> dict[str, Any]:
         asked = body["sampling_params"]
         ids, ended = self._drawn(
-            body["input_ids"], asked["sampling_seed"], asked["max_new_tokens"], asked["stop_token_ids"]
+            body["input_ids"], asked.get("sampling_seed", 0), asked["max_new_tokens"], asked["stop_token_ids"]
         )
         reason: dict[str, Any] = (
             {"type": "stop", "matched": ids[-1]} if ended else {"type": "length", "length": len(ids)}

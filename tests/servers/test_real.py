@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.real_servers import KINDS, SGLANG, VLLM, VLLM_WITHOUT_PROMPT_IDS, RealServer
+from benchmarks.real_servers import SGLANG, VLLM, VLLM_WITHOUT_PROMPT_IDS, RealServer
 from gdr_plugin.api.errors import ModelError, PartlyScoredError
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Message, TokenSpan
@@ -37,8 +37,15 @@ TOLERANCE = 1e-4
 """Nats by which a token's log-prob may differ, in float32."""
 LIMITS = Limits(max_length=1024)
 SERVER = {"timeout_s": 600.0, "tries": 3}
-"""Where adapters are, the older runner of vLLM's CPU build dies of two requests for `prompt_logprobs` at once: one at a
-time is asked there."""
+"""Where adapters are, vLLM's CPU build dies of two requests for log-probs at once: one at a time is asked there."""
+SETUPS = [
+    (SGLANG, True),
+    (VLLM, False),
+    (VLLM_WITHOUT_PROMPT_IDS, False),
+    (VLLM, True),
+    (VLLM_WITHOUT_PROMPT_IDS, True),
+]
+"""Kinds of servers, without and with the adapter."""
 SCHEME = {SGLANG: "sglang", VLLM: "vllm", VLLM_WITHOUT_PROMPT_IDS: "vllm"}
 WAY = {SGLANG: "/generate", VLLM: "/inference/v1/generate", VLLM_WITHOUT_PROMPT_IDS: "/v1/completions"}
 
@@ -63,10 +70,14 @@ class Started:
 
     server: RealServer
     folder: Path
+    adapted: bool
+    """Whether it has the adapter `strong`."""
 
     def spec(self, adapter: str | None = None, scheme: str | None = None) -> ModelSpec:
+        if adapter is not None and not self.adapted:
+            pytest.skip("started without adapters")
         kind = self.server.kind
-        settings = SERVER | {"concurrency": 1 if kind == VLLM_WITHOUT_PROMPT_IDS else 16}
+        settings = SERVER | {"concurrency": 1 if self.adapted and kind != SGLANG else 16}
         return ModelSpec(model=f"{scheme or SCHEME[kind]}:{self.server.url}/smol", adapter=adapter, server=settings)
 
 
@@ -77,14 +88,16 @@ def folder(request: pytest.FixtureRequest, smol_gguf: Path) -> Path:
     return converted(smol_gguf, "float32")
 
 
-def start(kind: str, folder: Path, adapter: Path) -> RealServer:
-    return RealServer(kind, interpreter(kind), folder, name="smol", adapters={"strong": adapter})
+def start(kind: str, folder: Path, adapter: Path | None) -> RealServer:
+    adapters = {} if adapter is None else {"strong": adapter}
+    return RealServer(kind, interpreter(kind), folder, name="smol", adapters=adapters, plugin=kind == VLLM)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SETUPS, ids=lambda setup: f"{setup[0]}-{'adapters' if setup[1] else 'base'}")
 def started(request: pytest.FixtureRequest, folder: Path, demo_adapter: Path) -> Iterator[Started]:
-    with start(request.param, folder, demo_adapter) as server:
-        yield Started(server, folder)
+    kind, adapted = request.param
+    with start(kind, folder, demo_adapter if adapted else None) as server:
+        yield Started(server, folder, adapted)
 
 
 def local_spec(folder: Path, adapter: Path | None = None) -> ModelSpec:
@@ -117,6 +130,8 @@ def test_its_numbers_are_the_local_engines(
     expected = local.score(spans)
     # The second time, and backwards, everything may come from its cache; 16 requests are under way at once.
     worst = max(gap(model.score(spans), expected), gap(model.score(spans[::-1]), expected[::-1]))
+    if started.server.kind == VLLM:
+        assert model._wire.again == 0  # with our plugin no answer comes without log-probs
     print(f"{started.server.kind}, adapter {adapter}: largest difference of a token {worst:.2e}")
     record_property("largest difference of a token", worst)
     assert worst < TOLERANCE
@@ -140,7 +155,7 @@ def test_it_answers_as_the_local_policy_does(scheme: str, started: Started) -> N
 
 
 def test_its_samples_differ_and_are_cut_at_the_limit(started: Started) -> None:
-    sampler = ServerSampler(started.spec("strong"), LIMITS)
+    sampler = ServerSampler(started.spec("strong" if started.adapted else None), LIMITS)
     (found,) = sampler.sample(PROMPTS[:1], ["a"], Sampling(samples=6, max_new_tokens=8))
     assert len({response.text for response in found.responses}) > 1
     assert not any(response.finished for response in found.responses)
@@ -212,8 +227,9 @@ def test_a_server_that_is_killed_loses_nothing(
             StoredModel(model, store).score(spans)
         kept = sum(row is not None for row in store.read(span_keys(model.identity, spans)))
         assert 8 <= kept < 48
-        with start(kind, started.folder, demo_adapter) as again:
-            resumed = StoredModel(open_server(Started(again, started.folder).spec(), LIMITS), store)
+        with start(kind, started.folder, demo_adapter if started.adapted else None) as again:
+            moved = Started(again, started.folder, started.adapted)
+            resumed = StoredModel(open_server(moved.spec(), LIMITS), store)
             assert resumed.identity == model.identity  # the address is no part of it
             assert gap(resumed.score(spans), local.score(spans)) < TOLERANCE
             assert (resumed.hits, resumed.misses) == (kept, 48 - kept)

@@ -57,6 +57,10 @@ def answered(fake: SamplingFake, record: dict[str, Any]) -> tuple[int, Any]:
         return error.status, error.body
 
 
+def kind_of(value: Any) -> type | tuple[type, ...]:
+    return (int, float) if isinstance(value, int | float) else type(value)
+
+
 def invented(fake: Any, real: Any, where: str = "") -> Iterator[str]:
     """The keys and types of a fake's answer that the real one does not have."""
     if isinstance(fake, dict) and isinstance(real, dict):
@@ -71,7 +75,7 @@ def invented(fake: Any, real: Any, where: str = "") -> Iterator[str]:
     elif isinstance(fake, list) and isinstance(real, list):
         for one in fake[:3]:
             if real and one is not None:
-                other = next((entry for entry in real if type(entry) is type(one)), None)
+                other = next((entry for entry in real if isinstance(entry, kind_of(one))), None)
                 yield from invented(one, other, f"{where}[]") if other is not None else [f"{where}[] of {type(one)}"]
     elif fake is not None and real is not None and not isinstance(fake, str | int | float):
         yield f"{where}: {type(fake).__name__} where it has {type(real).__name__}"
@@ -82,6 +86,8 @@ def test_the_fake_answers_with_keys_that_the_real_one_has(name: str, fakes: dict
     record = RECORDED[name]
     if record["path"] == "/v1/completions" and record["body"].get("echo"):
         pytest.skip("the fake of vLLM is not asked to echo")
+    if name.startswith("sglang-tokenize"):
+        pytest.skip("the fake of SGLang is one that does not tokenize, as older ones")
     status, found = answered(fakes[name.partition("-")[0]], record)
     assert status == 200
     assert list(invented(found, record["answer"])) == []
