@@ -83,7 +83,10 @@ def test_every_imported_package_is_a_declared_dependency(folder: Path) -> None:
 
 
 def test_the_lowest_versions_that_are_tested_are_the_published_bounds() -> None:
-    """constraints-lowest.txt pins every published package at exactly its bound, but for torch (see the Makefile)."""
+    """constraints-lowest.txt pins every published package at exactly its bound.
+
+    But for torch (see the Makefile), and for Ray, which is tested in an environment of its own.
+    """
     text = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8")
     pins = {
         canonicalize_name(name): Version(version)
@@ -95,6 +98,7 @@ def test_the_lowest_versions_that_are_tested_are_the_published_bounds() -> None:
         assert specifier.operator == ">=", f"{name} has no lower bound"
         bounds[name] = Version(specifier.version)
     del bounds["torch"]
+    assert f"ray[data]=={bounds.pop('ray')}.0" in (ROOT / "Makefile").read_text(encoding="utf-8")
     assert {name: pins.get(name) for name in bounds} == bounds
 
 

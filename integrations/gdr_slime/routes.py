@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from gdr_plugin.adapters.backend import trainer_reward
 from gdr_plugin.adapters.rendered import RenderedSamples, open_prompt_reader
@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 class SlimeRequest(BaseModel):
     """What slime sends for one sample."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "prompt": [{"role": "user", "content": "What is 2 + 2?"}],
+                    "response": "4.<|im_end|>",
+                    "label": {"domain": "math"},
+                }
+            ]
+        }
+    )
     prompt: Annotated[str | list[dict[str, Any]], Field(description="Templated text, or messages.")]
     response: Annotated[str, Field(description="The response, special tokens spelt out.")]
     label: Annotated[Any, Field(description="Any JSON; of a mapping, `domain` and all others are fields.")] = None
