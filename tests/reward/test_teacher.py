@@ -141,7 +141,7 @@ def test_what_is_not_finite_is_an_error_of_that_question_alone() -> None:
 
 
 def test_another_vocabulary_is_refused_before_anything_is_scored() -> None:
-    with pytest.raises(ConfigError, match=r"strong model's vocabulary is not the policy's \(1 ids differ: 65 is"):
+    with pytest.raises(ConfigError, match=r"strong model's vocabulary is not the policy's \(2 ids differ: 65 is"):
         Teacher(GuidedDensityRatio.from_models("fake:a", "fake:b"), {**VOCABULARY, "A": 65} | {"<0x41>": 300})
     weak = FakeModel("b")
     weak.chat.vocabulary = lambda: {"a": 0}  # type: ignore[attr-defined]
