@@ -96,7 +96,7 @@ def gdr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def serving() -> Callable[..., AbstractContextManager[str]]:
-    """`with serving(ratio, settings=None) as url`: a real `gdr serve` of a reward, on a port of its own."""
+    """`with serving(ratio, settings=None, teacher=None) as url`: a real `gdr serve` of a reward, on a port of its own."""
     import uvicorn
 
     from gdr_plugin.plugins.registry import Plugins
@@ -104,8 +104,8 @@ def serving() -> Callable[..., AbstractContextManager[str]]:
     from gdr_plugin.serve.app import create_app
 
     @contextmanager
-    def start(ratio: Any, settings: Any = None) -> Iterator[str]:
-        service = BatchingService(ratio) if settings is None else BatchingService(ratio, settings)
+    def start(ratio: Any, settings: Any = None, teacher: Any = None) -> Iterator[str]:
+        service = BatchingService(ratio, settings, teacher=teacher)
         config = uvicorn.Config(create_app(service, Plugins()), log_level="critical", lifespan="on")
         server = uvicorn.Server(config)
         with socket.socket() as bound:

@@ -103,8 +103,8 @@ class TakesIds(Protocol):
         ...
 
     @property
-    def bos(self) -> int | None:
-        """The id that stands once in front of all turns; None where there is none, or where every turn has it."""
+    def opening(self) -> tuple[int, ...]:
+        """Ids that stand once in front of all turns: BOS, or whatever the template writes there; often none."""
         ...
 
     def vocabulary(self) -> Mapping[str, int]:
@@ -114,8 +114,8 @@ class TakesIds(Protocol):
     def system_block(self, text: str) -> tuple[int, ...]:
         """Ids of a system turn that stands first, as the template writes it.
 
-        In front of the ids of other turns they make a conversation with this system turn. They begin with BOS where
-        the template writes one.
+        In front of the ids of other turns they make a conversation with this system turn. They begin with `opening`
+        where the template writes one.
 
         Args:
             text: What the turn says.

@@ -99,16 +99,20 @@ def serve(
     from gdr_plugin.serve.app import create_app
 
     plugins = ctx.obj.plugins()
-    ratio = GuidedDensityRatio.from_config(checked, plugins=plugins)
-    taught = None
-    if teacher and policy_tokenizer is not None:
-        from gdr_plugin.reward.teacher import Teacher
+    try:
+        ratio = GuidedDensityRatio.from_config(checked, plugins=plugins)
+        taught = None
+        if teacher and policy_tokenizer is not None:
+            from gdr_plugin.reward.teacher import Teacher
 
-        taught = Teacher.from_ratio(
-            ratio, policy_tokenizer, plugins=plugins, scale=scale, clip=clip, domain=teacher_domain
-        )
-    service = BatchingService(ratio, settings, teacher=taught)
-    served = create_app(service, plugins)
+            taught = Teacher.from_ratio(
+                ratio, policy_tokenizer, plugins=plugins, scale=scale, clip=clip, domain=teacher_domain
+            )
+        service = BatchingService(ratio, settings, teacher=taught)
+        served = create_app(service, plugins)
+    except BaseException:
+        bound.close()
+        raise
     if not is_loopback(host) and settings.token is None:
         print(f"gdr: warning: {host} is reachable from elsewhere and there is no --token", file=sys.stderr)
     name = f"[{host}]" if ":" in host else host

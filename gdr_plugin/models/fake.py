@@ -46,7 +46,7 @@ class FakeChat:
     def __init__(self, limits: Limits | None = None) -> None:
         limits = limits or Limits()
         self.max_length = limits.max_length or MAX_LENGTH
-        self.bos: int | None = BOS
+        self.opening: tuple[int, ...] = (BOS,)
         self._room = self.max_length - min(limits.max_response, self.max_length // 2)
         self._keep_end = limits.long_input == "keep_end"
 

@@ -55,9 +55,10 @@ class Teacher:
     """Virtual log-probs, token by token, of ids that another program has made.
 
     Guidance stands in front of the ids as a system turn by itself, in each model's own template; the ids follow as
-    they came, with one BOS. A `reference` is shown no guidance: it stands for a policy, which sees none. Without one
-    the weak model is the reference, with the log-probs that the ratio has of it, so that two passes are enough; at
-    `scale=1` the weak model then cancels out, and the teacher is the strong model.
+    they came, but for what opens them (BOS), which goes in front of the guidance. A `reference` is shown no guidance:
+    it stands for a policy, which sees none. Without one the weak model is the reference, with the log-probs that the
+    ratio has of it, so that two passes are enough; at `scale=1` the weak model then cancels out, and the teacher is
+    the strong model.
 
     Args:
         ratio: The two models, the guidance of each domain, and who is shown it. Its reduction, its end-of-turn policy
@@ -101,7 +102,7 @@ class Teacher:
         self.vocabulary_size = max(vocabulary.values(), default=-1) + 1
         self._chats = {part: _takes_ids(part, model) for part, model in self.models.items()}
         self._compare(vocabulary)
-        self._bos = {part: chat.bos for part, chat in self._chats.items()}
+        self._openings = {part: chat.opening for part, chat in self._chats.items()}
         self._blocks = {
             (part, name): self._block(part, name) for part in self.models for name in (*ratio.domains, self.domain)
         }
@@ -171,7 +172,8 @@ class Teacher:
         if name not in self.ratio.domains:
             raise DataError(unknown("domain", name, self.ratio.domains))
         for part, chat in self._chats.items():
-            length = sum(map(len, self._placed(part, asked)))
+            span = self._spans(part, asked)[-1]
+            length = len(span.context) + len(span.response)
             if length > chat.max_length:
                 raise DataError(
                     f"{len(asked.ids):,} ids behind {length - len(asked.ids):,} of guidance exceed the "
@@ -210,16 +212,27 @@ class Teacher:
         return TokenValues(wide.get("reference", wide["weak"]) + scaled, ratios)
 
     def _ask(self, part: str, questions: Sequence[RawIds]) -> list[Logprobs]:
-        return self.models[part].score([TokenSpan(*self._placed(part, asked)) for asked in questions])
+        spans = [self._spans(part, asked) for asked in questions]
+        scored = iter(self.models[part].score([span for own in spans for span in own]))
+        return [np.concatenate([next(scored) for _ in own]) for own in spans]
 
-    def _placed(self, part: str, asked: RawIds) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Context and response of ids for one model: its guidance, what has no value, and what has."""
+    def _spans(self, part: str, asked: RawIds) -> list[TokenSpan]:
+        """What one model is asked about ids, whose values follow each other: mostly one span, behind the guidance.
+
+        What opens the ids stands in front of the guidance; where it is more than one id, those behind the first have
+        values of their own.
+        """
         name = self.domain if asked.domain is None else asked.domain
-        block, bos, first = self._blocks[part, name], self._bos[part], 0
-        if block and asked.ids[0] == bos:
-            first = 1  # BOS stands in front of the guidance
-            block = block if block[0] == bos else (bos, *block)
-        return block + asked.ids[first : asked.start + 1], asked.ids[asked.start + 1 :]
+        ids, begin = asked.ids, asked.start + 1
+        block, opening = self._blocks[part, name], self._openings[part]
+        if not block:
+            return [TokenSpan(ids[:begin], ids[begin:])]
+        size = len(opening) if ids[: len(opening)] == opening else 0
+        if size and block[:size] != opening:
+            block = opening + block
+        rest = max(begin, size)
+        opened = [TokenSpan(ids[:begin], ids[begin:size])] if begin < size else []
+        return [*opened, TokenSpan(block + ids[size:rest], ids[rest:])]
 
     def _block(self, part: str, domain: str) -> tuple[int, ...]:
         """The ids of a domain's guidance for one model; none where it is shown none."""

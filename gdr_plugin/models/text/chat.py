@@ -29,7 +29,7 @@ from gdr_plugin.models.text.contexts import Context, Contexts
 from gdr_plugin.models.text.ends import find_end, stop_ids
 from gdr_plugin.models.text.layout import TurnLayout
 from gdr_plugin.models.text.protected import protected
-from gdr_plugin.models.text.system_block import bos_of, system_block
+from gdr_plugin.models.text.system_block import opening_of, system_block
 from gdr_plugin.models.text.template import ChatTemplate
 from gdr_plugin.models.text.tokens import Tokens
 
@@ -148,9 +148,10 @@ class Chat:
         return context.ids, context.opened
 
     @property
-    def bos(self) -> int | None:
-        """The id that stands once in front of all turns; see `TakesIds.bos`."""
-        return bos_of(self._layout, self._tokens, self._bos)
+    def opening(self) -> tuple[int, ...]:
+        """Ids that stand once in front of all turns; see `TakesIds.opening`."""
+        prefix = () if self.has_template else self._tokens.prefix
+        return prefix or opening_of(self._template, self._layout, self._tokens, self._bos)
 
     def vocabulary(self) -> Mapping[str, int]:
         """Every token with its id; see `TakesIds.vocabulary`."""

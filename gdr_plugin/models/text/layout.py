@@ -66,6 +66,8 @@ class TurnLayout:
         template: The template.
     """
 
+    guided: str
+    """A conversation with a system turn, up to the generation prompt; empty where the template refuses it."""
     takes_system: bool
     """Whether a system turn's text reaches the rendered prompt."""
     markup: str
@@ -99,8 +101,8 @@ class TurnLayout:
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
         self._prompt = template.scaffold
-        guided = self._render((Message("system", _SYSTEM), Message("user", _USER)))
-        self.takes_system = _SYSTEM in guided
+        self.guided = self._render((Message("system", _SYSTEM), Message("user", _USER)))
+        self.takes_system = _SYSTEM in self.guided
         user = Message("user", _USER)
         self._ask = self._render((user,)).rpartition(_USER)[2]
         answered = (user, Message("assistant", _ANSWER))
@@ -121,7 +123,7 @@ class TurnLayout:
         self.reads_reasoning = "reasoning" in template.text
         before = self.form.before if self.form else self.lead if self.answer == Header() else ""
         self.thought_lead = before[: len(before) - len(before.lstrip())]
-        self.markup = template.scaffold + guided + self._render(answered, ask=False) + self.following
+        self.markup = template.scaffold + self.guided + self._render(answered, ask=False) + self.following
         self._shown = lru_cache(1024)(self._probe_turns)
         self._after_tool = lru_cache(1024)(self._probe_after_tool)
 

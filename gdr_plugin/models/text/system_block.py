@@ -12,7 +12,7 @@ from gdr_plugin.models.text.protected import protected
 from gdr_plugin.models.text.template import ChatTemplate
 from gdr_plugin.models.text.tokens import Tokens
 
-__all__ = ["bos_of", "system_block"]
+__all__ = ["opening_of", "system_block"]
 
 _USER = "quserprobeq"
 _NO_BLOCK = (
@@ -56,14 +56,25 @@ def system_block(
     return prefix + ids
 
 
-def bos_of(layout: TurnLayout, tokens: Tokens, bos: int | None) -> int | None:
-    """The id that begins all text and no turn; None where there is none.
+def opening_of(template: ChatTemplate, layout: TurnLayout, tokens: Tokens, bos: int | None) -> tuple[int, ...]:
+    """Ids that stand in front of all turns, a system turn too.
 
-    Some tokenizers call the mark that begins each turn their BOS.
+    Where the template writes a system turn of its own they cannot be told from it: then that is the tokenizer's BOS,
+    unless it is the mark that begins every turn, as some tokenizers have it.
+
+    Args:
+        template: The template.
+        layout: What it puts where.
+        tokens: The tokenizer.
+        bos: Its BOS, if any.
     """
-    if bos is None or _user_header(layout).startswith(tokens.spelling((bos,))):
-        return None
-    return bos
+    header = _user_header(layout)
+    before = template.render((Message("user", _USER),)).rpartition(_USER)[0]
+    if header and before.endswith(header):
+        opening = before.removesuffix(header)
+        if not layout.takes_system or layout.guided.startswith(opening):
+            return tuple(tokens.encode(opening).ids)
+    return () if bos is None or header.startswith(tokens.spelling((bos,))) else (bos,)
 
 
 def _user_header(layout: TurnLayout) -> str:
