@@ -285,11 +285,11 @@ def test_an_unknown_scheme_lists_what_there_is() -> None:
     with pytest.raises(ConfigError) as caught:
         Plugins(entry_points=False).open_model(ModelSpec(model="fke:a"), LIMITS)
     assert str(caught.value) == (
-        "model 'fke:a': unknown scheme 'fke': known are fake, hf, openai, sglang, vllm (did you mean 'fake'?); a plugin "
-        "may bring others"
+        "model 'fke:a': unknown scheme 'fke': known are fake, hf, openai, sglang, vllm (did you mean 'fake'?); "
+        "a plugin may bring others"
     )
     with pytest.raises(ConfigError, match="; Backend did not take it either"):
-        Plugins(Backend("mine", None), entry_points=False).open_model(ModelSpec(model="vllm:a"), LIMITS)
+        Plugins(Backend("mine", None), entry_points=False).open_model(ModelSpec(model="lmdeploy:a"), LIMITS)
 
 
 def test_a_backend_must_return_a_model() -> None:
