@@ -91,7 +91,12 @@ def test_a_policy_learns_from_the_teacher_in_trls_sampled_token_distillation(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
     before = mean_ratio(teacher, model, tokenizer)
-    rows = Dataset.from_dict({"messages": [[{"role": "user", "content": question}] for question in QUESTIONS * 2]})
+    # TRL 1.16 divides by the tokens of the data set's answers, even where it trains on the policy's own: without an
+    # answer in the row its loss is infinite.
+    answer = {"role": "assistant", "content": "A river of people."}
+    rows = Dataset.from_dict(
+        {"messages": [[{"role": "user", "content": question}, answer] for question in QUESTIONS * 2]}
+    )
     with serving(teacher.ratio, teacher=teacher) as url:
         args = IWOPDConfig(
             output_dir=str(tmp_path),
@@ -104,7 +109,9 @@ def test_a_policy_learns_from_the_teacher_in_trls_sampled_token_distillation(
         )
         trainer = IWOPDTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
         trainer.train()
-    advantages = [step["iw_opd/mean_advantage"] for step in trainer.state.log_history if "iw_opd/mean_advantage" in step]
+    advantages = [
+        step["iw_opd/mean_advantage"] for step in trainer.state.log_history if "iw_opd/mean_advantage" in step
+    ]
     assert len(advantages) == SETTINGS["max_steps"]
     after = mean_ratio(teacher, trainer.model, tokenizer)
     assert after > before + 0.5, (before, after)

@@ -149,7 +149,9 @@ def test_another_vocabulary_is_refused_before_anything_is_scored() -> None:
         Teacher(GuidedDensityRatio.from_models("fake:a", weak), VOCABULARY)
     reference = FakeModel("c")
     reference.chat.vocabulary = lambda: {**VOCABULARY, "more": 259}  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"reference model's .*259 is 'more' for the model and no token for the policy"):
+    with pytest.raises(
+        ConfigError, match=r"reference model's .*259 is 'more' for the model and no token for the policy"
+    ):
         teacher_of(reference=reference)
 
 
@@ -175,9 +177,7 @@ FOLDED = (
 
 
 @pytest.mark.parametrize("template", ["chatml", WITH_BOS])
-def test_local_models_guided_ids_are_the_guided_conversation(
-    tiny_model: Callable[..., Path], template: str
-) -> None:
+def test_local_models_guided_ids_are_the_guided_conversation(tiny_model: Callable[..., Path], template: str) -> None:
     own = {} if template == "chatml" else {"chat_template": template}
     strong, weak = (str(tiny_model(**seed, **own)) for seed in PAIR)
     ratio = GuidedDensityRatio.from_models(strong, weak, guidance=GUIDANCE)
