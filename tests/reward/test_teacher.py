@@ -213,8 +213,8 @@ def test_local_models_score_each_id_given_all_before_it(tiny_model: Callable[...
 
 
 def test_a_system_block_ends_before_the_users_turn(tiny_model: Callable[..., Path]) -> None:
-    from gdr_plugin.models.local import open_local
     from gdr_plugin.api.settings import ModelSpec
+    from gdr_plugin.models.local import open_local
 
     def chat(template: str) -> Any:
         return open_local(ModelSpec(model=str(tiny_model(chat_template=template)))).chat
@@ -227,7 +227,7 @@ def test_a_system_block_ends_before_the_users_turn(tiny_model: Callable[..., Pat
     with pytest.raises(Exception, match="writes the system turn into the user's"):
         chat(FOLDED).system_block("Be brief.")
     strong, weak = (str(tiny_model(chat_template=FOLDED, **seed)) for seed in PAIR)
-    with pytest.raises(ConfigError, match="strong model, domain all: .*set guidance.placement to none"):
+    with pytest.raises(ConfigError, match=r"strong model, domain all: .*set guidance.placement to none"):
         Teacher.from_ratio(GuidedDensityRatio.from_models(strong, weak, guidance=GUIDANCE), strong)
 
 
