@@ -96,7 +96,7 @@ def gdr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def serving() -> Callable[..., AbstractContextManager[str]]:
-    """`with serving(ratio, settings=None, teacher=None) as url`: a real `gdr serve` of a reward, on a port of its own."""
+    """`with serving(ratio, settings=None, teacher=None) as url`: a real `gdr serve`, on a port of its own."""
     import uvicorn
 
     from gdr_plugin.plugins.registry import Plugins

@@ -300,7 +300,13 @@ def test_the_fingerprint_is_stable_and_ignores_what_only_costs(tmp_path: Path) -
     config = parse_config(PAIR)
     assert fingerprint(config) == fingerprint(parse_config({"weak": "fake:b", "strong": {"model": "fake:a"}}))
     assert len(fingerprint(config)) == 32
-    cheaper = {"store": {"path": "x"}, "load": "sequential", "limits": {"token_budget": 9, "kv_cache_mb": 0}}
+    teacher = {"reference": "fake:c"}
+    cheaper = {
+        "teacher": teacher,
+        "store": {"path": "x"},
+        "load": "sequential",
+        "limits": {"token_budget": 9, "kv_cache_mb": 0},
+    }
     assert fingerprint(parse_config({**PAIR, **cheaper}, base=tmp_path)) == fingerprint(config)
 
 

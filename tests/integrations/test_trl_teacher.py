@@ -67,9 +67,8 @@ def mean_ratio(teacher: Teacher, model: Any, tokenizer: Any) -> float:
         asked = tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        rows = model.generate(
-            **asked, do_sample=True, top_k=0, top_p=1.0, max_new_tokens=LENGTH, min_new_tokens=LENGTH, num_return_sequences=16
-        )  # fmt: skip
+        length = {"max_new_tokens": LENGTH, "min_new_tokens": LENGTH}
+        rows = model.generate(**asked, **length, do_sample=True, top_k=0, top_p=1.0, num_return_sequences=16)
         size = asked["input_ids"].shape[1]
         for found in teacher.score([RawIds(tuple(row), size - 1) for row in rows.tolist()]):
             ratios += found.ratios.tolist()  # type: ignore[union-attr]
@@ -82,7 +81,7 @@ def test_a_policy_learns_from_the_teacher_in_trls_sampled_token_distillation(
     serving: Callable[..., AbstractContextManager[str]],
     tmp_path: Path,
 ) -> None:
-    """`IWOPDTrainer` takes `teacher - student` of sampled tokens as their advantage: linear, so that any number fits."""
+    """`IWOPDTrainer` takes `teacher - student` of sampled tokens as their advantage: linear, any number fits."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.experimental.iw_opd import IWOPDConfig, IWOPDTrainer
@@ -91,7 +90,12 @@ def test_a_policy_learns_from_the_teacher_in_trls_sampled_token_distillation(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
     before = mean_ratio(teacher, model, tokenizer)
-    rows = Dataset.from_dict({"messages": [[{"role": "user", "content": question}] for question in QUESTIONS * 2]})
+    # TRL 1.16 divides by the tokens of the data set's answers, even where it trains on the policy's own: without an
+    # answer in the row its loss is infinite.
+    answer = {"role": "assistant", "content": "A river of people."}
+    rows = Dataset.from_dict(
+        {"messages": [[{"role": "user", "content": question}, answer] for question in QUESTIONS * 2]}
+    )
     with serving(teacher.ratio, teacher=teacher) as url:
         args = IWOPDConfig(
             output_dir=str(tmp_path),
@@ -104,7 +108,9 @@ def test_a_policy_learns_from_the_teacher_in_trls_sampled_token_distillation(
         )
         trainer = IWOPDTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
         trainer.train()
-    advantages = [step["iw_opd/mean_advantage"] for step in trainer.state.log_history if "iw_opd/mean_advantage" in step]
+    advantages = [
+        step["iw_opd/mean_advantage"] for step in trainer.state.log_history if "iw_opd/mean_advantage" in step
+    ]
     assert len(advantages) == SETTINGS["max_steps"]
     after = mean_ratio(teacher, trainer.model, tokenizer)
     assert after > before + 0.5, (before, after)

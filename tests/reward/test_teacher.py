@@ -149,7 +149,9 @@ def test_another_vocabulary_is_refused_before_anything_is_scored() -> None:
         Teacher(GuidedDensityRatio.from_models("fake:a", weak), VOCABULARY)
     reference = FakeModel("c")
     reference.chat.vocabulary = lambda: {**VOCABULARY, "more": 259}  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"reference model's .*259 is 'more' for the model and no token for the policy"):
+    with pytest.raises(
+        ConfigError, match=r"reference model's .*259 is 'more' for the model and no token for the policy"
+    ):
         teacher_of(reference=reference)
 
 
@@ -175,9 +177,7 @@ FOLDED = (
 
 
 @pytest.mark.parametrize("template", ["chatml", WITH_BOS])
-def test_local_models_guided_ids_are_the_guided_conversation(
-    tiny_model: Callable[..., Path], template: str
-) -> None:
+def test_local_models_guided_ids_are_the_guided_conversation(tiny_model: Callable[..., Path], template: str) -> None:
     own = {} if template == "chatml" else {"chat_template": template}
     strong, weak = (str(tiny_model(**seed, **own)) for seed in PAIR)
     ratio = GuidedDensityRatio.from_models(strong, weak, guidance=GUIDANCE)
@@ -213,8 +213,8 @@ def test_local_models_score_each_id_given_all_before_it(tiny_model: Callable[...
 
 
 def test_a_system_block_ends_before_the_users_turn(tiny_model: Callable[..., Path]) -> None:
-    from gdr_plugin.models.local import open_local
     from gdr_plugin.api.settings import ModelSpec
+    from gdr_plugin.models.local import open_local
 
     def chat(template: str) -> Any:
         return open_local(ModelSpec(model=str(tiny_model(chat_template=template)))).chat
@@ -227,7 +227,7 @@ def test_a_system_block_ends_before_the_users_turn(tiny_model: Callable[..., Pat
     with pytest.raises(Exception, match="writes the system turn into the user's"):
         chat(FOLDED).system_block("Be brief.")
     strong, weak = (str(tiny_model(chat_template=FOLDED, **seed)) for seed in PAIR)
-    with pytest.raises(ConfigError, match="strong model, domain all: .*set guidance.placement to none"):
+    with pytest.raises(ConfigError, match=r"strong model, domain all: .*set guidance.placement to none"):
         Teacher.from_ratio(GuidedDensityRatio.from_models(strong, weak, guidance=GUIDANCE), strong)
 
 
