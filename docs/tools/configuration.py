@@ -76,6 +76,8 @@ def schema() -> dict[str, Any]:
     _without_titles(made)
     for side in ("strong", "weak"):  # a model may be its name alone
         made["properties"][side] = _or_name(made["properties"][side])
+    taught = made["$defs"]["TeacherSection"]["properties"]
+    taught["reference"] = _or_name(taught["reference"])
     items = made["$defs"]["RoutingSection"]["properties"]["routers"]
     items["items"] = _or_name(items["items"])  # and so may a router
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "gdr.yaml"}
@@ -112,6 +114,8 @@ def _type(info: FieldInfo) -> str:
     section = model_in(info.annotation)
     if section is not None and section.__name__ == "RouterEntry":
         return "list of names or mappings"
+    if section is ModelSpec:
+        return "a model's name, or a mapping"
     if section is not None:
         return "mapping"
     return _cell(_type_of(info.annotation))
