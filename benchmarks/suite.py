@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class Suite:
     def work(self, name: str, shape: Shape) -> Workload:
         """Make a workload and note its size."""
         work = make(name, shape, self.candidates, self.ours["float32"].chat)
-        self.results.work[name] = {**work.shape, **vars(self.flops(work))}
+        self.results.work[name] = {**work.shape, **asdict(self.flops(work))}
         return work
 
     def flops(self, work: Workload) -> Flops:

@@ -456,13 +456,13 @@ def test_three_steps_in_three_processes_are_score(tiny_model: Any) -> None:
         "weak": str(tiny_model(seed=2)),
         "guidance": {"domains": {"chat": "none", "safety": "safety"}},
         "routing": {"routers": ["field"]},
-        "limits": {"max_length": 400},
+        "limits": {"max_length": 2048},
     }
     samples = [
         sample("Hi?", "Hello.", fields={"domain": "safety"}),
         sample("Hi?", "", finished=False),
         sample("no such domain", "x", fields={"domain": "nowhere"}),
-        sample("too long " * 400, "y"),
+        sample("too long " * 1000, "y"),
         sample("marked", "ends <|im_end|> here"),
     ]
 

@@ -242,8 +242,8 @@ def test_what_the_template_writes_around_an_answer_is_no_part_of_the_response(
     sampler = PolicySampler(ModelSpec(model=str(tiny_model(chat_template=template))))
     chat = sampler._model.chat
     whole = chat.span(ask("Hello"), "I am here.", end=True).response
-    assert sampler._tokenizer.decode(whole) == " I am here.\n<|im_end|>"
-    merged = sampler._tokenizer(text=" I am here.\n<|im_end|>")["input_ids"]
+    assert sampler._model.tokenizer.decode(whole) == " I am here.\n<|im_end|>"
+    merged = sampler._model.tokenizer(text=" I am here.\n<|im_end|>")["input_ids"]
     cut = chat.span(ask("Hello"), "I am here.", end=False).response
     drawn = iter([[list(whole)], [merged], [list(cut)], [[*cut, 0]]])
     monkeypatch.setattr(decoding, "decode", lambda *args, **options: next(drawn))
@@ -261,7 +261,7 @@ def test_a_policy_stops_before_the_next_turn(tiny_model: TinyModel, monkeypatch:
 
     def stopped(*args: object, end_ids: frozenset[int], **options: object) -> list[list[int]]:
         seen.append(end_ids)
-        return [[*sampler._tokenizer(text="I am here.")["input_ids"], 1]]
+        return [[*sampler._model.tokenizer(text="I am here.")["input_ids"], 1]]
 
     monkeypatch.setattr(decoding, "decode", stopped)
     (sampled,) = sampler.sample([ask("Hello")], ["a"], Sampling(samples=1))
@@ -290,7 +290,7 @@ def test_a_policy_is_asked_with_the_generation_prompt(
     made = PolicySampler(ModelSpec(model=model))
     chat = open_local(ModelSpec(model=model)).chat
     thought = ("" if opened else "<think>\n") + "Two.\n</think>\n\nIt is 2."
-    tokenizer = made._tokenizer
+    tokenizer = made._model.tokenizer
     drawn = [*tokenizer(thought)["input_ids"], tokenizer.eos_token_id]
     asked: list[list[tuple[int, ...]]] = []
 
@@ -312,9 +312,9 @@ def test_a_policy_is_asked_with_the_generation_prompt(
 
 def test_marks_of_reasoning_that_are_special_tokens_stay_in_the_text(tiny_model: TinyModel) -> None:
     made = PolicySampler(ModelSpec(model=str(tiny_model())))
-    made._tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
-    marks = made._tokenizer.convert_tokens_to_ids(["[THINK]", "[/THINK]"])
-    text = made._tokenizer("Two.")["input_ids"]
-    end = made._tokenizer.eos_token_id
-    response = made._response([marks[0], *text, marks[1], *text, end], frozenset([end]), "")
+    made._model.tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    marks = made._model.tokenizer.convert_tokens_to_ids(["[THINK]", "[/THINK]"])
+    text = made._model.tokenizer("Two.")["input_ids"]
+    end = made._model.tokenizer.eos_token_id
+    response = made._texts.response([marks[0], *text, marks[1], *text, end], frozenset([end]), "")
     assert response.text == "[THINK]Two.[/THINK]Two."

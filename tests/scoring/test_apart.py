@@ -21,7 +21,7 @@ CONFIG = parse_config(
         "weak": "fake:weak",
         "guidance": {"domains": {"chat": "none", "safety": "safety"}},
         "routing": {"routers": ["field"]},
-        "limits": {"max_length": 200},
+        "limits": {"max_length": 2500},
     }
 )
 ROWS = 2 * FILE_WINDOW + 88
@@ -53,7 +53,7 @@ def source(tmp_path: Path) -> Path:
             if number % 3 == 0:
                 row["domain"] = "safety"
             if number == 5:
-                row["response"] = "long " * 300
+                row["response"] = "long " * 600
             if number == 300:
                 row["response"] = 7
             file.write(json.dumps(row) + "\n")

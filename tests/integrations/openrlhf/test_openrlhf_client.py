@@ -214,9 +214,10 @@ def test_every_example_of_the_api_description_works_on_the_running_server(server
             continue
         schema = operations["post"]["requestBody"]["content"]["application/json"]["schema"]
         for example in described["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]["examples"]:
-            assert isinstance(post(f"{server.url}{path}", example), dict), path  # else a code and an error
+            assert isinstance(post(f"{server.url}{path}", example), dict | float), path  # else a code and an error
             tried.append(path)
-    assert set(tried) == {"/get_reward", "/v1/gdr/score", "/score", "/v1/score", "/classify", "/v1/classify"}
+    ours = {"/get_reward", "/slime", "/v1/gdr/score"}
+    assert set(tried) == ours | {"/score", "/v1/score", "/classify", "/v1/classify"}
 
 
 def test_empty_lists(server: Any) -> None:
