@@ -70,7 +70,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
     [
         (
             {"stor": {"path": "x"}},
-            "stor: unknown key 'stor': known are guidance, limits, load, reward, routing, store, strong, "
+            "stor: unknown key 'stor': known are guidance, limits, load, ray, reward, routing, store, strong, "
             "teacher, weak (did you mean 'store'?)",
         ),
         (

@@ -97,7 +97,7 @@ def test_errors_are_those_of_one_process(tmp_path: Path, source: Path) -> None:
     with pytest.raises(DataError, match="--skip-bad writes bad rows"):
         score_rows_apart(source, CONFIG, tmp_path / "out.jsonl", ScoreOptions({}), engine=InProcess())
     told = ScoreOptions({}, skip_bad=True, strict=True)
-    with pytest.raises(DataError, match=r"rows.jsonl:6: not scored"):
+    with pytest.raises(DataError, match=r"rows.jsonl line 6: not scored"):
         score_rows_apart(source, CONFIG, tmp_path / "out.jsonl", told, engine=InProcess())
     with pytest.raises(ConfigError, match="cannot share standard input"):
         score_rows_apart("-", CONFIG, tmp_path / "out.jsonl", ScoreOptions({}), engine=InProcess())
