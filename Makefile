@@ -26,7 +26,7 @@ WITH_LOWEST := $(addprefix tests/, \
   annotation/test_annotate.py annotation/test_outputs.py cli/test_main.py cli/test_score.py \
   config data/test_read.py integrations/test_trl_reward.py integrations/test_trl_trainers.py models/local \
   models/test_chat.py plugins/test_plugins.py report routing/test_rules.py reward/test_reward.py sampling \
-  scoring/test_run_folder.py serve/test_batcher.py serve/test_routes.py servers store)
+  scoring/test_run_folder.py serve/test_batcher.py serve/test_routes.py servers/test_client.py servers/test_scoring.py store)
 # What is not true with these versions. transformers before 5.21 loads Gemma 2 with an attention that leaves out its
 # soft-capping (we mend that, but the tests' references are transformers' own); trl before 1.16 logs prompts as plain text.
 WITH_LOWEST += -k "not gemma2" \
