@@ -75,6 +75,11 @@ def test_what_a_page_names_can_be_imported(path: Path) -> None:
     assert [name for name in COMMAND.findall(text) if importlib.util.find_spec(name) is None] == []
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_page_holds_marks_of_a_merge(path: Path) -> None:
+    assert not re.search(r"^(<{7} |>{7} |={7}$)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
 def test_paths_and_imports_are_found_and_wrong_ones_told() -> None:
     text = (
         "See `gdr_plugin.api.types.Sample`.\n```python\nfrom gdr_plugin import Nothing, Sample\n```\n"

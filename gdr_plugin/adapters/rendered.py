@@ -74,7 +74,7 @@ class RenderedSamples:
         Raises:
             DataError: As in `samples`.
         """
-        fields = _fields(label)
+        fields = fields_of(label)
         messages = fields.pop("messages", None)
         guidance = fields.pop("guidance", None)
         if guidance is not None and "domain" not in fields:
@@ -159,7 +159,8 @@ def _check_text(name: str, text: object) -> None:
         raise DataError(f"the {name} {problem}")
 
 
-def _fields(label: Any) -> dict[str, Any]:
+def fields_of(label: Any) -> dict[str, Any]:
+    """The fields that a label stands for: a mapping's own, else the field `label`; none for an empty one."""
     if isinstance(label, Mapping):
         # Table readers fill the keys that a row lacks with null.
         return {str(name): value for name, value in label.items() if value is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 LongInput = Literal["error", "keep_end"]
 SERVER_SCHEMES: Final = ("openai", "sglang", "vllm")
@@ -64,6 +64,12 @@ class ModelSpec(SettingsModel):
     """Whether code that comes with the model may run."""
     server: ServerSection | None = Field(default=None, examples=[{"concurrency": 32}])
     """How a server is asked, where `model` names one."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSpec:
+        if self.server is not None and self.scheme in ("hf", "fake"):
+            raise ValueError(f"server: {self.model} is computed in this process: remove the key, or name a server")
+        return self
 
     @property
     def on_server(self) -> bool:

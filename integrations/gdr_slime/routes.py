@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from gdr_plugin.adapters.backend import trainer_reward
-from gdr_plugin.adapters.rendered import RenderedSamples, open_prompt_reader
+from gdr_plugin.adapters.rendered import RenderedSamples, fields_of, open_prompt_reader
 from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Sample
 from gdr_plugin.data.prompts import parse_prompt
@@ -61,8 +61,7 @@ def routes(service: ScoringService) -> list[APIRouter]:
             (sample,) = rendered.samples([body.prompt + body.response], [body.prompt], [body.label])
             return sample
         text, finished = reader.response(body.response, "")
-        fields = body.label if isinstance(body.label, dict) else {"label": body.label}
-        return Sample(parse_prompt(body.prompt), text, finished=finished, fields=fields)
+        return Sample(parse_prompt(body.prompt), text, finished=finished, fields=fields_of(body.label))
 
     @router.post("/slime", response_model=float, summary="The reward for slime (--rm-type remote_rm --rm-url)")
     async def slime(body: SlimeRequest) -> JsonAnswer:

@@ -90,6 +90,10 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         ({"guidance": {"domains": {True: "x"}}}, "guidance.domains: the key True must be text: put it in quotes"),
         ({"strong": {"model": "fake:a", "revision": 12}}, "strong.revision: must be text, not 12: put it in quotes"),
         ({"strong": {"model": "fake:a", "device_map": 5}}, "strong.device_map: must be text or a mapping, not 5"),
+        (
+            {"strong": {"model": "fake:a", "server": {"concurrency": 4}}},
+            "strong: server: fake:a is computed in this process: remove the key, or name a server",
+        ),
         ({"strong": 5}, "strong: must be a model's name or a mapping with `model`, not 5"),
         (
             {"routing": {"routers": ["field", {"keyword": {}}]}},
