@@ -53,10 +53,13 @@ def test_the_optional_keys_are_valid_when_switched_on() -> None:
     """Taking away the # of every optional key gives a configuration that the schema takes."""
     data = yaml.safe_load(re.sub(r"(?m)^#(?= *\w+:( |$))(?! [A-Z`])", "", template()))
     assert data["strong"]["adapter"] == "./adapter"
+    # It is there for models on servers alone, where the adapter is no folder here.
+    on_server = {"model": "vllm:http://host:8000", "server": data["strong"].pop("server")}
+    assert Config.model_validate({**data, "strong": on_server}).strong.server.concurrency == 16
     assert data["store"] == {"path": ".gdr/store.sqlite"}
     config = Config.model_validate(data)
     assert config.limits.max_length == 4096
-    assert not [name for name in type(config.strong).model_fields if getattr(config.strong, name) is None]
+    assert [name for name in type(config.strong).model_fields if getattr(config.strong, name) is None] == ["server"]
 
 
 def test_init_does_not_overwrite_without_force(tmp_path: Path, gdr) -> None:
