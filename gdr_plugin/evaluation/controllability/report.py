@@ -1,4 +1,4 @@
-"""`gdr evaluate --controllability` from end to end: the run, and its tables for terminal, page and JSON.
+"""`gdr controllability` from end to end: the run, and its tables for terminal, page and JSON.
 
 Knows the order of things and how the result is shown; the measuring is in `measure`, the data's form in
 `prompts`.
