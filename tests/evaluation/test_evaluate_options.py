@@ -60,10 +60,10 @@ def test_controllability_of_own_data_prints_and_writes(gdr: Run) -> None:
     code, out, error = gdr("controllability", "own.jsonl", "--html", "out.html")
     assert (code, error) == (0, "")
     for part in (
-        "ratio, both told",
-        "strong told - strong",
+        "ratio, both guided",
+        "strong guided - strong",
         "(all)",
-        "(nothing)",
+        "(none)",
         "2 prompts, 6 responses, 3 criteria",
     ):
         assert part in out
