@@ -106,10 +106,24 @@ class MissingDependencyError(GDRError):
         super().__init__(f"the package {package!r} is needed {purpose}: pip install 'gdr-plugin[{extra}]'")
 
 
+_QUOTED = 100
+"""Most characters of a value that a message repeats."""
+
+
 def nearest(name: object, known: Iterable[str]) -> str | None:
     """The known name that `name` was probably meant to be, or None when none is close."""
+    if len(str(name)) > _QUOTED:  # a name that nobody meant; looking for its like would take minutes
+        return None
     near = difflib.get_close_matches(str(name), sorted(known), n=1)
     return near[0] if near else None
+
+
+def quoted(value: object) -> str:
+    """What the user wrote as a message shows it: its repr, of which the end is left out where it is long."""
+    if isinstance(value, str) and len(value) > _QUOTED:
+        value = value[:_QUOTED] + "..."
+    text = repr(value)
+    return text if len(text) <= 2 * _QUOTED else text[:_QUOTED] + "..."
 
 
 class EngineWarning(UserWarning):
@@ -135,4 +149,4 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     names = sorted(known)
     near = nearest(name, names)
     hint = f" (did you mean {near!r}?)" if near else ""
-    return f"unknown {kind} {name!r}: known are {', '.join(names) or 'none'}{hint}"
+    return f"unknown {kind} {quoted(name)}: known are {', '.join(names) or 'none'}{hint}"

@@ -31,6 +31,7 @@ def serve(
     queue: Annotated[
         int, typer.Option(help="Number of samples that may wait for the models; further requests are held back.")
     ] = 4096,
+    max_body_mb: Annotated[float, typer.Option(help="Largest body of a request, in MiB.")] = 8.0,
     drain_s: Annotated[
         float, typer.Option(help="How long requests may take to finish after SIGTERM, in seconds.")
     ] = 25.0,
@@ -76,6 +77,7 @@ def serve(
         max_wait_ms=max_wait_ms,
         max_batch=max_batch,
         queue=queue,
+        max_body_mb=max_body_mb,
         drain_s=drain_s,
         token=token,
         policy_tokenizer=policy_tokenizer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from gdr_plugin.api.errors import ConfigError, DomainError, unknown
+from gdr_plugin.api.errors import ConfigError, DomainError, quoted, unknown
 from gdr_plugin.api.routers import Router, RoutingContext, options_error
 from gdr_plugin.api.types import Sample
 from gdr_plugin.text import is_missing
@@ -59,7 +59,7 @@ class FieldRouter:
         if is_missing(value):
             return None
         if not isinstance(value, str):
-            raise DomainError(f"column {self.column!r}: must name a domain, not {value!r}")
+            raise DomainError(f"column {self.column!r}: must name a domain, not {quoted(value)}")
         domain = value.strip()
         if domain and domain not in domains:
             raise DomainError(f"column {self.column!r}: {unknown('domain', domain, domains)}; {listed} lists them")

@@ -34,6 +34,8 @@ _REFUSALS: dict[int | str, str] = {
 }
 _LAST_BATCH_S = 1.0
 """Seconds that a running batch gets to reach the store when the server stops; no request waits for it any more."""
+_MESSAGE = 2_000
+"""Most characters of an error's message: what a request held is never sent back whole."""
 _PROBLEM = {
     "application/json": {
         "example": {"error": {"message": "rows[0] has no `response`", "type": "DataError", "param": None, "code": 422}}
@@ -99,7 +101,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(GDRError)
     async def ours(_: Request, error: GDRError) -> JsonAnswer:
-        message, kind = one_line(error), type(error).__name__
+        message, kind = one_line(error, limit=_MESSAGE), type(error).__name__
         if isinstance(error, RequestError):
             return problem(error.status, message, kind, {"Retry-After": "1"} if error.status == 503 else None)
         return problem(422 if isinstance(error, DataError) else 500, message, kind)
@@ -111,7 +113,8 @@ def _add_error_handlers(app: FastAPI) -> None:
             said = f"is announced as {given!r}" if given else "has no content type"
             return problem(415, f"the body {said}: send it with `Content-Type: application/json`", "RequestError")
         # The input is not repeated: it may be huge, secret, or hold what JSON cannot.
-        return problem(422, "; ".join(_place(detail) for detail in error.errors()[:3]), "RequestValidationError")
+        found = "; ".join(map(_place, error.errors()[:3]))
+        return problem(422, found, "RequestValidationError")
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JsonAnswer:
@@ -123,4 +126,5 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _place(error: Any) -> str:
-    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
+    where = ".".join(str(part)[:100] for part in error["loc"])
+    return f"{where}: {error['msg'][:_MESSAGE]}"

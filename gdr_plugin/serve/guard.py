@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode
 
 from gdr_plugin.serve.answers import problem
+from gdr_plugin.serve.service import BODY_BYTES
 from gdr_plugin.text import printable
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Guard:
 
     async def _run(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Run the application; cancel it when the client hangs up."""
+        BODY_BYTES.set(len(body))
         gone = asyncio.ensure_future(receive())
         unread = True
 

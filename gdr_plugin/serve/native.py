@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import starmap
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter
@@ -18,6 +19,8 @@ from gdr_plugin.serve.entry import TOKEN_FIELDS
 if TYPE_CHECKING:
     from gdr_plugin.api.service import ScoringService
 
+_ID = 1_000
+"""Most characters of a row's id, which the answer repeats."""
 _ROW: dict[str, Any] = {
     "prompt": "How many days are there in a leap year?",
     "response": "366.",
@@ -79,7 +82,7 @@ def routes(service: ScoringService) -> APIRouter:
 
     @api.post("/v1/gdr/score", response_model=RowScores, summary="Score rows")
     async def score(body: ScoreRows) -> JsonAnswer:
-        rows = [_row(number, content) for number, content in enumerate(body.rows)]
+        rows = await service.read(lambda: list(starmap(_row, enumerate(body.rows))), items=len(body.rows))
         scores = await service.score([row.sample for row in rows], tokens=body.tokens)
         return JsonAnswer({"scores": [_as_json(row, score) for row, score in zip(rows, scores, strict=True)]})
 
@@ -92,6 +95,8 @@ def _row(number: int, content: dict[str, Any]) -> ScoreRow:
         raise DataError(f"rows[{number}] has no `prompt`")
     if column is None:
         raise DataError(f"rows[{number}] has no `response`")
+    if isinstance(content.get("id"), str) and len(content["id"]) > _ID:
+        raise DataError(f"rows[{number}]: its id has {len(content['id']):,} characters: send at most {_ID:,}")
     prefill = content.get("prefill") is True
     content = {name: value for name, value in content.items() if name != "prefill"}
     return parse_score_row(Row(number + 1, f"rows[{number}]", content), prefill=prefill)

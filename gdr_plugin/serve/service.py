@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from gdr_plugin.api.errors import ConfigError, ModelError, RequestError
 from gdr_plugin.api.service import ServeSettings
@@ -25,7 +27,14 @@ if TYPE_CHECKING:
     from gdr_plugin.serve.metrics import Metrics
 
 log = logging.getLogger("gdr_plugin.serve")
+T = TypeVar("T")
 
+BODY_BYTES: ContextVar[int] = ContextVar("gdr_body_bytes", default=0)
+"""The size of the body of the request that this task answers."""
+LARGE_BODY: Final = 32_768
+"""Bytes from which on a body is read in a thread."""
+MAX_FIELDS: Final = 262_144
+"""Characters and values in the fields of one sample: domain, label, and what else routers may read."""
 PROBE = Sample((Message("user", "How many days are there in a leap year?"),), "A leap year has 366 days.")
 """The sample that both models score before the service is ready."""
 
@@ -58,6 +67,8 @@ class BatchingService:
         self._scoring = ScoreWork(self._score_batch, self.metrics.computed)
         self._teaching = TeachWork(teacher.score, tuple(teacher.models), self.metrics.taught) if teacher else None
         self.batcher.on_death = self._fail
+        # Threads that read large bodies take turns with the event loop: more of them would hold it up for longer.
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="gdr-reader")
         self.failure: str | None = None
         """Why the service will not become ready (again); None while it may."""
         self.on_ready: Callable[[], None] = lambda: None
@@ -116,6 +127,7 @@ class BatchingService:
         Returns:
             Samples that were left unscored.
         """
+        self._readers.shutdown(wait=False, cancel_futures=True)
         return await self.batcher.stop(timeout_s)
 
     def give_up(self) -> int:
@@ -133,6 +145,13 @@ class BatchingService:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+    async def read(self, make: Callable[[], T], *, items: int) -> T:
+        """Make a request's samples out of its body; see `ScoringService.read`."""
+        self._check_count(items)
+        if BODY_BYTES.get() < LARGE_BODY:  # microseconds: a thread would take longer
+            return make()
+        return await asyncio.get_running_loop().run_in_executor(self._readers, make)
 
     async def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
         """Score one request's samples, batched with those of other requests.
@@ -152,12 +171,13 @@ class BatchingService:
             ModelError: A model failed on one of these samples, twice.
         """
         limit = self.settings
-        if len(samples) > limit.max_items:
-            raise RequestError(f"{len(samples):,} items in one request: send at most {limit.max_items:,}")
+        self._check_count(len(samples))
         for number, sample in enumerate(samples):
             size = characters(sample)
             if size > limit.max_chars:
                 raise RequestError(f"item {number} has {size:,} characters: send at most {limit.max_chars:,}")
+        if BODY_BYTES.get() >= LARGE_BODY:
+            await asyncio.get_running_loop().run_in_executor(self._readers, _check_fields, samples)
         scores = await self.batcher.ask(self._scoring, [ScoreQuestion(sample, tokens) for sample in samples])
         self.metrics.answered(scores)
         return scores
@@ -179,8 +199,7 @@ class BatchingService:
         """
         if self.teacher is None or self._teaching is None:
             raise ConfigError("this service has no teacher: start `gdr serve` with --teacher")
-        if len(questions) > self.settings.max_items:
-            raise RequestError(f"{len(questions):,} prompts in one request: send at most {self.settings.max_items:,}")
+        self._check_count(len(questions))
         for asked in questions:
             self.teacher.check(asked)
         return await self.batcher.ask(self._teaching, questions)
@@ -189,12 +208,38 @@ class BatchingService:
         """The reward in 0..1, by the settings' temperature."""
         return squash(reward, self.settings.temperature)
 
+    def _check_count(self, items: int) -> None:
+        if items > self.settings.max_items:
+            raise RequestError(f"{items:,} items in one request: send at most {self.settings.max_items:,}")
+
     def _fail(self, reason: str) -> None:
         self.failure = reason
         self.on_failure()
 
     def _score_batch(self, samples: Sequence[Sample], tokens: bool) -> list[Score]:
         return self.ratio.score(samples, tokens=tokens)
+
+
+def _check_fields(samples: Sequence[Sample]) -> None:
+    """Refuse fields that would take long to compare and to keep.
+
+    Raises:
+        RequestError: A sample's are too large.
+    """
+    for number, sample in enumerate(samples):
+        size, waiting = 0, [sample.fields]
+        while waiting:
+            value: Any = waiting.pop()
+            size += 1 + (len(value) if isinstance(value, str) else 0)
+            if isinstance(value, Mapping):
+                size += sum(len(str(key)) for key in value)
+                waiting += value.values()
+            elif isinstance(value, list):
+                if size + len(value) <= MAX_FIELDS:
+                    waiting += value
+                size += len(value)
+            if size > MAX_FIELDS:
+                raise RequestError(f"the fields of item {number} are too large: send at most {MAX_FIELDS:,} characters")
 
 
 def squash(reward: float, temperature: float = 1.0) -> float:

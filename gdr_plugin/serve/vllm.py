@@ -120,7 +120,8 @@ def routes(service: ScoringService) -> APIRouter:
     api = APIRouter(tags=["vLLM"])
 
     async def score(body: ScoreRequest) -> JsonAnswer:
-        scores = await service.score(pairs(body.text_1, body.text_2))
+        items = max(len(side) if isinstance(side, list) else 1 for side in (body.text_1, body.text_2))
+        scores = await service.score(await service.read(lambda: pairs(body.text_1, body.text_2), items=items))
         data = [
             {
                 "index": index,
@@ -133,7 +134,8 @@ def routes(service: ScoringService) -> APIRouter:
         return _answer("score", data, scores)
 
     async def classify(body: ClassifyRequest) -> JsonAnswer:
-        scores = await service.score(conversations(body))
+        items = len(body.messages or ())  # of a single conversation its turns: more than it has samples
+        scores = await service.score(await service.read(lambda: conversations(body), items=items))
         data = [
             {
                 "index": index,

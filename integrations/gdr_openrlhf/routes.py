@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,8 +17,6 @@ from gdr_plugin.serve.answers import JsonAnswer
 if TYPE_CHECKING:
     from gdr_plugin.api.service import ScoringService
 
-_SHORT = 32_768
-"""Requests with fewer characters are read in the event loop, longer ones in a thread."""
 _TURN = {"role": "user", "content": "What is 2 + 2?"}
 _PROMPT = f"<|im_start|>user\n{_TURN['content']}<|im_end|>\n<|im_start|>assistant\n"
 _EXAMPLE: Any = {"query": [f"{_PROMPT}4.<|im_end|>"], "prompts": [_PROMPT], "labels": [{"messages": [_TURN]}]}
@@ -87,8 +84,7 @@ def routes(service: ScoringService) -> list[APIRouter]:
     @router.post("/get_reward", response_model=RewardAnswer, summary="Rewards for OpenRLHF (--reward.remote_url)")
     async def get_reward(body: RewardRequest) -> JsonAnswer:
         read = partial(dialect.samples, body.query, body.prompts, body.labels)
-        # Microseconds for an item, but a long prompt or a large batch would hold up the event loop.
-        samples = read() if sum(map(len, body.query)) < _SHORT else await asyncio.to_thread(read)
+        samples = await service.read(read, items=len(body.query))
         return JsonAnswer(dialect.answer(samples, await service.score(samples)))
 
     return [router]

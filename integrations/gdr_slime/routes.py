@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +64,7 @@ def routes(service: ScoringService) -> list[APIRouter]:
 
     @router.post("/slime", response_model=float, summary="The reward for slime (--rm-type remote_rm --rm-url)")
     async def slime(body: SlimeRequest) -> JsonAnswer:
-        sample = await asyncio.to_thread(partial(read, body))
+        sample = await service.read(partial(read, body), items=1)
         (score,) = await service.score([sample])
         return JsonAnswer(trainer_reward(score, service.settings, "the sample"))
 

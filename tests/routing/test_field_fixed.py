@@ -30,6 +30,14 @@ def test_field_reads_another_column() -> None:
     assert router.route([sample(topic="math", domain="chat"), sample(domain="chat")], CONTEXT) == ["math", None]
 
 
+def test_a_huge_name_is_not_repeated() -> None:
+    with pytest.raises(DomainError) as caught:
+        FieldRouter().domain_of({"domain": "x" * 10_000_000}, ["math"])
+    assert str(caught.value) == (
+        f"column 'domain': unknown domain '{'x' * 100}...': known are math; guidance.domains lists them"
+    )
+
+
 def test_field_names_what_is_wrong_and_what_is_near() -> None:
     with pytest.raises(DomainError) as raised:
         FieldRouter().route([sample(domain="maths")], CONTEXT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 from itertools import pairwise
 from typing import Any
@@ -19,12 +20,13 @@ from gdr_plugin.api.errors import DataError, PluginError
 from gdr_plugin.api.types import Message, Sample, ToolCall
 from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.reward.reward import GuidedDensityRatio
-from gdr_plugin.serve import BatchingService, ScoringService, guard, squash
+from gdr_plugin.serve import BatchingService, ScoringService, guard, native, squash
 from gdr_plugin.serve.app import create_app
 from gdr_plugin.serve.entry import TOKEN_FIELDS
 from gdr_plugin.serve.native import RowScore
 
 pytestmark = pytest.mark.anyio
+DEADLINE_S = 30
 Connect = Callable[..., Any]
 Make = Callable[..., Sample]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -359,8 +361,7 @@ async def test_every_refusal_is_one_line_of_the_log(connect: Connect, caplog: py
         "refused GET /no\\nsuch\\x1b[31m/route: 404 Not Found",
         "refused POST /v1/gdr/score: 422 body.x\\n2026 ERROR forged\\u2028\\u202e: Extra inputs are not permitted",
     ]
-    assert len(lines[5]) < 550
-    assert lines[5].endswith("...")
+    assert lines[5] == f"refused POST /v1/gdr/score: 422 body.{'x' * 100}: Extra inputs are not permitted"
     assert lines[6].startswith("refused POST /score: 401 the token is missing or wrong")
     assert len(lines) == 7
     assert not [line for line in lines if "guess" in line or "secret" in line]
@@ -397,6 +398,53 @@ async def test_limits(connect: Connect) -> None:
 
         streamed = await client.post("/score", content=chunks())  # no length announced
         assert streamed.status_code == 413
+
+
+M = 300_000
+HOSTILE = [
+    ("/v1/gdr/score", {"rows": [{"prompt": [{"role": "x" * M, "content": "y"}], "response": "Yes."}]}, 422),
+    ("/v1/gdr/score", {"rows": [{"prompt": "Hi", "response": "Yes.", "id": "x" * M}]}, 422),
+    ("/v1/gdr/score", {"rows": [{"prompt": "Hi", "response": "Yes.", "domain": "x" * M}]}, 413),
+    ("/v1/gdr/score", {"rows": [{"prompt": "Hi", "response": "Yes.", "domain": "x" * 100_000}]}, 200),
+    ("/v1/gdr/score", {"rows": [{"prompt": "Hi", "response": "Yes.", "more": list(range(M))}]}, 413),
+    ("/v1/gdr/score", {"rows": [{"prompt": "Hi", "response": "Yes.", "more": [{"k" * 9: [1] * 9}] * 30_000}]}, 413),
+    ("/v1/gdr/score", {"rows": ["x" * M]}, 422),
+    ("/v1/gdr/score", {"rows": [], "x" * M: 1}, 422),
+    ("/v1/gdr/score", {"rows": [{}] * 9_000}, 413),
+    ("/get_reward", {"query": ["x"] * 9_000, "prompts": ["x"] * 9_000, "labels": []}, 413),
+    ("/score", {"text_1": "Hi", "text_2": ["x"] * 9_000}, 413),
+    ("/classify", {"messages": [[]] * 9_000}, 413),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status"), HOSTILE)
+async def test_what_is_huge_is_not_sent_back(connect: Connect, path: str, body: Any, status: int) -> None:
+    """Too many items are refused before any is read: those of 9,000 are wrong."""
+    async with connect() as client:
+        answer = await client.post(path, json=body)
+        assert answer.status_code == status
+        assert len(answer.content) < 3_000
+
+
+async def test_a_large_body_is_read_beside_the_others(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(*given: Any) -> Any:
+        reading.set()
+        assert go_on.wait(DEADLINE_S)
+        return row(*given)
+
+    row = native._row
+    monkeypatch.setattr(native, "_row", slow)
+    async with connect() as client:
+        rows = [{"prompt": "Hi", "response": "x" * 40_000}]
+        large = asyncio.create_task(client.post("/v1/gdr/score", json={"rows": rows}))
+        assert await asyncio.to_thread(reading.wait, DEADLINE_S)
+        assert (await client.get("/health")).status_code == 200
+        assert (await client.post("/score", json={"text_1": "Hi", "text_2": "Yo"})).status_code == 200
+        assert not large.done()
+        go_on.set()
+        assert (await large).status_code == 200
 
 
 async def test_token(connect: Connect) -> None:
