@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.errors import ConfigError, MissingDependencyError, ModelError
 
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from gdr_plugin.serve.service import BatchingService
 
 _BACKLOG = 4096
+_HEAD_S = 15.0
+"""Seconds that the head of a connection's first request may take."""
+_KEEP_ALIVE_S = 65
+"""Seconds that a connection is kept open for the next request."""
+_SPARE_FILES = 128
+"""Descriptors that are left to everything but connections."""
 _FAREWELL_S = 1.0
 """Seconds that clients have to read that their requests were given up, before their connections are cut."""
 
@@ -94,7 +100,7 @@ def serve(
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.access").setLevel(logging.INFO)
-    _raise_file_limit()
+    files = _raise_file_limit()
     config = uvicorn.Config(
         app,
         lifespan="on",
@@ -102,7 +108,8 @@ def serve(
         log_config=None,
         access_log=access_log,
         backlog=_BACKLOG,
-        timeout_keep_alive=65,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        limit_concurrency=None if files is None else max(1, files - _SPARE_FILES),  # beyond it 503
         server_header=False,
     )
     server = _Server(config, service)
@@ -139,6 +146,25 @@ class _Server(uvicorn.Server):
         self._service = service
         self.left = 0
         """Samples that were given up."""
+        self._waiting: dict[Any, tuple[Any, float]] = {}
+        """Connection -> its last request, and since when it has sent no other one."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Once a second, cut connections that keep their place and send no request: uvicorn itself waits for ever."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            idle = {}
+            for connection in self.server_state.connections:
+                request = getattr(connection, "cycle", None)
+                if request is not None and not request.response_complete:
+                    continue
+                last, since = self._waiting.get(connection, (request, now))
+                idle[connection] = (request, since if last is request else now)
+            self._waiting = idle
+            for connection, (request, since) in idle.items():
+                if now - since > (_HEAD_S if request is None else _HEAD_S + _KEEP_ALIVE_S):
+                    _abort(connection)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let the requests finish within the time to drain, then give them up."""
@@ -155,8 +181,7 @@ class _Server(uvicorn.Server):
     def _cut(self) -> None:
         """Cut connections whose clients neither send nor read any more."""
         for connection in list(self.server_state.connections):
-            if (transport := getattr(connection, "transport", None)) is not None:
-                transport.abort()
+            _abort(connection)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -171,10 +196,23 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-def _raise_file_limit() -> None:
-    """Raise the limit of open files: thousands of clients, one connection each, need more than many shells allow."""
+def _abort(connection: Any) -> None:
+    if (transport := getattr(connection, "transport", None)) is not None:
+        transport.abort()
+
+
+def _raise_file_limit() -> int | None:
+    """Raise the limit of open files: thousands of clients, one connection each, need more than many shells allow.
+
+    Returns:
+        The limit; None where there is none that can be read.
+    """
     with suppress(ImportError, OSError, ValueError):
         import resource
 
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        return None if soft == resource.RLIM_INFINITY else soft
+    return None

@@ -578,7 +578,23 @@ async def test_a_body_that_stalls_is_given_up(connect: Connect, monkeypatch: pyt
         await create_app(client.service, Plugins(entry_points=False))(dict(SCOPE), receive, send)
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]
-    assert b"nothing of the body came for 0.02 seconds" in sent[1]["body"]
+    assert b"the body did not come within" in sent[1]["body"]
+
+
+async def test_a_body_that_drips_is_given_up(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_S", 0.05)
+    async with connect(start=False) as client:
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(0.001)
+            return {"type": "http.request", "body": b" ", "more_body": True}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await create_app(client.service, Plugins(entry_points=False))(dict(SCOPE), receive, send)
+    assert sent[0]["status"] == 408
 
 
 async def test_a_client_that_hangs_up_is_forgotten(connect: Connect, model: Any, until: Until) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -19,11 +21,15 @@ from typing import Any
 
 import httpx2
 import pytest
+import uvicorn
 
 from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.api.types import Message, Sample
 from gdr_plugin.config.load import parse_config
+from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.reward.reward import GuidedDensityRatio
+from gdr_plugin.serve import BatchingService, ServeSettings, run
+from gdr_plugin.serve.app import create_app
 from gdr_plugin.serve.run import is_loopback, listen
 
 DEADLINE_S = 30
@@ -329,3 +335,45 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "pip install 'gdr-plugin[serve]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_connections_that_send_no_request_are_cut(
+    ratio: GuidedDensityRatio, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> None:
+    monkeypatch.setattr(run, "_HEAD_S", 0.5)
+    service = BatchingService(ratio, ServeSettings())
+    app = create_app(service, Plugins(entry_points=False))
+    bound = listen("127.0.0.1", 0)
+    server = run._Server(uvicorn.Config(app, lifespan="on", log_config=None), service)
+    running = asyncio.create_task(server.serve(sockets=[bound]))
+    port = bound.getsockname()[1]
+
+    async def said(*pieces: bytes) -> bytes:
+        """What a client reads until the connection is cut, that sends these and nothing more."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for piece in pieces:
+            writer.write(piece)
+        try:
+            return await asyncio.wait_for(reader.read(), DEADLINE_S)
+        except ConnectionResetError:
+            return b""
+        finally:
+            await closed(writer)
+
+    async def closed(writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    get = b"GET /health HTTP/1.1\r\nHost: x\r\n"
+    assert await asyncio.gather(said(), said(get)) == [b"", b""]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for _ in range(2):  # a client that asks keeps its connection, however long ago the last request was
+        writer.write(get + b"\r\n")
+        assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)
+        assert await asyncio.gather(said()) == [b""]
+    await closed(writer)
+    server.should_exit = True
+    await running
