@@ -99,10 +99,11 @@ def serve(
     bound = listen(host, port)
     from gdr_plugin.reward.reward import GuidedDensityRatio
     from gdr_plugin.serve.app import create_app
+    from gdr_plugin.store.optional import OptionalStore
 
     plugins = ctx.obj.plugins()
     try:
-        ratio = GuidedDensityRatio.from_config(checked, plugins=plugins)
+        ratio = GuidedDensityRatio.from_config(checked, plugins=plugins, open_store=OptionalStore)
         taught = None
         if teacher and policy_tokenizer is not None:
             from gdr_plugin.reward.teacher import Teacher

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -106,6 +106,7 @@ class GuidedDensityRatio:
         plugins: Plugins | None = None,
         store: str | Path | None = None,
         resolved: Resolved | None = None,
+        open_store: Callable[[str | Path], LogprobStore] = LogprobStore,
     ) -> GuidedDensityRatio:
         """Build the reward that a gdr.yaml describes.
 
@@ -114,6 +115,7 @@ class GuidedDensityRatio:
             plugins: Where names are looked up; default: built-in and installed plugins.
             store: Store file that is used when the configuration names none.
             resolved: What the configuration's names stand for, where a caller has looked them up already.
+            open_store: Opens the store; a server passes one that it can do without.
 
         Returns:
             The reward; no weights are loaded yet.
@@ -133,7 +135,7 @@ class GuidedDensityRatio:
             chain=RouterChain(resolved.routers, config.routing.default_domain),
             guidance=config.guidance,
             reward=config.reward,
-            store=LogprobStore(path) if path else None,
+            store=open_store(path) if path else None,
             sequential=config.load == "sequential",
         )
         ratio.config = config

@@ -41,6 +41,7 @@ class Metrics:
         ready: Says whether both models have scored a probe.
         marked: Says how many samples that were scored spell out marks of a chat template.
         models: The models by side; those behind a store have `hits` and `misses`.
+        store_failures: Says how often the store was found unusable.
 
     Raises:
         MissingDependencyError: prometheus-client is not installed.
@@ -54,6 +55,7 @@ class Metrics:
         ready: Callable[[], bool],
         marked: Callable[[], int],
         models: Mapping[str, LogprobModel],
+        store_failures: Callable[[], int] = lambda: 0,
     ) -> None:
         registry = CollectorRegistry()
         self._registry = registry
@@ -94,7 +96,7 @@ class Metrics:
             ("gdr_ready", "Whether both models have scored a probe", ready),
         ):
             Gauge(name, text, registry=registry).set_function(value)
-        registry.register(_Read(models, marked))
+        registry.register(_Read(models, marked, store_failures))
         ProcessCollector(registry=registry)
 
     def render(self) -> bytes:
@@ -139,9 +141,12 @@ class Metrics:
 class _Read(Collector):
     """Counters that others keep: template marks in samples, hits and misses of the log-prob store."""
 
-    def __init__(self, models: Mapping[str, LogprobModel], marked: Callable[[], int]) -> None:
+    def __init__(
+        self, models: Mapping[str, LogprobModel], marked: Callable[[], int], store_failures: Callable[[], int]
+    ) -> None:
         self._models = models
         self._marked = marked
+        self._store_failures = store_failures
 
     def describe(self) -> Iterable[CounterMetricFamily]:
         return []
@@ -149,6 +154,8 @@ class _Read(Collector):
     def collect(self) -> Iterator[CounterMetricFamily]:
         text = "Samples that spell out a mark of a chat template: they are scored as text"
         yield CounterMetricFamily("gdr_spelt_marks", text, value=self._marked())
+        text = "How often the log-prob store could not be used, and scores were computed without it"
+        yield CounterMetricFamily("gdr_store_failures", text, value=self._store_failures())
         for what, text in (("hits", "Spans found in the log-prob store"), ("misses", "Spans the model had to score")):
             family = CounterMetricFamily(f"gdr_store_{what}", text, labels=["model"])
             for side, model in self._models.items():

@@ -61,6 +61,7 @@ class BatchingService:
             waiting=lambda: self.batcher.waiting,
             ready=lambda: self.ready,
             marked=lambda: ratio.spelt_marks,
+            store_failures=lambda: getattr(ratio.store, "failures", 0),
             models=teacher.models if teacher else {"strong": ratio.strong, "weak": ratio.weak},
         )
         self.batcher = Batcher(self.settings, self.metrics)

@@ -19,7 +19,6 @@ from gdr_plugin.api.errors import StoreError
 
 SCHEMA_VERSION = 1
 _APPLICATION_ID = 0x47445250  # marks the file as ours ("GDRP")
-_BUSY_SECONDS = 60
 _CACHE_KIB = 64 << 10
 _LOG_PAGES = 16_000
 """Pages of the log, 4 KiB each, before they are written into the file."""
@@ -39,13 +38,15 @@ class StoreFile:
 
     Args:
         path: The file; made, with its folder, when missing.
+        wait_s: Seconds to wait for other processes that hold it.
 
     Raises:
         StoreError: The file cannot be made or opened, or is not a store of this version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wait_s: float = 60.0) -> None:
         self.path = path
+        self._wait_s = wait_s
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._closer: weakref.finalize[..., StoreFile] | None = None
@@ -59,7 +60,7 @@ class StoreFile:
         with self._lock:
             try:
                 if self._connection is None:
-                    self._connection = _open(self.path)
+                    self._connection = _open(self.path, self._wait_s)
                     self._closer = weakref.finalize(self, self._connection.close)
                 yield self._connection
             except (OSError, sqlite3.Error) as error:
@@ -74,11 +75,11 @@ class StoreFile:
         """
         with self.session() as connection:
             try:
-                connection.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000 if wait else 0}")
+                connection.execute(f"PRAGMA busy_timeout = {self._wait_s * 1000 if wait else 0:.0f}")
                 with _transaction(connection):
                     yield connection
             finally:
-                connection.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}")
+                connection.execute(f"PRAGMA busy_timeout = {self._wait_s * 1000:.0f}")
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
@@ -108,12 +109,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_after_fork)
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path, wait_s: float) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None, check_same_thread=False)
     try:
         # Switching a fresh file to WAL reports "locked" at once, without waiting, while another process does the same.
-        deadline = time.monotonic() + _BUSY_SECONDS
+        deadline = time.monotonic() + wait_s
         while True:
             try:
                 _prepare(connection, path)

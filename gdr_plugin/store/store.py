@@ -58,14 +58,15 @@ class LogprobStore:
 
     Args:
         path: The file; made, with its folder, when missing.
+        wait_s: Seconds to wait for other processes that hold it.
 
     Raises:
         StoreError: The file cannot be made or opened, or is not a store of this version.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, wait_s: float = 60.0) -> None:
         self.path = Path(path)
-        self._file = StoreFile(self.path)
+        self._file = StoreFile(self.path, wait_s)
 
     def __reduce__(self) -> tuple[type[LogprobStore], tuple[Path]]:
         return LogprobStore, (self.path,)

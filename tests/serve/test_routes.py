@@ -550,6 +550,7 @@ async def test_metrics_show_the_store(model: Any, tmp_path: Any, connect: Connec
             await client.post("/score", json={"text_1": "Hi", "text_2": "Yo"})
         values = await metrics_of(client)
     assert values['gdr_store_hits_total{model="strong"}'] == 2
+    assert values["gdr_store_failures_total"] == 0
     assert values['gdr_store_misses_total{model="weak"}'] == 2
 
 
