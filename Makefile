@@ -66,7 +66,7 @@ test-lowest: $(LOWEST)/.torch-$(LOWEST_TORCH) $(BASE)  ## tests of the core and 
 lowest: $(VENV)/.dev  ## write constraints-lowest.txt anew: after a bound in pyproject.toml has changed
 	grep -E '^(aiohttp|hatchling|hypothesis|networkx|pytest|pytest-timeout|pytest-xdist|sympy)==' constraints.txt | \
 	$(BIN)/uv pip compile --quiet --upgrade --resolution lowest-direct --python-version 3.11 --override .ci/overrides.txt \
-	  --extra adapters --extra datasets --extra gguf --extra plots --extra serve --extra servers --extra trl --no-annotate \
+	  --extra adapters --extra datasets --extra gguf --extra local --extra parquet --extra plots --extra serve --extra servers --extra trl --no-annotate \
 	  --custom-compile-command "make lowest" --output-file constraints-lowest.txt pyproject.toml -
 
 bench: $(VENV)/.bench $(BASE)  ## speed, memory and precision beside what people run instead (three quarters of an hour on 2 quiet cores)
