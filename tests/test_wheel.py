@@ -1,7 +1,8 @@
-"""The wheel: what lands in site-packages, and that it works there."""
+"""The wheel: what lands in site-packages, and that it works there, also without torch."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,11 +10,16 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gdr_plugin import __version__
+from gdr_plugin import GuidedDensityRatio, Sample, __version__
+from tests.servers.conftest import numbers_of
+from tests.servers.fake import FakeServer
 
 pytestmark = pytest.mark.slow
 
@@ -91,3 +97,165 @@ def test_the_installed_command_runs_away_from_the_repository(site: Path, tmp_pat
     where = [script.parent / "python", "-c", "import gdr_plugin; print(gdr_plugin.__file__)"]
     found = subprocess.run(where, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str(site / "gdr_plugin" / "__init__.py")
+
+
+# Environments in which pip's choice is real: the wheel, what it depends on, and nothing of this environment.
+
+MODELS = {"accelerate", "safetensors", "tokenizers", "torch", "transformers"}
+QUESTION, ANSWERS = "How many days has a leap year?", ["A leap year has 366 days.", "So they have: five", ""]
+LIST = "from importlib.metadata import distributions; print(*(found.name.lower() for found in distributions()))"
+
+
+def fresh(folder: Path, requirement: str) -> Path:
+    """The Python of a new environment with the wheel, its extras, and what uv resolves for them."""
+    uv, python = Path(sysconfig.get_path("scripts")) / "uv", folder / "bin" / "python"
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True, timeout=60)
+    install = [uv, "pip", "install", "--quiet", "--python", python, "--constraint", ROOT / "constraints.txt"]
+    run = subprocess.run([*install, requirement], capture_output=True, text=True, timeout=300, check=False)
+    if run.returncode and "client error (Connect)" in run.stderr and not os.environ.get("CI"):
+        pytest.skip("no package index can be reached from here")
+    assert run.returncode == 0, run.stderr
+    return python
+
+
+@pytest.fixture(scope="module")
+def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fresh(tmp_path_factory.mktemp("light"), f"gdr-plugin @ {wheel.as_uri()}")
+
+
+@pytest.fixture(scope="module")
+def for_servers(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fresh(tmp_path_factory.mktemp("servers"), f"gdr-plugin[servers] @ {wheel.as_uri()}")
+
+
+def run_in(python: Path, folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "GDR_CONFIG"}}
+    command = [python, *arguments]
+    return subprocess.run(
+        command, input=stdin, cwd=folder, env=clean, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def output(python: Path, folder: Path, *arguments: str, stdin: str = "") -> str:
+    run = run_in(python, folder, *arguments, stdin=stdin)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+COMMANDS = """
+import contextlib, io, json, sys
+from gdr_plugin.cli import main
+
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(json.loads(line))
+        except SystemExit as done:
+            code = done.code
+    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+"""
+
+
+def test_a_plain_install_brings_no_models_and_an_extra_no_more_than_it_says(
+    light: Path, for_servers: Path, tmp_path: Path
+) -> None:
+    plain, servers = ({*output(python, tmp_path, "-c", LIST).split()} for python in (light, for_servers))
+    assert {"gdr-plugin", "pydantic", "typer"} <= plain
+    assert not plain & {*MODELS, "pyarrow", "fastapi", "datasets"}
+    assert {"httpx2", "pyarrow", "tokenizers", "transformers"} <= servers
+    assert not servers & {"accelerate", "torch"}
+
+
+CLIENT = """
+import json, sys
+from gdr_plugin.adapters.backend import open_backend
+from gdr_plugin.api.types import Sample
+from gdr_plugin.reward.remote import RemoteRatio
+from gdr_trl import GDRReward
+import gdr_openrlhf.backend, gdr_slime, gdr_verl
+
+url, question, *answers = sys.argv[1:]
+samples = [Sample(question, answer) for answer in answers]
+found = {
+    "remote": [score.reward for score in RemoteRatio(url).score(samples)],
+    "trl": GDRReward(remote=url)([question] * len(answers), answers),
+    "backend": open_backend(url).rewards(samples),
+}
+print(json.dumps(found))
+"""
+
+
+def test_the_client_is_given_the_rewards_of_a_server_with_models(
+    light: Path,
+    tiny_model: Callable[..., Path],
+    serving: Callable[..., AbstractContextManager[str]],
+    tmp_path: Path,
+) -> None:
+    ratio = GuidedDensityRatio.from_models(str(tiny_model(seed=0)), str(tiny_model(seed=1)))
+    expected = [score.reward for score in ratio.score([Sample(QUESTION, answer) for answer in ANSWERS])]
+    with serving(ratio) as url:
+        found = json.loads(output(light, tmp_path, "-c", CLIENT, url, QUESTION, *ANSWERS))
+    assert len(set(expected)) == len(ANSWERS)
+    for way in ("remote", "trl", "backend"):
+        assert found[way] == pytest.approx(expected, abs=1e-6), way
+
+
+def test_commands_work_without_models_and_say_what_is_missing(light: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": QUESTION, "response": ANSWERS[0]}))
+    (tmp_path / "rows.parquet").touch()
+    (tmp_path / "many.jsonl").write_text(json.dumps({"prompt": QUESTION, "responses": ANSWERS[:2]}))
+    (tmp_path / "fake.yaml").write_text("{strong: 'fake:a', weak: 'fake:b'}")
+    works = {
+        "--help": "annotate",
+        "integrations": "ms-swift",
+        "path swift reward": "reward.py",
+        "init --strong org/strong --weak org/weak": "gdr.yaml",
+        "score rows.jsonl -c fake.yaml": '"reward": ',
+    }
+    lacks = {
+        "check gdr.yaml": "local",
+        "check gdr.yaml --load": "local",
+        "score rows.jsonl": "local",
+        "plan gdr.yaml --gpus 8xH100 --prompts 1 --samples 2": "local",
+        "score rows.parquet -c fake.yaml": "parquet",
+        "annotate many.jsonl -c fake.yaml -o out": "parquet",
+        "score hf:org/rows -c fake.yaml": "datasets",
+        "serve fake.yaml": "serve",
+        "score rows.jsonl -c fake.yaml --set strong=vllm:http://127.0.0.1:9": "servers",
+    }
+    lines = "\n".join(json.dumps(command.split()) for command in (*works, *lacks))
+    results = [json.loads(line) for line in output(light, tmp_path, "-c", COMMANDS, stdin=lines).splitlines()]
+    assert len(results) == len(works) + len(lacks)
+    for (command, expected), (code, out, _) in zip(works.items(), results, strict=False):
+        assert (code, expected in out) == (0, True), command
+    for (command, extra), (code, out, err) in zip(lacks.items(), results[len(works) :], strict=True):
+        assert (code, out, err.count("\n")) == (2, "", 1), command
+        assert err.endswith(f": pip install 'gdr-plugin[{extra}]'\n"), command
+    missing = "the package 'torch' is needed for models in this process: pip install 'gdr-plugin[local]'\n"
+    assert results[len(works)][2] == f"gdr: {missing}"
+    # In TRL, too, it is said before anything is generated.
+    made = run_in(light, tmp_path, "-c", "from gdr_trl import GDRReward; GDRReward('gdr.yaml')")
+    assert made.stderr.endswith(f"MissingDependencyError: {missing}")
+
+
+def test_models_on_servers_need_no_torch(for_servers: Path, tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """Tokens and templates are this machine's; `gdr annotate` writes Parquet."""
+    from transformers import AutoTokenizer
+
+    folders = {side: tiny_model(seed=seed) for seed, side in enumerate(("strong", "weak"))}
+    ratio = GuidedDensityRatio.from_models(*map(str, folders.values()))
+    expected = [score.reward for score in ratio.score([Sample(QUESTION, answer) for answer in ANSWERS[:2]])]
+    config: dict[str, Any] = {"guidance": {"domains": {"chat": "none"}}}
+    with ExitStack() as stack:
+        for side, folder in folders.items():
+            options = {"root": str(folder), "tokenizer": AutoTokenizer.from_pretrained(folder)}
+            fake = stack.enter_context(FakeServer("sglang", {"tiny": numbers_of(folder)}, **options).running())
+            config[side] = f"sglang:{fake.url}/tiny"
+        (tmp_path / "gdr.yaml").write_text(json.dumps(config))
+        (tmp_path / "many.jsonl").write_text(json.dumps({"id": "a", "prompt": QUESTION, "responses": ANSWERS[:2]}))
+        output(for_servers, tmp_path, "-m", "gdr_plugin", "annotate", "many.jsonl", "-o", "out")
+    read = "import json, pyarrow.parquet as pq; print(json.dumps(pq.read_table('out/preferences.parquet').to_pylist()))"
+    (pair,) = json.loads(output(for_servers, tmp_path, "-c", read))
+    found = [pair["gdr_chosen_reward"], pair["gdr_rejected_reward"]]
+    assert found == pytest.approx(sorted(expected, reverse=True), abs=1e-3)
