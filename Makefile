@@ -18,7 +18,7 @@ WITHOUT_TORCH := $(addprefix tests/, \
   evaluation/test_metrics.py guidance models/test_fake.py plugins/test_hooks_documented.py plugins/test_plugins.py \
   report/test_page.py reward/test_remote.py routing/test_chain.py routing/test_field_fixed.py routing/test_keyword.py \
   routing/test_rules.py scoring/test_run_folder.py serve/test_batcher.py serve/test_routes.py \
-  servers/test_client.py servers/test_order.py store test_exported_members.py test_layers.py \
+  servers/test_client.py servers/test_order.py servers/test_without_torch.py store test_exported_members.py test_layers.py \
   test_packaging.py test_text.py tuning/test_candidates.py tuning/test_halving.py tuning/test_verdict.py)
 
 # What `make test-lowest` runs: each dependency of the core and of the extras is put to use.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -11,15 +12,12 @@ import tomllib
 import venv
 import zipfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gdr_plugin import GuidedDensityRatio, Sample, __version__
-from tests.servers.conftest import numbers_of
-from tests.servers.fake import FakeServer
 
 pytestmark = pytest.mark.slow
 
@@ -99,33 +97,34 @@ def test_the_installed_command_runs_away_from_the_repository(site: Path, tmp_pat
     assert found.stdout.strip() == str(site / "gdr_plugin" / "__init__.py")
 
 
-# Environments in which pip's choice is real: the wheel, what it depends on, and nothing of this environment.
+# An environment in which pip's choice is real: the wheel, what it depends on, and nothing of this environment.
 
 MODELS = {"accelerate", "safetensors", "tokenizers", "torch", "transformers"}
 QUESTION, ANSWERS = "How many days has a leap year?", ["A leap year has 366 days.", "So they have: five", ""]
 LIST = "from importlib.metadata import distributions; print(*(found.name.lower() for found in distributions()))"
 
 
-def fresh(folder: Path, requirement: str) -> Path:
-    """The Python of a new environment with the wheel, its extras, and what uv resolves for them."""
-    uv, python = Path(sysconfig.get_path("scripts")) / "uv", folder / "bin" / "python"
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True, timeout=60)
-    install = [uv, "pip", "install", "--quiet", "--python", python, "--constraint", ROOT / "constraints.txt"]
-    run = subprocess.run([*install, requirement], capture_output=True, text=True, timeout=300, check=False)
+def uv(*arguments: str | Path) -> str:
+    """What uv says, on whichever stream."""
+    command = [Path(sysconfig.get_path("scripts")) / "uv", *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if run.returncode and "client error (Connect)" in run.stderr and not os.environ.get("CI"):
         pytest.skip("no package index can be reached from here")
     assert run.returncode == 0, run.stderr
-    return python
+    return run.stdout + run.stderr
+
+
+def install(python: Path, requirement: str, *options: str) -> str:
+    return uv("pip", "install", "--python", python, "--constraint", ROOT / "constraints.txt", *options, requirement)
 
 
 @pytest.fixture(scope="module")
 def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fresh(tmp_path_factory.mktemp("light"), f"gdr-plugin @ {wheel.as_uri()}")
-
-
-@pytest.fixture(scope="module")
-def for_servers(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fresh(tmp_path_factory.mktemp("servers"), f"gdr-plugin[servers] @ {wheel.as_uri()}")
+    """The Python of a fresh environment with the wheel, without extras."""
+    folder = tmp_path_factory.mktemp("light")
+    uv("venv", "--python", sys.executable, folder)
+    install(folder / "bin" / "python", f"gdr-plugin @ {wheel.as_uri()}")
+    return folder / "bin" / "python"
 
 
 def run_in(python: Path, folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -157,14 +156,14 @@ for line in sys.stdin:
 """
 
 
-def test_a_plain_install_brings_no_models_and_an_extra_no_more_than_it_says(
-    light: Path, for_servers: Path, tmp_path: Path
-) -> None:
-    plain, servers = ({*output(python, tmp_path, "-c", LIST).split()} for python in (light, for_servers))
+def test_a_plain_install_brings_no_models_and_servers_need_no_torch(light: Path, wheel: Path, tmp_path: Path) -> None:
+    plain = {*output(light, tmp_path, "-c", LIST).split()}
     assert {"gdr-plugin", "pydantic", "typer"} <= plain
     assert not plain & {*MODELS, "pyarrow", "fastapi", "datasets"}
-    assert {"httpx2", "pyarrow", "tokenizers", "transformers"} <= servers
-    assert not servers & {"accelerate", "torch"}
+    said = install(light, f"gdr-plugin[servers] @ {wheel.as_uri()}", "--dry-run")
+    more = {*re.findall(r"^ \+ ([\w.-]+)", said, flags=re.MULTILINE)}
+    assert {"httpx2", "pyarrow", "tokenizers", "transformers"} <= more
+    assert not more & {"accelerate", "torch"}
 
 
 CLIENT = """
@@ -237,25 +236,3 @@ def test_commands_work_without_models_and_say_what_is_missing(light: Path, tmp_p
     # In TRL, too, it is said before anything is generated.
     made = run_in(light, tmp_path, "-c", "from gdr_trl import GDRReward; GDRReward('gdr.yaml')")
     assert made.stderr.endswith(f"MissingDependencyError: {missing}")
-
-
-def test_models_on_servers_need_no_torch(for_servers: Path, tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    """Tokens and templates are this machine's; `gdr annotate` writes Parquet."""
-    from transformers import AutoTokenizer
-
-    folders = {side: tiny_model(seed=seed) for seed, side in enumerate(("strong", "weak"))}
-    ratio = GuidedDensityRatio.from_models(*map(str, folders.values()))
-    expected = [score.reward for score in ratio.score([Sample(QUESTION, answer) for answer in ANSWERS[:2]])]
-    config: dict[str, Any] = {"guidance": {"domains": {"chat": "none"}}}
-    with ExitStack() as stack:
-        for side, folder in folders.items():
-            options = {"root": str(folder), "tokenizer": AutoTokenizer.from_pretrained(folder)}
-            fake = stack.enter_context(FakeServer("sglang", {"tiny": numbers_of(folder)}, **options).running())
-            config[side] = f"sglang:{fake.url}/tiny"
-        (tmp_path / "gdr.yaml").write_text(json.dumps(config))
-        (tmp_path / "many.jsonl").write_text(json.dumps({"id": "a", "prompt": QUESTION, "responses": ANSWERS[:2]}))
-        output(for_servers, tmp_path, "-m", "gdr_plugin", "annotate", "many.jsonl", "-o", "out")
-    read = "import json, pyarrow.parquet as pq; print(json.dumps(pq.read_table('out/preferences.parquet').to_pylist()))"
-    (pair,) = json.loads(output(for_servers, tmp_path, "-c", read))
-    found = [pair["gdr_chosen_reward"], pair["gdr_rejected_reward"]]
-    assert found == pytest.approx(sorted(expected, reverse=True), abs=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,7 @@ from gdr_plugin.models import local
 from gdr_plugin.models.local import packages
 from gdr_plugin.models.local.device import spec_on_rank
 from gdr_plugin.models.local.source import describe, locate, open_tokenizer
+from gdr_plugin.models.text.opening import tokenizer_at
 from gdr_trl import GDRReward
 
 
@@ -87,3 +89,11 @@ def test_every_way_to_a_model_looks_first(without: Any, tmp_path: Path, monkeypa
             way()
     GDRReward(strong="fake:a", weak="fake:b")  # needs none of them
     GDRReward(remote="http://127.0.0.1:9")
+
+
+def test_a_tokenizer_alone_needs_transformers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingDependencyError, match=r"to tokenize here what a server scores: .*'gdr-plugin\[servers\]'$"):
+        tokenizer_at("org/model")
+    with pytest.raises(MissingDependencyError, match=r"the policy tokenizer 'org/policy': .*'gdr-plugin\[local\]'$"):
+        open_tokenizer("org/policy")
