@@ -45,7 +45,9 @@ demo: $(VENV)/.demo $(BASE)  ## annotate real prompts with a real model pair, th
 test: $(VENV)/.dev $(BASE)  ## run every test
 	$(BIN)/python $(PYTEST)
 
-check: lint docs test-python test-lowest test  ## everything that CI runs: these five targets, the whole suite last
+check:  ## everything that CI runs: lint, docs, test-python, test-lowest and test, the whole suite last
+	$(MAKE) --no-print-directory --jobs 2 --output-sync lint docs
+	$(MAKE) --no-print-directory test-python test-lowest test
 
 docs: $(VENV)/.docs  ## the documentation as a site in build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(VENV))/docs/bin:$$PATH" $(VENV)/docs/bin/python -m mkdocs --quiet build --strict

@@ -21,9 +21,9 @@ from benchmarks.measure import Peaks, machine
 from benchmarks.work import Shape, make, read_candidates
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.models.local import open_local
+from gdr_plugin.planning.assumed import MFU
 from gdr_plugin.planning.flops import flops
 from gdr_plugin.planning.models import open_planned
-from gdr_plugin.planning.plan import MFU
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -62,7 +62,7 @@ class RealServer:
         plugin: bool = False,
     ) -> None:
         if not python.exists():
-            raise NotStartedError(f"no environment with {kind} at {python}: `make servers` makes it")
+            raise NotStartedError(f"no environment with {kind} at {python}: `make test-servers` makes it")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

@@ -88,7 +88,7 @@ def annotate(console: Console) -> None:
         found = sorted((row for row in pairs if row["gdr_domain"] == domain), key=lambda row: row["gdr_margin"])
         if found:
             console.print(_panel(found[len(found) // 2]))
-    console.print("This pair was tuned for harmlessness alone: elsewhere it prefers mostly by style and chance.")
+    console.print("This pair was tuned for harmlessness, then for help and relevance: it knows no facts and no sums.")
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

@@ -88,17 +88,17 @@ def show(found: Sequence[Scored], console: Console) -> None:
     criteria = list(dict.fromkeys(scored.criterion for scored in found))
     prompts = list(dict.fromkeys(scored.prompt for scored in found))
     cell = {(scored.criterion, scored.prompt): scored for scored in found}
-    title = f"The best of the same {len(found[0].kinds)} responses when the model is told to be ..."
+    title = f"The best of the same {len(found[0].kinds)} responses under each guidance"
     winners = Table(
-        "told", *prompts, title=title, caption="per token; green: written to the criterion", box=SIMPLE_HEAD
+        "guidance", *prompts, title=title, caption="per token; green: written to the criterion", box=SIMPLE_HEAD
     )
-    winners.add_row("(nothing)", *(cell[criteria[0], prompt].winner(unguided) for prompt in prompts))
+    winners.add_row("(none)", *(cell[criteria[0], prompt].winner(unguided) for prompt in prompts))
     for criterion in criteria:
         names = [cell[criterion, prompt].winner(ratio_mean) for prompt in prompts]
         winners.add_row(criterion, *(f"[green]{name}[/]" if name == criterion else name for name in names))
     console.print(winners)
     title = "Comparisons that the response written to the criterion wins (chance: half)"
-    shares = Table("criterion", "ratio, mean", "ratio, sum", "told nothing, mean", title=title, box=SIMPLE_HEAD)
+    shares = Table("criterion", "ratio, mean", "ratio, sum", "no guidance, mean", title=title, box=SIMPLE_HEAD)
     for criterion in [*criteria, "all"]:
         group = [scored for scored in found if criterion in (scored.criterion, "all")]
         shares.add_row(criterion, *(_share(group, value) for value in (ratio_mean, ratio_sum, unguided)))

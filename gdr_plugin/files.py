@@ -11,10 +11,12 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from gdr_plugin.api.errors import OutputError
 
+PARTIAL: Final = ".part"
+"""What follows the name of a file that is not complete: a process that is killed leaves it."""
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False)
 """`json.dumps` makes one for every line; watching for circles takes 40 % of a line's time, and our lines have none."""
 
@@ -48,7 +50,7 @@ def atomic(path: Path) -> Iterator[IO[str]]:
     Raises:
         OutputError: The disk is full, or the folder cannot be written.
     """
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(path.name + PARTIAL)
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             yield file

@@ -11,7 +11,6 @@ from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
 
 if TYPE_CHECKING:
-    from gdr_plugin.evaluation.run import Outputs
     from gdr_plugin.evaluation.summary import Report
 
 
@@ -19,13 +18,13 @@ if TYPE_CHECKING:
 def evaluate(
     ctx: typer.Context,
     data: Annotated[
-        str | None,
+        str,
         typer.Argument(
             metavar="DATA",
             help="Preference data: JSONL, JSON, CSV or Parquet file, a folder of them, hf:ORG/NAME:SPLIT, or - for "
             "JSON lines on standard input. Rows: prompt, chosen, rejected, or a benchmark's own columns.",
         ),
-    ] = None,
+    ],
     config: options.Config = Path("gdr.yaml"),
     set_: options.Set = None,
     format: options.Format = "auto",
@@ -48,41 +47,23 @@ def evaluate(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Also draw the ablations: .png, .svg or .pdf.")
     ] = None,
-    controllability: Annotated[
-        bool,
-        typer.Option(
-            "--controllability",
-            help="Instead, measure whether the reward prefers what its guidance asks for: on our prompts, or on DATA "
-            "with rows prompt and responses (criterion: text).",
-        ),
-    ] = False,
 ) -> None:
     """Measure a reward on preference data: accuracy, ties, calibration, length bias, baselines.
 
     Every text is scored once and kept in the store, so that an interrupted run continues.
     """
-    from gdr_plugin.api.errors import ConfigError, DataError
+    from gdr_plugin.api.errors import ConfigError
     from gdr_plugin.cli.show import print_json
     from gdr_plugin.data.sources import parse_columns
     from gdr_plugin.evaluation import run
 
-    outputs = run.Outputs(html=html, rows=rows, plot=plot)
-    if controllability:
-        unused = {"--ablations": ablations, "--plot": plot, "--rows": rows, "--map": map_, "--limit": limit}
-        unused |= {"--format": format != "auto", "--skip-bad": skip_bad}
-        if wrong := [name for name, value in unused.items() if value]:
-            raise ConfigError(f"--controllability goes without {', '.join(wrong)}: leave it out")
-        _controllability(ctx, data, config, set_, outputs, as_json)
-        return
-    if data is None:
-        raise DataError("name the preference data: gdr evaluate DATA; only --controllability has data of its own")
     if plot is not None and not ablations:
         raise ConfigError("--plot draws the ablations: add --ablations")
     with ctx.obj.progress("items") as progress:
         report, origin = run.evaluate_data(
             data,
             options.configured(config, set_),
-            outputs,
+            run.Outputs(html=html, rows=rows, plot=plot),
             format=format,
             columns=parse_columns(map_),
             limit=limit,
@@ -95,24 +76,6 @@ def evaluate(
         print_json(run.as_json(report, origin))
         return
     _print(report, origin)
-
-
-def _controllability(
-    ctx: typer.Context, data: str | None, config: Path, set_: list[str] | None, outputs: Outputs, as_json: bool
-) -> None:
-    from gdr_plugin.cli.show import print_json, print_tables
-    from gdr_plugin.evaluation.controllability.report import run_controllability, write
-
-    outputs.check(data, config)
-    with ctx.obj.progress("prompts") as progress:
-        report = run_controllability(
-            options.configured(config, set_), data, plugins=ctx.obj.plugins(), progress=progress
-        )
-    write(report, html_file=outputs.html)
-    if as_json:
-        print_json(report.json())
-        return
-    print_tables(report.tables(), report.summary)
 
 
 def _print(report: Report, origin: dict[str, str]) -> None:

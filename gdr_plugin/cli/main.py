@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gdr_plugin.scoring.ranks import Ranks
 
 COMMANDS = (
-    *("init", "check", "plan", "score", "explain", "annotate", "evaluate", "pairs", "tune"),
+    *("init", "check", "plan", "score", "explain", "annotate", "evaluate", "controllability", "pairs", "tune"),
     *("serve", "store", "guidance", "plugins", "integrations", "path"),
 )
 """The modules of this package that hold one command each, in the order of `gdr --help`."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from gdr_plugin.planning.plan import Arrangement, Plan, Side, duration
+from gdr_plugin.planning.arrangements import Arrangement, Side
+from gdr_plugin.planning.plan import Plan, duration
 from gdr_plugin.report.tables import Table
 
 __all__ = ["plan_json", "plan_tables"]

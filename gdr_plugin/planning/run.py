@@ -11,9 +11,10 @@ from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.guidance import render
+from gdr_plugin.planning.arrangements import Sampling, Side
 from gdr_plugin.planning.gpus import parse_gpus
 from gdr_plugin.planning.models import Descriptions, PlannedModel, open_planned
-from gdr_plugin.planning.plan import Plan, Sampling, Side, make_plan
+from gdr_plugin.planning.plan import Plan, make_plan
 from gdr_plugin.planning.work import PROMPT_TOKENS, RESPONSE_TOKENS, Given, Lengths, side_work
 from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.reward.resolve import resolve_names

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from gdr_plugin.api.errors import MissingDependencyError, OutputError
+from gdr_plugin.files import PARTIAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -225,7 +226,7 @@ def save(figure: Figure, path: str | Path) -> Path:
     """
     path = Path(path)
     format = _format(path)
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(path.name + PARTIAL)
     try:
         partial.write_bytes(image(figure, format))
         os.replace(partial, path)  # noqa: PTH105 - the same as everywhere else, whole or not at all

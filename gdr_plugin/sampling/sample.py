@@ -75,16 +75,7 @@ class PolicySampler:
         *,
         progress: Callable[[int], None] | None = None,
     ) -> list[Sampled]:
-        """Draw responses.
-
-        Args:
-            prompts: What the policy answers, without any guidance.
-            ids: An id for each prompt: with the seed it decides the random numbers.
-            sampling: How many responses, and how they are drawn.
-            progress: Told how many prompts are done, batch by batch.
-
-        Returns:
-            One entry a prompt, in order. A prompt that cannot be rendered or leaves no room has a reason instead.
+        """Draw responses, batch by batch; see `Sampler.sample`.
 
         Raises:
             ModelError: The weights cannot be loaded, the logits are not finite, or one response does not fit in memory.

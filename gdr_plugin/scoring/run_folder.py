@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from gdr_plugin.api.errors import OutputError
-from gdr_plugin.files import atomic, dumps
+from gdr_plugin.files import PARTIAL, atomic, dumps
 from gdr_plugin.text import one_line
 
 RUN_FILE = "run.json"
@@ -75,7 +75,8 @@ class RunFolder:
         if root.exists() and not root.is_dir():
             raise OutputError(f"{root}: is a file; -o names a folder")
         if root.is_dir() and not (root / RUN_FILE).exists():
-            foreign = sorted(entry.name for entry in root.iterdir() if entry.name not in _OURS)
+            names = (entry.name for entry in root.iterdir())
+            foreign = sorted(name for name in names if name.removesuffix(PARTIAL) not in _OURS)
             if foreign:
                 raise OutputError(f"{root}: is not empty ({foreign[0]} ...) and holds no run: choose another -o")
 

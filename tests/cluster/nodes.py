@@ -1,4 +1,4 @@
-"""Two simulated Ray nodes on the loopback interface: prints the address, and keeps them until its input ends."""
+"""Two simulated Ray nodes on this machine: prints the address, and keeps them until its input ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import socket
 import sys
 
 import ray._private.utils
+import ray.util
 from ray.cluster_utils import Cluster
 
 PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
@@ -15,11 +16,12 @@ def node() -> dict[str, object]:
     """A node's settings. Its ports are chosen here: Ray gives its agents little time to say which ones they took."""
     taken = [socket.socket() for _ in PORTS]
     for port in taken:
-        port.bind(("127.0.0.1", 0))
+        port.bind(("", 0))
     ports = {name: port.getsockname()[1] for name, port in zip(PORTS, taken, strict=True)}
     for port in taken:
         port.close()
-    return {"num_cpus": 2, "object_store_memory": 150 << 20, "node_ip_address": "127.0.0.1", **ports}
+    address = ray.util.get_node_ip_address()  # as a driver on this machine finds it: with another one it waits for ever
+    return {"num_cpus": 2, "object_store_memory": 150 << 20, "node_ip_address": address, **ports}
 
 
 if __name__ == "__main__":

@@ -164,7 +164,9 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(folder: Path, address: str
     driver.wait()
     kept = len(list(work.glob("candidates-*.jsonl")))
     assert 4 <= kept < WINDOWS
-    time.sleep(3)  # its actors end with it
+    while any(Path("/proc", path.name.partition("-")[2]).exists() for path in folder.glob("scored-*")):
+        assert time.monotonic() < deadline, "its actors do not end with it"
+        time.sleep(0.05)
     before = scored(folder)
     done = run(folder, address, *arguments)
     assert done.returncode == 0, done.stderr

@@ -16,7 +16,7 @@ from gdr_plugin.config.load import parse_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.evaluation.controllability.measure import (
     ALL,
-    NOTHING,
+    NO_GUIDANCE,
     Controllability,
     controllability,
     score_prompts,
@@ -99,7 +99,7 @@ def test_a_strong_model_that_follows_every_criterion_gives_one_and_no_guidance_a
         assert {one.value for one in result.shares[ALL][setting].values()} == {0.5}
     assert result.gains[ALL]["both"]["sum"].value == 0.5
     assert result.winners["both"]["mean"] == {
-        NOTHING: pytest.approx({"red": 1 / 3, "green": 1 / 3, "blue": 1 / 3}),
+        NO_GUIDANCE: pytest.approx({"red": 1 / 3, "green": 1 / 3, "blue": 1 / 3}),
         "red": {"red": 1.0, "green": 0.0, "blue": 0.0},
         "green": {"red": 0.0, "green": 1.0, "blue": 0.0},
         "blue": {"red": 0.0, "green": 0.0, "blue": 1.0},
@@ -217,8 +217,8 @@ def test_hashed_models_stay_around_a_half_on_our_data(hashed: ControllabilityRep
 def test_one_model_on_both_sides_leaves_out_what_would_be_zero() -> None:
     report = run_controllability(fake_config(weak="fake:a", guidance={"placement": "strong"}), store=None)
     assert list(report.result.shares[ALL]) == ["strong", "logprob", "logprob_unguided"]
-    assert NOTHING not in report.result.winners["strong"]["sum"]
-    names = ("ratio, strong told", "strong alone, told")
+    assert NO_GUIDANCE not in report.result.winners["strong"]["sum"]
+    names = ("ratio, strong guided", "strong alone, guided")
     assert report.tables()[1].headers == ("criterion", "prompts", *names)
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from gdr_plugin.api.errors import ConfigError, DataError
+from gdr_plugin.planning.assumed import LAUNCH_S, MFU
 from gdr_plugin.planning.gpus import gpus, parse_gpus
-from gdr_plugin.planning.plan import LAUNCH_S, MFU, Plan, duration
+from gdr_plugin.planning.plan import Plan, duration
 from gdr_plugin.planning.run import PlanOptions, plan_run
 
 from .conftest import LLAMA_70B, QWEN_7B, Described

@@ -93,6 +93,13 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     RunFolder.check_usable(tmp_path / "new")
 
 
+def test_a_folder_that_was_killed_in_its_first_instant_is_ours(tmp_path: Path) -> None:
+    (tmp_path / "run.json.part").write_text('{"format"')
+    with RunFolder(tmp_path) as folder:
+        assert folder.claim({"format": 1}, compare={"seed": 0}) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "work"]
+
+
 def test_nothing_appears_when_writing_fails(tmp_path: Path) -> None:
     (tmp_path / "card").write_text("old")
     with pytest.raises(UnicodeEncodeError), atomic(tmp_path / "card") as file:

@@ -21,10 +21,10 @@ from gdr_plugin.progress import Progress
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.routing import FieldRouter, RouterChain
 
-__all__ = ["ALL", "NOTHING", "SETTINGS", "Controllability", "Setting", "Told", "controllability", "score_prompts"]
+__all__ = ["ALL", "NO_GUIDANCE", "SETTINGS", "Controllability", "Setting", "Told", "controllability", "score_prompts"]
 
-NOTHING = "(nothing)"
-"""What a model is told for the baseline; no guidance can have this name."""
+NO_GUIDANCE = "(none)"
+"""The baseline's name; no guidance can have it."""
 ALL = "(all)"
 """The row of all criteria together."""
 Numbers = Mapping[str, Mapping[Reduction, Estimate | None]]
@@ -36,22 +36,22 @@ _WINDOW = 8
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One number made of the four log-probs: which model is told the criterion, and what is subtracted."""
+    """One number made of the four log-probs: which model is guided by the criterion, and what is subtracted."""
 
     label: str
     plus: tuple[Side, bool]
-    """Whose log-prob counts, and whether that model is told the criterion."""
+    """Whose log-prob counts, and whether the criterion is that model's guidance."""
     minus: tuple[Side, bool] | None = None
     """What is subtracted; None: nothing."""
 
 
 SETTINGS: dict[str, Setting] = {
     "unguided": Setting("ratio, no guidance", ("strong", False), ("weak", False)),
-    "both": Setting("ratio, both told", ("strong", True), ("weak", True)),
-    "strong": Setting("ratio, strong told", ("strong", True), ("weak", False)),
-    "pmi": Setting("strong told - strong", ("strong", True), ("strong", False)),
-    "pmi_weak": Setting("weak told - weak", ("weak", True), ("weak", False)),
-    "logprob": Setting("strong alone, told", ("strong", True)),
+    "both": Setting("ratio, both guided", ("strong", True), ("weak", True)),
+    "strong": Setting("ratio, strong guided", ("strong", True), ("weak", False)),
+    "pmi": Setting("strong guided - strong", ("strong", True), ("strong", False)),
+    "pmi_weak": Setting("weak guided - weak", ("weak", True), ("weak", False)),
+    "logprob": Setting("strong alone, guided", ("strong", True)),
     "logprob_unguided": Setting("strong alone", ("strong", False)),
 }
 """Name -> setting. `pmi` is `strong` with one model on both sides: the pointwise mutual information of response and
@@ -68,9 +68,9 @@ class Told:
     prompt: ControlPrompt
     criterion: str
     guided: Mapping[str, Score]
-    """Kind of response (the criterion that it meets) -> its score with both models told `criterion`."""
+    """Kind of response (the criterion that it meets) -> its score with both models guided by `criterion`."""
     unguided: Mapping[str, Score]
-    """Kind of response -> its score with neither model told anything."""
+    """Kind of response -> its score with neither model guided."""
 
     def values(self, setting: Setting, reduction: Reduction) -> dict[str, float | None]:
         """Kind of response -> its number in a setting; None where it was not scored."""
@@ -102,7 +102,7 @@ class Controllability:
     """The same keys -> the share, less that of the same comparisons without guidance (`unguided`; with one model: its
     log-prob)."""
     winners: Mapping[str, Mapping[Reduction, Mapping[str, Mapping[str, float]]]]
-    """Setting -> reduction -> what was told -> kind -> the share of prompts whose best response is of that kind."""
+    """Setting -> reduction -> guidance -> kind -> the share of prompts whose best response is of that kind."""
 
 
 def score_prompts(
@@ -128,8 +128,8 @@ def score_prompts(
     """
     section = ratio.config.guidance if ratio.config else GuidanceSection()
     told = ratio.variant(
-        domains={**criteria, NOTHING: None},
-        chain=RouterChain([FieldRouter(_COLUMN)], NOTHING),
+        domains={**criteria, NO_GUIDANCE: None},
+        chain=RouterChain([FieldRouter(_COLUMN)], NO_GUIDANCE),
         guidance=section.model_copy(update={"placement": "both", "instruction": True}),
     )
     # One model after the other: all in one call, so that each is loaded once.
@@ -140,8 +140,10 @@ def score_prompts(
         scores = iter(told.score([sample for prompt in window for sample in _samples(prompt)]))
         for prompt in window:
             kinds = list(prompt.responses)
-            by_told = {name: dict(zip(kinds, islice(scores, len(kinds)), strict=True)) for name in (NOTHING, *kinds)}
-            found += [Told(prompt, kind, by_told[kind], by_told[NOTHING]) for kind in kinds]
+            by_told = {
+                name: dict(zip(kinds, islice(scores, len(kinds)), strict=True)) for name in (NO_GUIDANCE, *kinds)
+            }
+            found += [Told(prompt, kind, by_told[kind], by_told[NO_GUIDANCE]) for kind in kinds]
         if progress:
             progress("scoring", start + len(window), len(prompts))
     return found
@@ -194,7 +196,7 @@ def controllability(found: Sequence[Told], *, same_model: bool = False) -> Contr
 
 
 def _samples(prompt: ControlPrompt) -> list[Sample]:
-    fields: list[dict[str, str]] = [{_COLUMN: criterion} for criterion in (NOTHING, *prompt.responses)]
+    fields: list[dict[str, str]] = [{_COLUMN: criterion} for criterion in (NO_GUIDANCE, *prompt.responses)]
     return [Sample(prompt.prompt, text, fields=told) for told in fields for text in prompt.responses.values()]
 
 
@@ -229,12 +231,12 @@ def _share(found: Sequence[Told], worths: Sequence[float | None], criterion: str
 def _winners(
     found: Sequence[Told], setting: Setting, reduction: Reduction, criteria: Iterable[str], same_model: bool
 ) -> dict[str, dict[str, float]]:
-    """Told -> kind -> how often it is the best; equals share. Nothing told: the setting without its guidance."""
+    """Guidance -> kind -> how often it is the best; equals share. Without any: the setting without its guidance."""
     bare = Setting(setting.label, (setting.plus[0], False), setting.minus and (setting.minus[0], False))
     kinds = list(criteria)
     groups = {}
     if bare.minus is None or (bare.plus != bare.minus and not same_model):  # else every response has 0
-        groups[NOTHING] = [entry.values(bare, reduction) for entry in _once(found)]
+        groups[NO_GUIDANCE] = [entry.values(bare, reduction) for entry in _once(found)]
     groups |= {name: [entry.values(setting, reduction) for entry in found if entry.criterion == name] for name in kinds}
     return {told: _best(values, kinds) for told, values in groups.items()}
 

@@ -1,4 +1,4 @@
-"""`gdr evaluate --controllability` from end to end: the run, and its tables for terminal, page and JSON.
+"""`gdr controllability` from end to end: the run, and its tables for terminal, page and JSON.
 
 Knows the order of things and how the result is shown; the measuring is in `measure`, the data's form in
 `prompts`.
@@ -123,9 +123,9 @@ class ControllabilityReport:
             for name, row in self.result.shares[ALL].items()
         )
         note = (
-            "told: the model sees the criterion as its guidance. strong told - strong: one model on both sides, the "
-            "pointwise mutual information of response and criterion. Where every response is asked for once, "
-            "as in the package's data, all that is not told anything has 0.5 by construction."
+            "guided: the model sees the criterion as its guidance. strong guided - strong: one model on both sides, "
+            "the pointwise mutual information of response and criterion. Where every response is asked for once, "
+            "as in the package's data, whatever has no guidance gets 0.5 by construction."
         )
         return Table("Comparisons won by the response that meets the criterion", ("who", *REDUCTIONS), rows, note)
 
@@ -158,10 +158,10 @@ class ControllabilityReport:
         )
         caption = f"Which response is the best of its prompt, in % of prompts: {SETTINGS[setting].label}, {reduction}"
         note = (
-            "Rows: what the model is told. Columns: the criterion that the best response meets. Not every prompt has "
+            "Rows: the guidance. Columns: the criterion that the best response meets. Not every prompt has "
             "a response for every criterion; a dot stands for never."
         )
-        return Table(caption, ("told", *kinds), rows, note)
+        return Table(caption, ("guidance", *kinds), rows, note)
 
 
 def run_controllability(

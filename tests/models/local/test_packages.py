@@ -93,7 +93,7 @@ def test_every_way_to_a_model_looks_first(without: Any, tmp_path: Path, monkeypa
 
 def test_a_tokenizer_alone_needs_transformers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(MissingDependencyError, match=r"to tokenize here what a server scores: .*'gdr-plugin\[servers\]'$"):
+    with pytest.raises(MissingDependencyError, match=r"what a server scores: .*'gdr-plugin\[servers\]'$"):
         tokenizer_at("org/model")
     with pytest.raises(MissingDependencyError, match=r"the policy tokenizer 'org/policy': .*'gdr-plugin\[local\]'$"):
         open_tokenizer("org/policy")
