@@ -18,7 +18,7 @@ WITHOUT_TORCH := $(addprefix tests/, \
   evaluation/test_metrics.py guidance models/test_fake.py plugins/test_hooks_documented.py plugins/test_plugins.py \
   report/test_page.py reward/test_remote.py routing/test_chain.py routing/test_field_fixed.py routing/test_keyword.py \
   routing/test_rules.py scoring/test_run_folder.py serve/test_batcher.py serve/test_routes.py \
-  servers/test_client.py servers/test_order.py store test_exported_members.py test_layers.py \
+  servers/test_client.py servers/test_order.py servers/test_without_torch.py store test_exported_members.py test_layers.py \
   test_packaging.py test_text.py tuning/test_candidates.py tuning/test_halving.py tuning/test_verdict.py)
 
 # What `make test-lowest` runs: each dependency of the core and of the extras is put to use.
@@ -68,7 +68,7 @@ test-lowest: $(LOWEST)/.torch-$(LOWEST_TORCH) $(BASE)  ## tests of the core and 
 lowest: $(VENV)/.dev  ## write constraints-lowest.txt anew: after a bound in pyproject.toml has changed
 	grep -E '^(aiohttp|hatchling|hypothesis|networkx|pytest|pytest-timeout|pytest-xdist|sympy)==' constraints.txt | \
 	$(BIN)/uv pip compile --quiet --upgrade --resolution lowest-direct --python-version 3.11 --override .ci/overrides.txt \
-	  --extra adapters --extra datasets --extra gguf --extra plots --extra serve --extra servers --extra trl --no-annotate \
+	  --extra adapters --extra datasets --extra gguf --extra local --extra parquet --extra plots --extra serve --extra servers --extra trl --no-annotate \
 	  --custom-compile-command "make lowest" --output-file constraints-lowest.txt pyproject.toml -
 
 bench: $(VENV)/.bench $(BASE)  ## speed, memory and precision beside what people run instead (three quarters of an hour on 2 quiet cores)

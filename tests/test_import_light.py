@@ -27,6 +27,8 @@ def loaded_after(code: str) -> set[str]:
         "import gdr_plugin",
         "import gdr_plugin.plugins.registry; gdr_plugin.plugins.registry.Plugins(entry_points=False)",
         "import gdr_plugin; gdr_plugin.Config; gdr_plugin.Guidance; gdr_plugin.load_config",
+        "import gdr_plugin.reward.remote, gdr_openrlhf.backend, gdr_slime, gdr_swift, gdr_trl, gdr_verl",
+        "import gdr_plugin.models.local.source, gdr_plugin.models.local.device",
         "from gdr_plugin.cli import main; main(['--help'])",
         "from gdr_plugin.cli import main; main(['--version'])",
         "from gdr_plugin.cli import main; main(['path', 'openrlhf'])",

@@ -16,13 +16,14 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from gdr_plugin import __version__
+from gdr_plugin.models.local.packages import EXTRA, LOWEST
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CODE = [ROOT / folder for folder in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
 
-# The extras that users install. `dev`, `demo` and `docs` are for this repository.
-EXTRAS = sorted(set(PROJECT["project"]["optional-dependencies"]) - {"dev", "demo", "docs"})
+# The extras that users install. `dev`, `test`, `demo` and `docs` are for this repository.
+EXTRAS = sorted(set(PROJECT["project"]["optional-dependencies"]) - {"dev", "test", "demo", "docs"})
 
 # Frameworks that load these files of ours themselves, so that they are always there already.
 HOSTS = {"openrlhf", "swift", "verl"}
@@ -80,6 +81,15 @@ def test_every_imported_package_is_a_declared_dependency(folder: Path) -> None:
         if not {canonicalize_name(package) for package in distributions.get(name, [name])} & declared.keys()
     }
     assert undeclared == set()
+
+
+def test_models_look_for_the_versions_that_their_extra_asks_for() -> None:
+    """Nothing else would in an environment that has them without the extra, such as a trainer's."""
+    asked = map(Requirement, PROJECT["project"]["optional-dependencies"][EXTRA])
+    bounds = {requirement.name: str(requirement.specifier).removeprefix(">=") for requirement in asked}
+    assert {**LOWEST, "gdr-plugin": "", "packaging": bounds["packaging"]} == bounds
+    core = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
+    assert not core & {*LOWEST, "pyarrow"}
 
 
 def test_the_lowest_versions_that_are_tested_are_the_published_bounds() -> None:

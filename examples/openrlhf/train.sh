@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # OpenRLHF 0.11.2 on one node of eight GPUs, rewarded by a guided density ratio: GRPO, or REINFORCE++ with a baseline.
 #
-#   pip install 'openrlhf[vllm]==0.11.2' 'gdr-plugin[openrlhf]'
+#   pip install 'openrlhf[vllm]==0.11.2' 'gdr-plugin[openrlhf]'  # the reward's models run on this node, too
 #   PROMPTS=prompts.jsonl examples/openrlhf/train.sh
 #
 # PROMPTS has rows {"prompt": [messages], "label": {"domain": ...}}; see docs/openrlhf.md for what a label may hold.

@@ -17,14 +17,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from gdr_plugin.annotation.records import ScoredCandidate, ScoredRecord
-from gdr_plugin.api.errors import OutputError
+from gdr_plugin.api.errors import MissingDependencyError, OutputError
 from gdr_plugin.api.types import parts_of
 from gdr_plugin.data.messages import as_json
 from gdr_plugin.files import dumps, sync_folder
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError as error:
+    raise MissingDependencyError("pyarrow", "parquet", "to annotate: the pairs are written as Parquet, too") from error
 
 _PROMPT = "prompt"
 _TOOLS = "tools"

@@ -70,7 +70,7 @@ def read_rows(source: str | Path, *, columns: Mapping[str, str] | None = None) -
     Raises:
         DataError: There is no such source, its format is not known, it has no rows, or its first row lacks a column
             named in `columns`.
-        MissingDependencyError: A Hugging Face data set, and `datasets` is not installed.
+        MissingDependencyError: A Hugging Face data set, and `datasets` is not installed; Parquet, and `pyarrow` is not.
     """
     number = 0
     for number, (where, content) in enumerate(_rows_of(str(source)), start=1):
@@ -179,8 +179,11 @@ def _starts_an_array(file: IO[bytes]) -> bool:
 
 
 def _parquet(path: Path) -> Iterator[Located]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingDependencyError("pyarrow", "parquet", f"to read {path}") from error
 
     number = 0
     try:

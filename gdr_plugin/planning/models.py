@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.errors import ChatError, ConfigError, ModelError
 from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.models.local.packages import check_packages
 from gdr_plugin.planning.flops import Costs, attention_layers, head_widths
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ def open_planned(spec: ModelSpec, limits: Limits, *, on_cpu: bool, known: Descri
     Raises:
         ConfigError: It has no configuration that could be read; the message says what to give.
         ModelError: The same, of a model that is no server's.
+        MissingDependencyError: A package of the extra `local` is missing.
     """
+    check_packages("to plan: the model is built without weights, and counted")
     import torch
 
     from gdr_plugin.models.local.device import dtype_name

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from gdr_plugin.api.errors import ConfigError, GDRError, ModelError
 from gdr_plugin.config.schema import Config
+from gdr_plugin.models.local.packages import check_packages
 from gdr_plugin.scoring.run_folder import differences
 
 __all__ = ["Ranks", "check_agreement", "of_rank"]
@@ -60,6 +61,7 @@ class Ranks:
         return self.rank == 0
 
     def __enter__(self) -> Ranks:
+        check_packages("to run a command in several processes")
         import torch.distributed as distributed
 
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, runtime_checkable
 
@@ -20,6 +20,7 @@ from gdr_plugin.config.load import named_config
 from gdr_plugin.config.messages import validated
 from gdr_plugin.config.override import override
 from gdr_plugin.config.schema import Config, GuidanceSection, RewardSection
+from gdr_plugin.models.local.packages import check_packages
 from gdr_trl.placement import outside_zero3
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class RewardSource:
 
     Raises:
         ConfigError: None or several are given, or the configuration or a keyword is wrong.
+        MissingDependencyError: The models are to run in this process, and a package of the extra `local` is missing.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class RewardSource:
         if keywords and not named and config is None:
             where = "the server's gdr.yaml" if ratio is None else "the ratio itself"
             raise ConfigError(f"{', '.join(sorted(keywords))}: set it in {where}: it is what computes the reward")
+        _check_packages([self._config.strong, self._config.weak] if self._config else map(keywords.get, named))
         self._remote = remote
         self._ready = ratio
         self._ratio: Ratio | None = ratio
@@ -193,6 +196,13 @@ def _check_keywords(given: Mapping[str, Any]) -> None:
             raise ConfigError(f"unknown keyword {name!r}{f' (did you mean {near!r}?)' if near else ''}")
     for section, names in ((RewardSection, ["reduction"]), (GuidanceSection, ["placement", "exemplars"])):
         validated(section, {name: given[name] for name in names if name in given}, "reward")
+
+
+def _check_packages(models: Iterable[object]) -> None:
+    """Say before training, not after the first batch was generated, that models cannot run in this process."""
+    specs = [ModelSpec(model=model) if isinstance(model, str) else model for model in models]
+    if any(isinstance(spec, ModelSpec) and spec.scheme == "hf" for spec in specs):
+        check_packages("for models in this process")
 
 
 def _configured(config: str | Path | Config, keywords: Mapping[str, Any]) -> Config:

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from gdr_plugin.api.errors import ModelError
+from gdr_plugin.models.local.packages import check_packages
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +82,11 @@ def rank_device() -> str | None:
     """This rank's GPU, such as `cuda:3`; None where there is none.
 
     LOCAL_RANK, which every launcher sets, says which one it is; a process that sees a single GPU uses that one.
+
+    Raises:
+        MissingDependencyError: A package of the extra `local` is missing.
     """
+    check_packages("for models in this process")
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

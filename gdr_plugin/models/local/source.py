@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdr_plugin.api.errors import ModelError
+from gdr_plugin.api.errors import MissingDependencyError, ModelError
 from gdr_plugin.models.digests import combine
 from gdr_plugin.models.local.building import building
 from gdr_plugin.models.local.device import dtype_name, resolve_device
 from gdr_plugin.models.local.gguf import already_converted, converted, describe_gguf
 from gdr_plugin.models.local.identity import file_digest, folder_digest
+from gdr_plugin.models.local.packages import EXTRA, check_packages
 from gdr_plugin.models.text.opening import tokenizer_at
 from gdr_plugin.text import first_line, one_line
 
@@ -59,7 +60,9 @@ def locate(spec: ModelSpec) -> Source:
     Raises:
         ModelError: It does not exist, is not a causal language model in safetensors or GGUF, or wants to run its own
             code. One line that says what to change.
+        MissingDependencyError: A package of the extra `local` is missing.
     """
+    check_packages("for models in this process")
     import torch
 
     device = resolve_device(spec)
@@ -93,7 +96,9 @@ def describe(spec: ModelSpec) -> tuple[PreTrainedConfig, Callable[[], PreTrained
 
     Raises:
         ModelError: There is no configuration of a causal language model, or it wants to run its own code.
+        MissingDependencyError: A package of the extra `local` is missing.
     """
+    check_packages("to read a model's configuration")
     target = Path(spec.target).expanduser()
     gguf = _gguf(spec, target)
     folder = already_converted(gguf) if gguf else None
@@ -264,11 +269,14 @@ def open_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
     Raises:
         ModelError: There is no such tokenizer.
+        MissingDependencyError: transformers is missing or, for a `.gguf` file, a package of the extra `local`.
     """
-    from transformers import AutoTokenizer
-
     from gdr_plugin.api.settings import ModelSpec
 
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise MissingDependencyError("transformers", EXTRA, f"to open the policy tokenizer {name!r}") from error
     if name.endswith(".gguf"):
         spec = ModelSpec(model=name)
         return load_tokenizer(spec, locate(spec))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from gdr_plugin.api.errors import ModelError
+from gdr_plugin.api.errors import MissingDependencyError, ModelError
 from gdr_plugin.models.text.chat import Chat
 from gdr_plugin.text import first_line
 
@@ -27,9 +27,14 @@ def tokenizer_at(path: str, revision: str | None = None, *, trust_remote_code: b
 
     Raises:
         ModelError: There is none, or it needs a package that is missing.
+        MissingDependencyError: transformers is missing. Models in this process have looked for it before; models on
+            servers need it for their tokenizers alone.
     """
-    from transformers import AutoTokenizer
-
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        purpose = "to tokenize here what a server scores"
+        raise MissingDependencyError("transformers", "servers", purpose) from error
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code
