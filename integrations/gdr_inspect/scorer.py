@@ -24,7 +24,7 @@ from gdr_plugin.data.tools import tools_of
 _ENDED: Final = ("stop", "tool_calls")
 
 
-@scorer(metrics=[mean(), stderr()])
+@scorer(metrics=[mean(), stderr()])  # type: ignore[untyped-decorator]
 def gdr(remote: str | None = None, config: str | None = None, unscored: float | str | None = None) -> Scorer:
     """The reward of a sample's last answer, given all that came before it.
 
@@ -63,7 +63,11 @@ def _sample(state: TaskState) -> Sample:
     if at is None:
         raise DataError(f"sample {state.sample_id!r} has no answer")
     tools = [
-        {"name": tool.name, "description": tool.description, "parameters": tool.parameters.model_dump(exclude_none=True)}
+        {
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": tool.parameters.model_dump(exclude_none=True),
+        }
         for tool in map(ToolDef, state.tools)
     ]
     defined = tools_of({"tools": tools})[1]
@@ -75,7 +79,7 @@ def _sample(state: TaskState) -> Sample:
 
 def _turn(message: Any, number: int) -> Message:
     """One of inspect_ai's messages; reasoning that its provider hides is left out."""
-    parts = [message.content] if isinstance(message.content, str) else message.content
+    parts: list[Any] = [message.content] if isinstance(message.content, str) else message.content
     thoughts = [part.reasoning for part in parts if getattr(part, "type", None) == "reasoning" and not part.redacted]
     said = [
         part if isinstance(part, str) else part.model_dump(include={"type", "text"})

@@ -60,9 +60,7 @@ def turns_of(items: Sequence[Mapping[str, Any]]) -> list[Message]:
             if kind == "reasoning":
                 turn["reasoning"] += "\n".join(part["text"] for part in item["summary"])
             elif kind == "function_call":
-                turn["tool_calls"].append(
-                    {"id": item["call_id"], "name": item["name"], "arguments": item["arguments"]}
-                )
+                turn["tool_calls"].append({"id": item["call_id"], "name": item["name"], "arguments": item["arguments"]})
             elif kind == "message":
                 turn["content"] += _blocks(item["content"])
             else:

@@ -1,7 +1,7 @@
 """Calls each adapter as its framework does: `python drivers.py NAME`, jobs on standard input, answers on its output.
 
 A process of its own for each, because frameworks change what they touch (warnings, patches of transformers). Where a
-release can be installed here (verl, ms-swift, verifiers, inspect_ai, NeMo-Gym), its own code builds the batch and calls the adapter.
+release can be installed here (verl, ms-swift, verifiers, inspect_ai, NeMo-Gym), its own code calls the adapter.
 
 A job is `{"remote", "config", "tokenizer", "unscored", "items": [{"messages", "response", "cut", "domain"}]}`; its
 answer is a list of rewards, or the error's text.
@@ -306,9 +306,10 @@ def nemo_gym(job: Job) -> list[float]:
     """What its agents post to `/verify`, answered by its base server."""
     from unittest.mock import MagicMock
 
-    from gdr_nemo_gym.app import GDRResourcesServer, GDRServerConfig
     from nemo_gym.server_utils import ServerClient
     from starlette.testclient import TestClient
+
+    from gdr_nemo_gym.app import GDRResourcesServer, GDRServerConfig
 
     given = {name: value for name, value in source(job).items() if name != "config"}
     config = GDRServerConfig(host="127.0.0.1", port=1, entrypoint="app.py", name="gdr", domain="rlhf", **given)
