@@ -57,6 +57,10 @@ class Backend:
         """`rewards`, on a thread: the event loop goes on meanwhile."""
         return await asyncio.get_running_loop().run_in_executor(_pool(), self.rewards, samples)
 
+    async def ask_scores(self, samples: Sequence[Sample]) -> list[Score]:
+        """`score`, on a thread: for frameworks that leave out what has no reward."""
+        return await asyncio.get_running_loop().run_in_executor(_pool(), self.score, samples)
+
 
 def trainer_reward(score: Score, settings: ServeSettings, where: str) -> float:
     """What a trainer is given for one score: scaled, then clipped; the number of `unscored` where there is no reward.

@@ -107,6 +107,38 @@ swift rlhf --rlhf_type grpo --external_plugins $(gdr path swift reward) --reward
 export GDR_REMOTE=http://127.0.0.1:5000
 python train.py --custom-rm-path gdr_slime.reward ...""",
     ),
+    "verifiers": Integration(
+        title="verifiers",
+        package="gdr_verifiers",
+        distribution="verifiers",
+        tested="verifiers 0.4.0: its scoring of tasks, with the judge and with the function; not prime-rl",
+        unscored="an error; GDR_UNSCORED takes a number",
+        snippet=f"""{_SERVE}
+export GDR_REMOTE=http://127.0.0.1:5000
+echo 'env.taskset.task.rewards.gdr.fn = "gdr_verifiers:reward"' > gdr.toml
+vf-eval my-taskset @ gdr.toml ...""",
+    ),
+    "nemo-gym": Integration(
+        title="NeMo-Gym",
+        package="gdr_nemo_gym",
+        distribution="nemo-gym",
+        tested="NeMo-Gym 0.4.0: its base server, once by hand on its own Python 3.12; not `gym env start`",
+        unscored="an error; GDR_UNSCORED takes a number",
+        snippet=f"""{_SERVE}
+export GDR_REMOTE=http://127.0.0.1:5000
+mkdir -p resources_servers && cp -r "$(gdr path nemo-gym)" resources_servers/gdr
+gym env start "+config_paths=[resources_servers/gdr/configs/gdr.yaml,...]\"""",
+    ),
+    "inspect": Integration(
+        title="inspect_ai",
+        package="gdr_inspect",
+        distribution="inspect-ai",
+        tested="inspect_ai 0.3.285: evals with its mock model, and its finding of scorers",
+        unscored="an error; `unscored` or GDR_UNSCORED takes a number, or none: the mean leaves it out",
+        snippet=f"""{_SERVE}
+inspect score logs/NAME.eval --scorer gdr_inspect/gdr -S remote=http://127.0.0.1:5000""",
+        entry_point=("inspect_ai", "gdr_inspect"),
+    ),
 }
 """The integrations by the name that commands take."""
 

@@ -18,6 +18,9 @@ _COPIES: Final = {
     "verl": "each of its eight reward workers (reward.num_workers)",
     "swift": "every rank",
     "slime": "the rollout process, which has no GPU of its own",
+    "verifiers": "each of its environment workers",
+    "nemo-gym": "the resources server, in an environment of its own,",
+    "inspect": "each eval",
     "trl": "every rank",
 }
 _MISSING: Final = {
@@ -25,6 +28,10 @@ _MISSING: Final = {
     "openrlhf": "its client goes on without a missing reward, and training ends later, elsewhere",
     "verl": "its rate-limited reward manager turns every error into a reward of 0.0: use the manager gdr",
     "swift": "it turns a missing reward into 0: the adapter raises instead, unless GDR_UNSCORED says a number",
+    "verifiers": "a trace whose scoring failed reads as a reward of 0 and has an error: leave such traces out; where "
+    "timeout.scoring ran out it has no error: set no such timeout",
+    "nemo-gym": "the server answers 500, and the rollout fails",
+    "inspect": "the eval ends with an error, unless GDR_UNSCORED=none leaves such samples out of the mean",
     "slime": "its remote client tries a failed request ten times before the run ends",
 }
 

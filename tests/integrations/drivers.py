@@ -1,7 +1,7 @@
 """Calls each adapter as its framework does: `python drivers.py NAME`, jobs on standard input, answers on its output.
 
 A process of its own for each, because frameworks change what they touch (warnings, patches of transformers). Where a
-release can be installed here (verl, ms-swift), its own code builds the batch and calls the adapter.
+release can be installed here (verl, ms-swift, verifiers, inspect_ai, NeMo-Gym), its own code calls the adapter.
 
 A job is `{"remote", "config", "tokenizer", "unscored", "items": [{"messages", "response", "cut", "domain"}]}`; its
 answer is a list of rewards, or the error's text.
@@ -204,9 +204,157 @@ def slime_remote(job: Job) -> list[float]:
     return asyncio.run(rewards())
 
 
+def verifiers(job: Job) -> list[float]:
+    """A task with the judge, then one with the function: they have to agree, also on what is an error."""
+    from verifiers.v1 import (
+        AgentConfig,
+        AgentInfo,
+        AssistantMessage,
+        MessageNode,
+        ModelCall,
+        State,
+        SystemMessage,
+        Task,
+        TaskConfig,
+        TaskData,
+        Trace,
+        TraceTask,
+        UserMessage,
+    )
+
+    class Row(TaskData):  # type: ignore[misc]
+        domain: str
+
+    shapes = {"system": SystemMessage, "user": UserMessage}
+
+    async def score(item: Any, plugged: dict[str, Any]) -> float:
+        turns = item["messages"]
+        data = Row(system_prompt=turns[0]["content"], prompt=turns[1]["content"], domain=item["domain"])
+        nodes = [
+            MessageNode(parent=at - 1 if at else None, message=shapes[turn["role"]](content=turn["content"]))
+            for at, turn in enumerate(turns)
+        ]
+        answer = AssistantMessage(content=item["response"])
+        nodes.append(MessageNode(parent=len(nodes) - 1, sampled=True, message=answer))
+        call = ModelCall(node=len(nodes) - 1, finish_reason="length" if item["cut"] else "stop")
+        trace = Trace(
+            task=TraceTask(type="Task", data=data), agent=AgentInfo(config=AgentConfig()), nodes=nodes, calls=[call]
+        )
+        await Task[Row, State, TaskConfig](data, TaskConfig(**plugged)).score(trace)
+        assert trace.reward == trace.rewards["gdr"].value
+        return float(trace.reward)
+
+    async def rewards(plugged: dict[str, Any]) -> list[float] | str:
+        try:
+            return list(await asyncio.gather(*(score(item, plugged) for item in job["items"])))
+        except Exception as error:
+            return str(error)
+
+    judged = asyncio.run(rewards({"judges": [{"id": "gdr-verifiers", **source(job)}]}))
+    called = asyncio.run(rewards({"rewards": {"gdr": {"fn": "gdr_verifiers:reward"}}}))
+    assert judged == called, (judged, called)
+    if isinstance(called, str):
+        raise RuntimeError(called)
+    return called
+
+
+def inspect(job: Job) -> list[float | None]:
+    """An eval with its mock model; the scorer is found by its entry point, as `inspect score --scorer` finds it."""
+    from tempfile import TemporaryDirectory
+
+    from inspect_ai import Task, eval
+    from inspect_ai._eval.loader import scorer_from_spec
+    from inspect_ai.dataset import Sample
+    from inspect_ai.model import ChatMessageSystem, ChatMessageUser, ModelOutput, ModelUsage, get_model
+    from inspect_ai.scorer._scorer import ScorerSpec
+
+    samples = [
+        Sample(
+            input=[
+                ChatMessageSystem(content=item["messages"][0]["content"]),
+                ChatMessageUser(content=item["messages"][1]["content"]),
+            ],
+            id=number,
+            metadata={"domain": item["domain"]},
+        )
+        for number, item in enumerate(job["items"])
+    ]
+    outputs = [
+        ModelOutput.from_content("mockllm", item["response"], "max_tokens" if item["cut"] else "stop")
+        for item in job["items"]
+    ]
+    for output in outputs:  # where it is not known, the mock counts with a tokenizer from the network
+        output.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
+    scorer = scorer_from_spec(ScorerSpec("gdr_inspect/gdr"), None, **source(job))
+    with TemporaryDirectory() as folder:
+        (log,) = eval(
+            Task(samples, scorer=scorer),
+            model=get_model("mockllm/model", custom_outputs=outputs),
+            display="none",
+            log_dir=folder,
+            max_samples=1,  # the mock's answers come in their order
+        )
+        if log.status != "success":
+            raise RuntimeError(log.error.message)
+        found = [sample.scores["gdr"].value for sample in sorted(log.samples, key=lambda sample: sample.id)]
+    scored = [value for value in found if value == value]
+    assert abs(log.results.scores[0].metrics["mean"].value - sum(scored) / len(scored)) < 1e-9
+    return [value if value == value else None for value in found]
+
+
+def nemo_gym(job: Job) -> list[float]:
+    """What its agents post to `/verify`, answered by its base server."""
+    from unittest.mock import MagicMock
+
+    from nemo_gym.server_utils import ServerClient
+    from starlette.testclient import TestClient
+
+    from gdr_nemo_gym.app import GDRResourcesServer, GDRServerConfig
+
+    given = {name: value for name, value in source(job).items() if name != "config"}
+    config = GDRServerConfig(host="127.0.0.1", port=1, entrypoint="app.py", name="gdr", domain="rlhf", **given)
+    server = GDRResourcesServer(config=config, server_client=MagicMock(spec=ServerClient))
+    app = server.setup_webserver()
+    server.setup_exception_middleware(app)
+    found = []
+    with TestClient(app) as client:
+        for item in job["items"]:
+            text = {"type": "output_text", "text": item["response"], "annotations": []}
+            response = {
+                "id": "resp_1",
+                "created_at": 1.0,
+                "model": "policy",
+                "object": "response",
+                "output": [{"id": "msg_1", "type": "message", "role": "assistant", "content": [text]}],
+                "parallel_tool_calls": True,
+                "tool_choice": "auto",
+                "tools": [],
+                "incomplete_details": {"reason": "max_output_tokens"} if item["cut"] else None,
+            }
+            body = {"responses_create_params": {"input": item["messages"]}, "response": response}
+            answer = client.post("/verify", json={**body, "domain": item["domain"]})
+            if answer.status_code != 200:
+                raise RuntimeError(answer.text)
+            assert answer.json()["domain"] == item["domain"]
+            found.append(answer.json()["reward"])
+    return found
+
+
 DRIVERS: dict[str, Callable[[Job], Any]] = {
     driver.__name__: driver
-    for driver in (trl, openrlhf, verl_manager, verl_function, swift, slime, slime_group, slime_remote)
+    for driver in (
+        trl,
+        openrlhf,
+        verl_manager,
+        verl_function,
+        swift,
+        slime,
+        slime_group,
+        slime_remote,
+        verifiers,
+        inspect,
+        nemo_gym,
+    )
 }
 
 

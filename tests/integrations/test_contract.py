@@ -32,16 +32,19 @@ CONFIG: dict[str, Any] = {
     "routing": {"routers": ["field"], "default_domain": "chat"},
     "reward": {"reduction": "mean"},
 }
-# Adapter -> the folder of the released framework that its driver needs, where it can be installed here.
-ADAPTERS = {
-    "trl": None,
-    "openrlhf": None,
-    "verl_manager": "verl",
-    "verl_function": "verl",
-    "swift": "ms-swift",
-    "slime": None,
-    "slime_group": None,
-    "slime_remote": None,
+# Adapter -> the folders of the released frameworks that its driver needs, where they can be installed here.
+ADAPTERS: dict[str, tuple[str, ...]] = {
+    "trl": (),
+    "openrlhf": (),
+    "verl_manager": ("verl",),
+    "verl_function": ("verl",),
+    "swift": ("ms-swift",),
+    "slime": (),
+    "slime_group": (),
+    "slime_remote": (),
+    "verifiers": ("verifiers",),
+    "inspect": ("inspect-ai",),
+    "nemo_gym": ("nemo-gym", "verl"),  # Ray, omegaconf and hydra are verl's
 }
 WITHOUT_ENDS = {"verl_function"}
 """Adapters that are given a text alone: the end of turn counts for none of their answers."""
@@ -92,9 +95,9 @@ def servers(policy: Path, serving: Callable[..., AbstractContextManager[str]]) -
 @pytest.fixture(scope="session", params=ADAPTERS)
 def adapter(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    folder = ADAPTERS[name]
-    if folder is not None and not (CLIENTS / folder).is_dir():
-        pytest.skip(f"{folder} is not installed: make .venv/.clients")
+    missing = [folder for folder in ADAPTERS[name] if not (CLIENTS / folder).is_dir()]
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not installed: make .venv/.clients")
     return name
 
 
@@ -115,8 +118,10 @@ def answers(
     }
     if adapter != "slime_remote":
         jobs["local"] = {**where, "remote": None, "config": str(file), "items": GOOD}
-    paths = [ROOT, ROOT / "integrations", entry_points(tmp_path_factory.mktemp("installed"))]
-    paths += [] if (folder := ADAPTERS[adapter]) is None else [CLIENTS / folder]
+    if adapter == "inspect":
+        jobs["none"] = {**where, "remote": strict, "unscored": "none", "items": BAD}
+    paths = [installed(tmp_path_factory.mktemp("installed")), ROOT, ROOT / "integrations"]
+    paths += [CLIENTS / folder for folder in ADAPTERS[adapter]]
     run = subprocess.run(
         [sys.executable, Path(__file__).with_name("drivers.py"), adapter],
         input=json.dumps(list(jobs.values())),
@@ -131,10 +136,14 @@ def answers(
     return dict(zip(jobs, found, strict=True))
 
 
-def entry_points(folder: Path) -> Path:
-    """A folder in which our entry points are found as an installed wheel's are."""
+def installed(folder: Path) -> Path:
+    """A folder in which our integrations and their entry points are found as an installed wheel's are."""
     import tomllib
 
+    folder /= "site-packages"  # by this name inspect_ai knows a package from a user's own file
+    folder.mkdir()
+    for package in (ROOT / "integrations").iterdir():
+        (folder / package.name).symlink_to(package)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     info = folder / "gdr_here-0.dist-info"
     info.mkdir()
@@ -191,6 +200,13 @@ def test_or_it_gets_the_number_that_was_given(adapter: str, answers: dict[str, A
         return
     first, second = expected(ratio, adapter, [BAD[0], BAD[2]])
     assert answers["given"] == pytest.approx([first, GIVEN, second], abs=1e-6)
+
+
+def test_or_the_mean_leaves_it_out(adapter: str, answers: dict[str, Any], ratio: GuidedDensityRatio) -> None:
+    if adapter != "inspect":
+        pytest.skip("only inspect_ai leaves out what was not scored (and TRL: see its own tests)")
+    first, second = expected(ratio, adapter, [BAD[0], BAD[2]])
+    assert answers["none"] == [pytest.approx(first, abs=1e-6), None, pytest.approx(second, abs=1e-6)]
 
 
 def test_a_dead_server_is_an_error(answers: dict[str, Any]) -> None:
