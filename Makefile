@@ -112,6 +112,7 @@ VERL := verl==0.9.1 antlr4-python3-runtime==4.9.3 cachetools==8.0.2 cloudpickle=
   pylatexenc==2.11 pyvers==0.2.3 ray==2.60.0 tensordict==0.10.0 torchdata==0.11.0 zipp==4.1.2
 SWIFT := ms-swift==4.6.0 cffi==2.1.1 cryptography==50.0.2 dacite==1.9.2 json_repair==0.64.6 \
   modelscope==1.40.2 modelscope-hub==0.5.1 pycparser==3.12
+LLAMAFACTORY := llamafactory==0.9.5
 
 # Real clients for the tests. Each in a folder of its own: their packages bring a top-level `tests`. A Python that a trainer
 # does not take leaves its tests out, and says so.
@@ -121,9 +122,10 @@ $(VENV)/.clients: constraints.txt | $(BIN)/python
 	  $(INSTALL) --no-deps --only-binary :all: --python-version 3.11 --platform manylinux1_x86_64 \
 	    --target $(VENV)/clients/openrlhf-$$version openrlhf==$$version || exit 1; \
 	done
-	rm -rf $(VENV)/clients/verl $(VENV)/clients/ms-swift
+	rm -rf $(addprefix $(VENV)/clients/, verl ms-swift llamafactory)
 	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/verl $(VERL) || echo "verl SKIPPED: it does not install here"
 	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/ms-swift $(SWIFT) || echo "ms-swift SKIPPED: it does not install here"
+	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/llamafactory $(LLAMAFACTORY) || echo "llamafactory SKIPPED: it does not install here"
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch $(VENV)/.clients

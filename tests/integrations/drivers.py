@@ -15,6 +15,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -204,9 +205,47 @@ def slime_remote(job: Job) -> list[float]:
     return asyncio.run(rewards())
 
 
+@cache
+def _llamafactorys_client() -> Any:
+    """The function of its PPO trainer that asks a server."""
+    import importlib.util
+    from types import ModuleType
+
+    found = importlib.util.find_spec("llamafactory")
+    assert found is not None
+    folders = found.submodule_search_locations or []
+    for name, below in {
+        "llamafactory": "",
+        "llamafactory.train": "train",
+        "llamafactory.train.ppo": "train/ppo",
+    }.items():
+        package = ModuleType(name)  # its own __init__ imports all that it trains with
+        package.__path__ = [str(Path(folder) / below) for folder in folders]
+        sys.modules[name] = package
+    from llamafactory.train.ppo.ppo_utils import get_rewards_from_server
+
+    return get_rewards_from_server
+
+
+def llamafactory(job: Job) -> list[float]:
+    """`reward_model_type: api`, one request a domain."""
+    ask, tokenizer = _llamafactorys_client(), tokenizer_of(job)
+    rewards: dict[int, float] = {}
+    for domain in dict.fromkeys(item["domain"] for item in job["items"]):
+        places = [at for at, item in enumerate(job["items"]) if item["domain"] == domain]
+        texts = []
+        for at in places:
+            item = job["items"][at]
+            prompt = tokenizer.encode(rendered(tokenizer, item), add_special_tokens=False)
+            texts.append(tokenizer.decode([*prompt, *response_ids(tokenizer, item)], skip_special_tokens=False))
+        answers = ask(f"{job['remote']}/llamafactory?domain={domain}", texts)
+        rewards.update(zip(places, answers.tolist(), strict=True))
+    return [rewards[at] for at in range(len(rewards))]
+
+
 DRIVERS: dict[str, Callable[[Job], Any]] = {
     driver.__name__: driver
-    for driver in (trl, openrlhf, verl_manager, verl_function, swift, slime, slime_group, slime_remote)
+    for driver in (trl, openrlhf, verl_manager, verl_function, swift, slime, slime_group, slime_remote, llamafactory)
 }
 
 
