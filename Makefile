@@ -111,7 +111,7 @@ VERL := verl==0.9.1 antlr4-python3-runtime==4.9.3 cachetools==8.0.2 cloudpickle=
   hydra-core==1.3.8 importlib-metadata==10.2.0 msgpack==1.2.4 omegaconf==2.4.0 orjson==3.13.0 protobuf==7.36.2 \
   pylatexenc==2.11 pyvers==0.2.3 ray==2.60.0 tensordict==0.10.0 torchdata==0.11.0 zipp==4.1.2
 SWIFT := ms-swift==4.6.0 cffi==2.1.1 cryptography==50.0.2 dacite==1.9.2 json_repair==0.64.6 \
-  modelscope==1.40.2 modelscope-hub==0.5.1 pycparser==3.12
+  modelscope==1.40.2 modelscope-hub==0.5.1 msgspec==0.22.0 pycparser==3.12
 LLAMAFACTORY := llamafactory==0.9.5
 
 # Real clients for the tests. Each in a folder of its own: their packages bring a top-level `tests`. A Python that a trainer
