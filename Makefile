@@ -113,6 +113,9 @@ VERL := verl==0.9.1 antlr4-python3-runtime==4.9.3 cachetools==8.0.2 cloudpickle=
 SWIFT := ms-swift==4.6.0 cffi==2.1.1 cryptography==50.0.2 dacite==1.9.2 json_repair==0.64.6 \
   modelscope==1.40.2 modelscope-hub==0.5.1 msgspec==0.22.0 pycparser==3.12
 LLAMAFACTORY := llamafactory==0.9.5
+SKYRL := skyrl-gym==0.4.0 antlr4-python3-runtime==4.9.3 func-timeout==4.3.5 omegaconf==2.4.0
+DISTILABEL := distilabel==1.5.3 httpcore==1.0.9 httpx==0.28.1 nest-asyncio==1.6.0 orjson==3.13.0 pathlib-abc==0.5.2 \
+  portalocker==4.4.2 scipy==1.17.1 tblib==3.2.2 universal-pathlib==0.3.10
 
 # Real clients for the tests. Each in a folder of its own: their packages bring a top-level `tests`. A Python that a trainer
 # does not take leaves its tests out, and says so.
@@ -122,10 +125,12 @@ $(VENV)/.clients: constraints.txt | $(BIN)/python
 	  $(INSTALL) --no-deps --only-binary :all: --python-version 3.11 --platform manylinux1_x86_64 \
 	    --target $(VENV)/clients/openrlhf-$$version openrlhf==$$version || exit 1; \
 	done
-	rm -rf $(addprefix $(VENV)/clients/, verl ms-swift llamafactory)
+	rm -rf $(addprefix $(VENV)/clients/, verl ms-swift llamafactory skyrl-gym distilabel)
 	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/verl $(VERL) || echo "verl SKIPPED: it does not install here"
 	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/ms-swift $(SWIFT) || echo "ms-swift SKIPPED: it does not install here"
 	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/llamafactory $(LLAMAFACTORY) || echo "llamafactory SKIPPED: it does not install here"
+	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/skyrl-gym $(SKYRL) || echo "skyrl-gym SKIPPED: it does not install here"
+	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/distilabel $(DISTILABEL) || echo "distilabel SKIPPED: it does not install here"
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch $(VENV)/.clients

@@ -25,7 +25,7 @@ CODE = [ROOT / folder for folder in PROJECT["tool"]["hatch"]["build"]["targets"]
 EXTRAS = sorted(set(PROJECT["project"]["optional-dependencies"]) - {"dev", "demo", "docs"})
 
 # Frameworks that load these files of ours themselves, so that they are always there already.
-HOSTS = {"openrlhf", "swift", "verl"}
+HOSTS = {"areal", "distilabel", "openrlhf", "swift", "verl"}
 
 
 def published() -> dict[str, Requirement]:

@@ -11,16 +11,18 @@ import typer
 from gdr_plugin.api.errors import ConfigError, unknown
 from gdr_plugin.cli.main import app
 
-FILES: Final = {"openrlhf": ("reward_func", "agent"), "swift": ("reward",)}
+FILES: Final = {"openrlhf": ("reward_func", "agent"), "swift": ("reward",), "verl": ("easyr1",)}
 """Integration -> its modules that a framework loads as files."""
 
 
 @app.command()
 def path(
-    integration: Annotated[str, typer.Argument(help="Name of the integration: openrlhf or swift.")],
+    integration: Annotated[str, typer.Argument(help="Name of the integration: openrlhf, swift or verl.")],
     file: Annotated[
         str | None,
-        typer.Argument(help="reward_func or agent of openrlhf, reward of swift. Default: all files with their names."),
+        typer.Argument(
+            help="reward_func or agent of openrlhf, reward of swift, easyr1 of verl. Default: all, with their names."
+        ),
     ] = None,
 ) -> None:
     """Print the paths of an integration's files, for use in a launch script."""

@@ -44,10 +44,13 @@ ADAPTERS = {
     "slime_group": None,
     "slime_remote": None,
     "llamafactory": "llamafactory",
+    "easyr1": None,
+    "skyrl": "skyrl-gym",
+    "areal": None,
 }
 CLIENTS_OF_A_SERVER = {"slime_remote", "llamafactory"}
 """The framework asks a `gdr serve` by itself: there are no models in its process."""
-WITHOUT_ENDS = {"verl_function"}
+WITHOUT_ENDS = {"verl_function", "easyr1", "skyrl"}
 """Adapters that are given a text alone: the end of turn counts for none of their answers."""
 DEAD = "http://127.0.0.1:9"
 GIVEN = -7.25
@@ -121,10 +124,11 @@ def answers(
         jobs["local"] = {**where, "remote": None, "config": str(file), "items": GOOD}
     paths = [ROOT, ROOT / "integrations", entry_points(tmp_path_factory.mktemp("installed"))]
     paths += [] if (folder := ADAPTERS[adapter]) is None else [CLIENTS / folder]
+    others = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []  # such as a framework to try by hand
     run = subprocess.run(
         [sys.executable, Path(__file__).with_name("drivers.py"), adapter],
         input=json.dumps(list(jobs.values())),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "GDR_TOKEN": ""},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, paths), *others]), "GDR_TOKEN": ""},
         capture_output=True,
         text=True,
         timeout=280,
