@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gdr_plugin.api.service import ScoringService
     from gdr_plugin.api.settings import Limits, ModelSpec
 
-_INTEGRATIONS = ("gdr_openrlhf", "gdr_slime")
+_INTEGRATIONS = ("gdr_llamafactory", "gdr_openrlhf", "gdr_slime")
 """Our packages whose module `routes` has `routes(service) -> list[APIRouter]`, where they are installed."""
 _SCHEMES = ("fake", "hf", "openai", "sglang", "vllm")
 """The model schemes that `gdr_open_model` below takes."""

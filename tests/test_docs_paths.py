@@ -18,6 +18,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 DOTTED = re.compile(r"(?<![\w.])gdr_(?:plugin|trl|openrlhf)(?:\.\w+)+")
+HOSTS = {"distilabel"}
+"""Frameworks that are not in the tests' environment, and without which the module of ours cannot be imported."""
 COMMAND = re.compile(r"python -m (benchmarks[\w.]*)")
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -31,6 +33,12 @@ def missing(name: str) -> str | None:
             found: object = importlib.import_module(module)
             break
         except ModuleNotFoundError as error:
+            if error.name in HOSTS:
+                package, _, last = name.rpartition(".")
+                spec = importlib.util.find_spec(package)
+                assert spec is not None
+                source = Path(str(spec.origin)).read_text(encoding="utf-8")
+                return None if f"\nclass {last}(" in source else f"{name}: {package} has no {last}"
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
                 raise  # the module exists and lacks something else
             module, _, last = module.rpartition(".")
@@ -78,6 +86,11 @@ def test_what_a_page_names_can_be_imported(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_page_holds_marks_of_a_merge(path: Path) -> None:
     assert not re.search(r"^(<{7} |>{7} |={7}$)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def test_names_of_a_module_that_needs_its_framework_are_read_from_its_text() -> None:
+    assert missing("gdr_distilabel.GDRScore") is None
+    assert missing("gdr_distilabel.Nothing") == "gdr_distilabel.Nothing: gdr_distilabel has no Nothing"
 
 
 def test_paths_and_imports_are_found_and_wrong_ones_told() -> None:

@@ -26,7 +26,7 @@ CODE = [ROOT / folder for folder in PROJECT["tool"]["hatch"]["build"]["targets"]
 EXTRAS = sorted(set(PROJECT["project"]["optional-dependencies"]) - {"dev", "test", "demo", "docs"})
 
 # Frameworks that load these files of ours themselves, so that they are always there already.
-HOSTS = {"inspect_ai", "nemo_gym", "openrlhf", "swift", "verifiers", "verl"}
+HOSTS = {"areal", "distilabel", "inspect_ai", "nemo_gym", "openrlhf", "swift", "verifiers", "verl"}
 
 
 def published() -> dict[str, Requirement]:

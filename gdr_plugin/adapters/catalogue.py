@@ -30,6 +30,8 @@ class Integration:
     """What a user pastes."""
     entry_point: tuple[str, str] | None = None
     """Group and name by which the framework finds our package."""
+    page: str | None = None
+    """Its page in docs/, where that has another name than the integration; with the section."""
 
     @property
     def installed(self) -> str | None:
@@ -138,6 +140,127 @@ gym env start "+config_paths=[resources_servers/gdr/configs/gdr.yaml,...]\"""",
         snippet=f"""{_SERVE}
 inspect score logs/NAME.eval --scorer gdr_inspect/gdr -S remote=http://127.0.0.1:5000""",
         entry_point=("inspect_ai", "gdr_inspect"),
+    ),
+    "easyr1": Integration(
+        title="EasyR1",
+        package="gdr_verl",
+        distribution=None,
+        tested="its contract, read off its source of July 2026; by hand its own reward manager",
+        unscored="an error; GDR_UNSCORED takes a number",
+        snippet=f"""{_SERVE}
+export GDR_REMOTE=http://127.0.0.1:5000
+python -m verl.trainer.main data.answer_key=gdr \\
+  worker.reward.reward_function=$(gdr path verl easyr1):compute_score ...""",
+        page="verl.md#easyr1",
+    ),
+    "llamafactory": Integration(
+        title="LLaMA-Factory",
+        package="gdr_llamafactory",
+        distribution="llamafactory",
+        tested="LLaMA-Factory 0.9.5: the function of its PPO that asks a server",
+        unscored="an error; --unscored takes a number",
+        snippet="""gdr serve gdr.yaml --port 5000 --policy-tokenizer Qwen/Qwen2.5-7B-Instruct
+llamafactory-cli train ppo.yaml stage=ppo reward_model_type=api reward_model=http://127.0.0.1:5000/llamafactory""",
+        page="other-trainers.md#llama-factory",
+    ),
+    "axolotl": Integration(
+        title="Axolotl",
+        package="gdr_trl",
+        distribution="axolotl",
+        tested="TRL's trainers, and rewards that are pickled; not Axolotl",
+        unscored="left out (None); set GDR_UNSCORED to raise or a number",
+        snippet=f"""{_SERVE}
+export GDR_CONFIG=http://127.0.0.1:5000
+axolotl train grpo.yaml --trl.reward_funcs gdr_trl.reward""",
+        page="other-trainers.md#axolotl",
+    ),
+    "unsloth": Integration(
+        title="Unsloth",
+        package="gdr_trl",
+        distribution="unsloth",
+        tested="TRL's trainers; not Unsloth, which needs a GPU",
+        unscored="left out (None); `unscored=` takes raise or a number",
+        snippet="""from unsloth import FastLanguageModel
+
+from gdr_trl import GDRReward
+from trl import GRPOConfig, GRPOTrainer
+
+model, tokenizer = FastLanguageModel.from_pretrained("org/policy")
+trainer = GRPOTrainer(
+    model, reward_funcs=GDRReward(remote="http://127.0.0.1:5000"), args=GRPOConfig(output_dir="out"), train_dataset=data
+)
+trainer.train()""",
+        page="other-trainers.md#unsloth",
+    ),
+    "skyrl": Integration(
+        title="SkyRL",
+        package="gdr_plugin",
+        distribution="skyrl-gym",
+        tested="skyrl-gym 0.4.0: makes and steps the environment",
+        unscored="an error; GDR_UNSCORED takes a number",
+        snippet="""import skyrl_gym
+from gdr_plugin import Sample
+from gdr_plugin.adapters.backend import open_backend
+from skyrl_gym.envs.base_text_env import BaseTextEnv, BaseTextEnvStepOutput
+
+
+class GDREnv(BaseTextEnv):
+    def __init__(self, env_config=None, extras=None):
+        super().__init__()
+        self.fields = {"domain": extras["domain"]} if extras and "domain" in extras else {}
+
+    def init(self, prompt):
+        self.prompt = prompt
+        return prompt, {}
+
+    def step(self, action):
+        sample = Sample(self.prompt, action, finished=False, fields=self.fields)
+        (reward,) = open_backend().rewards([sample])  # GDR_REMOTE or GDR_CONFIG; an error where there is none
+        return BaseTextEnvStepOutput(observations=[], reward=reward, done=True, metadata={})
+
+
+def register():
+    skyrl_gym.register(id="gdr", entry_point=GDREnv)""",
+        page="other-trainers.md#skyrl",
+    ),
+    "areal": Integration(
+        title="AReaL",
+        package="gdr_areal",
+        distribution="areal",
+        tested="its contract, read off AReaL 1.0.4; by hand its own RLVRWorkflow",
+        unscored="an error; GDR_UNSCORED takes a number",
+        snippet="""import os
+
+from areal import PPOTrainer
+
+os.environ["GDR_REMOTE"] = "http://127.0.0.1:5000"  # set it where the rollout workers see it
+with PPOTrainer(config, train_dataset=train_dataset) as trainer:
+    trainer.train(
+        workflow="gdr_areal.workflow.GDRWorkflow",
+        workflow_kwargs={"gconfig": config.gconfig, "tokenizer": config.tokenizer_path},
+    )""",
+        page="other-trainers.md#areal",
+    ),
+    "distilabel": Integration(
+        title="distilabel",
+        package="gdr_distilabel",
+        distribution="distilabel",
+        tested="distilabel 1.5.3: a pipeline",
+        unscored="None in `gdr_reward`, and why in `gdr_reason`",
+        snippet="""from distilabel.pipeline import Pipeline
+from distilabel.steps import LoadDataFromDicts
+from gdr_distilabel import GDRScore
+
+rows = [
+    {"instruction": "How many legs has a spider?", "generation": ["Eight."], "domain": "chat"},
+    {"instruction": "How many legs has a hen?", "generation": ["Two.", "Four, as a cow."], "domain": "chat"},
+]
+with Pipeline("scored") as pipeline:
+    LoadDataFromDicts(data=rows) >> GDRScore(remote="http://127.0.0.1:5000")
+
+if __name__ == "__main__":
+    scored = pipeline.run(use_cache=False)["default"]["train"]""",
+        page="other-trainers.md#distilabel",
     ),
 }
 """The integrations by the name that commands take."""

@@ -22,6 +22,12 @@ _COPIES: Final = {
     "nemo-gym": "the resources server, in an environment of its own,",
     "inspect": "each eval",
     "trl": "every rank",
+    "easyr1": "the reward's process, which has no GPU of its own",
+    "axolotl": "every rank (with reward_num_workers above 1 each of its workers)",
+    "unsloth": "every rank",
+    "skyrl": "the generator's process",
+    "areal": "every rollout worker",
+    "distilabel": "every replica of the step",
 }
 _MISSING: Final = {
     "trl": "OnlineDPO and SDPO turn a missing reward into 0; GRPO and RLOO leave it out",
@@ -33,6 +39,13 @@ _MISSING: Final = {
     "nemo-gym": "the server answers 500, and the rollout fails",
     "inspect": "the eval ends with an error, unless GDR_UNSCORED=none leaves such samples out of the mean",
     "slime": "its remote client tries a failed request ten times before the run ends",
+    "easyr1": "it lets NaN pass; an error ends the run",
+    "llamafactory": "its client looks at no status: it stops with KeyError: 'scores'; the log of gdr serve says why",
+    "axolotl": "its asynchronous and sequence-parallel trainers turn a missing reward into 0: set GDR_UNSCORED",
+    "unsloth": "it patches TRL's trainers: GRPO leaves a missing reward out",
+    "skyrl": "generator.zero_reward_on_non_stop makes 0 of the reward of cut answers: leave it at false",
+    "areal": "a reward function that takes too long is a reward of 0: use the workflow gdr_areal.workflow.GDRWorkflow",
+    "distilabel": "it fills what a failing step should have made with None: drop rows without `gdr_reward`",
 }
 
 
@@ -58,7 +71,7 @@ def concerns(name: str, config: Config) -> dict[str, str]:
         )
     if config.load == "sequential":
         found["load: sequential"] = f"both models load anew for each batch of {title}'s: set it to together"
-    if not all(spec.scheme == "fake" for spec in (config.strong, config.weak)):
+    if name != "llamafactory" and not all(spec.scheme == "fake" for spec in (config.strong, config.weak)):
         found["models"] = f"in the process, {_COPIES[name]} loads both: start one `gdr serve` and give its address"
     found["not scored"] = _MISSING[name]
     return found

@@ -83,16 +83,46 @@ class RenderedSamples:
         read = self._messages(prompt) if messages is None else ((tools,) if tools else ()) + parse_prompt(messages)
         return Sample(read, response, finished=finished, fields=fields)
 
+    def whole(self, texts: Sequence[str], label: Any = None) -> list[Sample]:
+        """Samples out of texts alone, where the trainer does not say which part of each is the prompt.
+
+        Args:
+            texts: Prompt and response of each, special tokens spelt out.
+            label: As one of those of `samples`; it counts for all.
+
+        Raises:
+            DataError: As in `samples`; or the policy's tokenizer has no chat template, which says where a response
+                begins.
+        """
+        return [self._whole(number, text, label) for number, text in enumerate(texts)]
+
+    def _whole(self, number: int, text: str, label: Any) -> Sample:
+        try:
+            _check_text("text", text)
+            reader = self._known_reader()
+            if not reader.has_template:
+                raise DataError(
+                    "the policy's tokenizer has no chat template, which says where a response begins: start gdr serve "
+                    "with the --policy-tokenizer of a model that has the trainer's template"
+                )
+            prompt, response, finished = reader.split(text, keep_lead=self._settings.plain)
+            return self.sample(prompt, label, response, finished=finished)
+        except DataError as error:
+            raise DataError(f"item {number}: {error}") from None
+
+    def _known_reader(self) -> RenderedPromptReader:
+        if self._reader is None:
+            raise DataError(
+                "the reward does not know the policy's tokenizer, so it cannot tell the response from the prompt: "
+                "start gdr serve with --policy-tokenizer NAME (or set GDR_POLICY_TOKENIZER)"
+            )
+        return self._reader
+
     def _sample(self, number: int, query: str, prompt: str, label: Any) -> Sample:
         try:
             for name, text in (("query", query), ("prompt", prompt)):
                 _check_text(name, text)
-            if self._reader is None:
-                raise DataError(
-                    "the reward does not know the policy's tokenizer, so it cannot tell the response from the prompt: "
-                    "start gdr serve with --policy-tokenizer NAME (or set GDR_POLICY_TOKENIZER)"
-                )
-            response, finished = self._reader.response(query, prompt, keep_lead=self._settings.plain)
+            response, finished = self._known_reader().response(query, prompt, keep_lead=self._settings.plain)
             return self.sample(prompt, label, response, finished=finished)
         except DataError as error:
             raise DataError(f"item {number}: {error}") from None

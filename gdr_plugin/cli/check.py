@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from gdr_plugin.api.models import LogprobModel
     from gdr_plugin.api.settings import ModelSpec
     from gdr_plugin.config.schema import Config
+    from gdr_plugin.plugins.registry import Plugins
     from gdr_plugin.reward.reward import GuidedDensityRatio
+    from gdr_plugin.reward.teacher import Teacher
 
 _QUESTION = "How many days are there in a leap year?"
 _ANSWERS = ("A leap year has 366 days.", "purple monday the of seventeen")
@@ -51,12 +53,18 @@ def check(
 
     # A probe has no place in the store, and a check should not make the file.
     ratio = GuidedDensityRatio.from_config(checked.model_copy(update={"store": None}), plugins=plugins)
-    probe = _probe(ratio) if load else None
+    teacher = _teacher(checked, ratio, plugins)
+    probe = _probe(ratio, teacher) if load else None
     facts: dict[str, Any] = {
         "config": str(config),
         "fingerprint": fingerprint(checked),
         "strong": _model(checked.strong, ratio.strong),
         "weak": _model(checked.weak, ratio.weak),
+        **(
+            {"reference": _model(checked.teacher.reference, teacher.models["reference"])}
+            if checked.teacher and teacher
+            else {}
+        ),
         "shared_weights": _weights(checked.strong) == _weights(checked.weak),
         "guidance": _guidance(checked, ratio),
         "routing": {
@@ -76,6 +84,23 @@ def check(
         print_json(facts)
     else:
         _print(facts)
+
+
+def _teacher(config: Config, ratio: GuidedDensityRatio, plugins: Plugins) -> Teacher | None:
+    """The teacher, where gdr.yaml has a reference for one; the policy's tokenizer is taken to be the strong model's.
+
+    Raises:
+        ConfigError: The three models cannot teach: their vocabularies differ, or they are not all in memory.
+        ModelError: The reference cannot be opened.
+    """
+    from gdr_plugin.api.models import TakesIds
+    from gdr_plugin.reward.teacher import Teacher
+
+    if config.teacher is None:
+        return None
+    reference = plugins.open_model(config.teacher.reference, config.limits)
+    chat = ratio.strong.chat
+    return Teacher(ratio, chat.vocabulary() if isinstance(chat, TakesIds) else {}, reference=reference)
 
 
 def _model(spec: ModelSpec, model: LogprobModel) -> dict[str, Any]:
@@ -140,8 +165,8 @@ def _store(config: Config) -> dict[str, Any] | None:
     return {"path": str(path), "bytes": path.stat().st_size if path.exists() else None}
 
 
-def _probe(ratio: GuidedDensityRatio) -> dict[str, Any]:
-    """Load both models and score two answers."""
+def _probe(ratio: GuidedDensityRatio, teacher: Teacher | None) -> dict[str, Any]:
+    """Load the models and score two answers; a teacher's reference, too."""
     from gdr_plugin.api.errors import ModelError
     from gdr_plugin.api.types import Message, Sample
 
@@ -151,6 +176,10 @@ def _probe(ratio: GuidedDensityRatio) -> dict[str, Any]:
     for score in scores:
         if score.reward is None:
             raise ModelError(f"the probe could not be scored: {score.reason}")
+    if teacher is not None:
+        (taught,) = teacher.score([teacher.probe(question, _ANSWERS[0])])
+        if isinstance(taught, ModelError):
+            raise taught
     answers = [
         {
             "response": answer,
@@ -188,6 +217,10 @@ def _print(facts: dict[str, Any]) -> None:
     for side in ("strong", "weak"):
         known = {name: value for name, value in facts[side].items() if value is not None}
         print_facts(side, known if side == "strong" else {**known, "weights": known.get("weights", shared)})
+    if "reference" in facts:
+        print_facts(
+            "teacher.reference", {name: value for name, value in facts["reference"].items() if value is not None}
+        )
     guidance = facts["guidance"]
     print_facts("guidance", {key: guidance[key] for key in ("placement", "instruction", "exemplars", "seed")})
     print_table(

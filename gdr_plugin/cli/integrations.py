@@ -35,7 +35,7 @@ def integrations(
         "installed here": shown.installed or "no",
         "tested with": shown.tested,
         "not scored": shown.unscored,
-        "documentation": f"docs/{name}.md",
+        "documentation": f"docs/{shown.page or f'{name}.md'}",
     }
     print_facts(shown.title, {**facts, **({"entry point": _registered(shown)} if shown.entry_point else {})})
     print(f"\n{shown.snippet}")

@@ -11,18 +11,18 @@ import typer
 from gdr_plugin.api.errors import ConfigError, unknown
 from gdr_plugin.cli.main import app
 
-FILES: Final = {"openrlhf": ("reward_func", "agent"), "swift": ("reward",), "nemo-gym": ()}
+FILES: Final = {"openrlhf": ("reward_func", "agent"), "swift": ("reward",), "verl": ("easyr1",), "nemo-gym": ()}
 """Integration -> its modules that a framework loads as files; none where it wants the whole folder."""
 
 
 @app.command()
 def path(
-    integration: Annotated[str, typer.Argument(help="Name of the integration: openrlhf, swift or nemo-gym.")],
+    integration: Annotated[str, typer.Argument(help="Name of the integration: openrlhf, swift, verl or nemo-gym.")],
     file: Annotated[
         str | None,
         typer.Argument(
-            help="reward_func or agent of openrlhf, reward of swift. Default: all files with their names; of nemo-gym "
-            "the folder."
+            help="reward_func or agent of openrlhf, reward of swift, easyr1 of verl. Default: all files with their "
+            "names; of nemo-gym the folder."
         ),
     ] = None,
 ) -> None:

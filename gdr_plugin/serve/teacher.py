@@ -1,4 +1,4 @@
-"""The teacher's routes: SGLang's and vLLM's shapes for token ids in and log-probs out, as trainers that distil ask.
+"""The teacher's routes: SGLang's, vLLM's and ms-swift's shapes for ids in and log-probs out, for trainers that distil.
 
 Every route is there twice: as trainers call it, for the teacher's own domain, and below `/teacher/DOMAIN`, so that the
 address that a trainer is given names the domain. Nothing is ever sampled: a request that wants more than log-probs of
@@ -7,6 +7,7 @@ its own ids is refused rather than answered with something else. Knows shapes; n
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, Strict
 
 from gdr_plugin.api.errors import DataError, RequestError, unknown
 from gdr_plugin.reward.teacher import RawIds
+from gdr_plugin.serve import teacher_swift
 from gdr_plugin.serve.answers import JsonAnswer
 from gdr_plugin.serve.vllm import MODEL, models_answer
 
@@ -139,6 +141,20 @@ def routes(service: BatchingService) -> APIRouter:
             }
         )
 
+    prompts = teacher_swift.Prompts(service.settings.policy_tokenizer)
+
+    async def infer(body: teacher_swift.InferRequest, domain: str | None = None) -> JsonAnswer:
+        wanted = body.request_config
+        _refuse_sampling(wanted, "max_tokens")
+        if wanted.get("prompt_logprobs") != 0:
+            raise DataError(
+                f"prompt_logprobs must be 0, not {wanted.get('prompt_logprobs')!r:.40}: virtual log-probs are known of "
+                "the policy's ids, not of other candidates; use --rlhf_type grpo (docs/teacher.md)"
+            )
+        asked = await asyncio.to_thread(lambda: [prompts.question(row, domain) for row in body.infer_requests])
+        found = await service.teach(asked)
+        return JsonAnswer(teacher_swift.answer(asked, list(map(_by_id, asked, found))))
+
     def known(domain: str) -> None:
         if domain not in domains:
             raise RequestError(unknown("domain", domain, domains), status=404)
@@ -160,7 +176,9 @@ def routes(service: BatchingService) -> APIRouter:
     add("/v1/completions", "Virtual log-probs for TRL and rLLM", CompletionRequest, completions)
     add("/inference/v1/generate", "Virtual log-probs for prime-rl", InferenceRequest, inference)
 
-    @api.get("/teacher/{domain}/health", summary="As /health: TRL asks below the address that it is given")
+    add("/infer/", "Virtual log-probs for ms-swift", teacher_swift.InferRequest, infer)
+
+    @api.get("/teacher/{domain}/health", summary="As /health: clients ask below the address that they are given")
     async def health(domain: _Domain) -> JsonAnswer:
         known(domain)
         dead = service.failure

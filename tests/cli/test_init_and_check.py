@@ -245,3 +245,24 @@ def test_plugins_lists_who_registered_what(gdr) -> None:
     listed = json.loads(gdr("plugins", "--json")[1])
     assert {"kind": "router", "name": "keyword", "plugin": "built-in"} in listed["registered"]
     assert listed["plugins"][0]["package"] == "gdr-plugin"
+
+
+def test_check_opens_a_teachers_reference(gdr, tmp_path: Path, tiny_model) -> None:
+    file = tmp_path / "gdr.yaml"
+    start = "strong: fake:strong\nweak: fake:weak\nteacher: {reference: "
+    file.write_text(start + "fake:policy}\n")
+    code, out, _ = gdr("check", file, "--load", "--json")
+    assert code == 0
+    shown = json.loads(out)
+    assert shown["reference"]["model"] == "fake:policy"
+    assert shown["reference"]["identity"] != shown["strong"]["identity"]
+    assert "teacher.reference" in gdr("check", file)[1]
+    for model, said in (
+        (str(tiny_model()), "the reference model's vocabulary is not the policy's"),
+        (str(tmp_path / "nothing"), "nothing"),
+        ("fake:policy}\nload: sequential\nlimits: {", "load to together"),
+    ):
+        file.write_text(start + model + "}\n")
+        code, _, error = gdr("check", file)
+        assert code != 0
+        assert said in error

@@ -21,7 +21,12 @@ Gdr = Callable[..., tuple[int, str, str]]
 @pytest.mark.parametrize("name", INTEGRATIONS)
 def test_the_page_has_the_snippet_that_the_command_prints(name: str, gdr: Gdr) -> None:
     shown = INTEGRATIONS[name]
-    assert shown.snippet in (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    page, _, section = (shown.page or f"{name}.md").partition("#")
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    own = text
+    if section:
+        own = next(part for part in text.split("\n## ") if part.split("\n")[0].lower() == section)
+    assert shown.snippet in own
     code, out, err = gdr("integrations", name)
     assert (code, err) == (0, "")
     assert out.endswith(f"\n{shown.snippet}\n")
@@ -30,6 +35,7 @@ def test_the_page_has_the_snippet_that_the_command_prints(name: str, gdr: Gdr) -
 
 def test_every_package_of_ours_is_listed_and_no_other() -> None:
     packages = {shown.package for shown in INTEGRATIONS.values()} | {"gdr_vllm"}  # a server's plugin, not a trainer's
+    packages.remove("gdr_plugin")  # SkyRL's environment is a snippet around the core
     assert packages == {path.parent.name for path in (ROOT / "integrations").glob("gdr_*/__init__.py")}
     assert all(find_spec(package) for package in packages)
 

@@ -15,6 +15,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -340,6 +341,136 @@ def nemo_gym(job: Job) -> list[float]:
     return found
 
 
+@cache
+def _llamafactorys_client() -> Any:
+    """The function of its PPO trainer that asks a server."""
+    import importlib.util
+    from types import ModuleType
+
+    found = importlib.util.find_spec("llamafactory")
+    assert found is not None
+    folders = found.submodule_search_locations or []
+    for name, below in {
+        "llamafactory": "",
+        "llamafactory.train": "train",
+        "llamafactory.train.ppo": "train/ppo",
+    }.items():
+        package = ModuleType(name)  # its own __init__ imports all that it trains with
+        package.__path__ = [str(Path(folder) / below) for folder in folders]
+        sys.modules[name] = package
+    from llamafactory.train.ppo.ppo_utils import get_rewards_from_server
+
+    return get_rewards_from_server
+
+
+def llamafactory(job: Job) -> list[float]:
+    """`reward_model_type: api`, one request a domain."""
+    ask, tokenizer = _llamafactorys_client(), tokenizer_of(job)
+    rewards: dict[int, float] = {}
+    for domain in dict.fromkeys(item["domain"] for item in job["items"]):
+        places = [at for at, item in enumerate(job["items"]) if item["domain"] == domain]
+        texts = []
+        for at in places:
+            item = job["items"][at]
+            prompt = tokenizer.encode(rendered(tokenizer, item), add_special_tokens=False)
+            texts.append(tokenizer.decode([*prompt, *response_ids(tokenizer, item)], skip_special_tokens=False))
+        answers = ask(f"{job['remote']}/llamafactory?domain={domain}", texts)
+        rewards.update(zip(places, answers.tolist(), strict=True))
+    return [rewards[at] for at in range(len(rewards))]
+
+
+def easyr1(job: Job) -> list[float]:
+    """Loads the function's file and calls it as EasyR1's reward manager does."""
+    import importlib.util
+    from functools import partial
+
+    tokenizer = tokenizer_of(job)
+    file = Path(__file__).parents[2] / "integrations" / "gdr_verl" / "easyr1.py"
+    spec = importlib.util.spec_from_file_location("custom_reward_fn", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["custom_reward_fn"] = module
+    spec.loader.exec_module(module)
+    assert module.REWARD_TYPE == "batch"
+    inputs = []
+    for at, item in enumerate(job["items"]):
+        packed = {"prompt": item["messages"], "domain": item["domain"], "year": None}
+        ids = response_ids(tokenizer, item)
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        inputs.append(
+            {"response": text, "response_length": len(ids), "ground_truth": json.dumps(packed) if at % 2 else packed}
+        )
+    return [score["overall"] for score in partial(module.compute_score, **source(job))(inputs)]
+
+
+def skyrl(job: Job) -> list[float]:
+    """The environment on the page, made and stepped by skyrl-gym."""
+    import skyrl_gym
+
+    page = (Path(__file__).parents[2] / "docs" / "other-trainers.md").read_text(encoding="utf-8")
+    shown: dict[str, Any] = {"__name__": "shown"}
+    exec(page.split("## SkyRL")[1].split("```python\n")[1].split("```")[0], shown)
+    skyrl_gym.envs.registration.registry.pop("gdr", None)
+    shown["register"]()
+    rewards = []
+    for item in job["items"]:
+        extras = {"domain": item["domain"], "reward_spec": {"ground_truth": ""}, "max_turns": 1}
+        environment = skyrl_gym.make("gdr", env_config={}, extras=extras)
+        asked, _ = environment.init(item["messages"])
+        assert asked == item["messages"]
+        step = environment.step(item["response"])
+        assert step["done"]
+        rewards.append(step["reward"])
+        environment.close()
+    return rewards
+
+
+def _areals_workflow() -> Any:
+    """AReaL's own class where it is installed, else what our workflow uses of it."""
+    try:
+        from areal.workflow import rlvr
+    except ImportError:
+        from types import ModuleType
+
+        class RLVRWorkflow:
+            def __init__(
+                self, reward_fn: Any, gconfig: Any, tokenizer: Any, enable_thinking: bool = False, **_: Any
+            ) -> None:
+                self.reward_fn, self.tokenizer, self.enable_thinking = reward_fn, tokenizer, enable_thinking
+                self.gconfig = gconfig.new_with_stop_and_pad_token_ids(tokenizer)
+
+        for name in ("areal", "areal.workflow", "areal.workflow.rlvr"):
+            sys.modules[name] = ModuleType(name)
+        rlvr = sys.modules["areal.workflow.rlvr"]
+        rlvr.RLVRWorkflow = RLVRWorkflow
+    from gdr_areal.workflow import GDRWorkflow
+
+    assert issubclass(GDRWorkflow, rlvr.RLVRWorkflow)
+    return GDRWorkflow
+
+
+def areal(job: Job) -> list[float]:
+    """One answer a call, as AReaL's workflow asks for the reward of one."""
+    tokenizer = tokenizer_of(job)
+    config = SimpleNamespace(new_with_stop_and_pad_token_ids=lambda _: None)
+    workflow = _areals_workflow()(gconfig=config, tokenizer=tokenizer)
+
+    async def rewards() -> list[float]:
+        calls = []
+        for item in job["items"]:
+            prompt = rendered(tokenizer, item)
+            answer = SimpleNamespace(
+                input_tokens=tokenizer.encode(prompt, add_special_tokens=False),
+                output_tokens=response_ids(tokenizer, item),
+            )
+            row = {"messages": item["messages"], "domain": item["domain"]}
+            calls.append(workflow._compute_rewards(answer, prompt, row))
+        return list(await asyncio.gather(*calls))
+
+    return asyncio.run(rewards())
+
+
 DRIVERS: dict[str, Callable[[Job], Any]] = {
     driver.__name__: driver
     for driver in (
@@ -354,6 +485,10 @@ DRIVERS: dict[str, Callable[[Job], Any]] = {
         verifiers,
         inspect,
         nemo_gym,
+        llamafactory,
+        easyr1,
+        skyrl,
+        areal,
     )
 }
 

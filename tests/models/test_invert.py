@@ -148,6 +148,40 @@ def test_the_response_comes_back_from_the_query(
     assert inverter.response_of_ids(ids, span.response) == (got, ended)
 
 
+@pytest.mark.parametrize("name", ["chatml", "llama3", "mistral", "gemma", "qwen3"])
+@settings(
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    derandomize=True,
+)
+@given(said=st.lists(contents, min_size=1, max_size=3), response=contents, finished=st.booleans())
+def test_a_text_of_both_is_split_as_if_the_prompt_were_known(
+    family: Family, name: str, said: list[str], response: str, finished: bool
+) -> None:
+    """What LLaMA-Factory sends: nothing but the decoded ids of prompt and response together."""
+    said = said if len(said) % 2 else said[:1]
+    assume(not any(MARKS.search(text) for text in (*said, response)))
+    tokenizer, reader = family(name), _inverter(family, name)
+    prompt = rendered(tokenizer, turns(*said))
+    ids = tokenizer(text=prompt, add_special_tokens=False)["input_ids"]
+    assume(tokenizer.decode(ids, skip_special_tokens=False) == prompt)
+    span = Chat(tokenizer, max_length=4096).span(turns(*said), response, end=finished)
+    text = str(tokenizer.decode([*ids, *span.response], skip_special_tokens=False))
+    assert reader.split(text) == (prompt, *reader.response(text, prompt))
+
+
+def test_a_text_of_both_with_padding_or_without_a_prompt(family: Family) -> None:
+    tokenizer, reader = family("chatml"), _inverter(family, "chatml")
+    prompt = rendered(tokenizer, turns("2 + 2?", "4", "3 + 3?", system="Be brief."))
+    pad = str(tokenizer.pad_token)
+    assert reader.split(f"{pad}{pad}{prompt}6{tokenizer.eos_token}") == (prompt, "6", True)
+    assert reader.split(f"{prompt}6, for") == (prompt, "6, for", False)
+    for text in ("", "6", "User: 3 + 3?\nAssistant: 6", rendered(tokenizer, turns("Hi"))[:-12]):
+        with pytest.raises(DataError, match="no prompt that the template"):
+            reader.split(text)
+
+
 def test_a_default_system_turn_is_the_templates_own(family: Family) -> None:
     inverter = RenderedPromptReader(family("chatml"))
     text = rendered(family("chatml"), turns("Hello"))

@@ -27,6 +27,7 @@ SGLANG: dict[str, Any] = {
 }
 VLLM: dict[str, Any] = {"model": "gdr", "max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 1}
 PRIME: dict[str, Any] = {"sampling_params": {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0, "prompt_logprobs": 1}}
+SWIFT: dict[str, Any] = {"request_config": {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "n": 1}}
 Teach = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
 
 
@@ -123,6 +124,64 @@ async def test_prime_rls_shape(teach: Teach, teacher: Teacher) -> None:
     first_entries = [next(iter(row.values()))["logprob"] for row in rows[1:]]
     assert first_entries == [row[str(id)]["logprob"] for row, id in zip(rows[1:], IDS[1:], strict=True)]
     assert first_entries == expected(teacher, IDS)
+
+
+THINKING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(("template", "opened"), [(None, ""), (THINKING, "<think>\n")])
+async def test_ms_swifts_messages_become_the_policys_ids(
+    teach: Teach, tiny_model: Any, template: str | None, opened: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    policy = str(tiny_model(**({} if template is None else {"chat_template": template})))
+    taught = Teacher.from_ratio(GuidedDensityRatio.from_models(policy, str(tiny_model(seed=2))), policy)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    front = tokenizer.encode(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
+    answer = tokenizer.encode("\nA river.<|im_end|>")
+    for sent in (answer, tokenizer.encode(opened) + answer):  # what opens reasoning may be sent, and counts once
+        turns = [*prompt, {"role": "assistant", "content": sent}]
+        async with teach(taught, policy_tokenizer=policy) as client:
+            found = await client.post("/infer/", json={"infer_requests": [{"messages": turns}], **SWIFT})
+        (row,) = found.json()
+        assert row["prompt_logprobs"][0] is None
+        ids = [int(id) for entry in row["prompt_logprobs"][1:] for id in entry]
+        assert ids == (front + answer)[1:]
+        values = [entry["logprob"] for entry in row["prompt_logprobs"][1:] for entry in entry.values()]
+        assert values == pytest.approx(expected(taught, front + answer), abs=1e-4)
+
+
+async def test_ms_swift_is_refused_what_is_no_answer_in_ids(teach: Teach, tiny_model: Any) -> None:
+    ask, ids = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": [72, 73]}
+    masked = {"role": "assistant", "content": {"token_ids": [72], "loss_scale": [1]}}
+    refused: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({"messages": [ask, {"role": "assistant", "content": "text"}]}, {}, "as token ids"),
+        ({"messages": [ask]}, {}, "the last turn must be the assistant's"),
+        ({"messages": [ask, {"role": "assistant", "content": [72, True]}]}, {}, "and nothing else"),
+        ({"messages": [ask, masked, ask, ids]}, {}, "only the last turn may be ids"),
+        ({"messages": [ask, ids], "images": ["x"]}, {}, "images: not supported"),
+        ({"messages": [{"role": "user", "content": 3}, ids]}, {}, "content"),
+        ({"messages": [ids]}, {}, "prompt"),
+        ({}, {}, "send `messages`"),
+        ({"messages": [ask, ids]}, {"prompt_logprobs": 64}, "prompt_logprobs must be 0, not 64"),
+        ({"messages": [ask, ids]}, {"max_tokens": None}, "max_tokens must be 0 or 1"),
+    ]
+    policy = str(tiny_model())
+    async with teach(policy_tokenizer=policy) as client:
+        for row, changed, said in refused:
+            body = {"infer_requests": [row], "request_config": {**SWIFT["request_config"], **changed}}
+            answer = await client.post("/infer/", json=body)
+            assert answer.status_code == 422, (row, answer.text)
+            assert said in answer.json()["error"]["message"], (said, answer.text)
+    async with teach() as client:
+        answer = await client.post("/infer/", json={"infer_requests": [{"messages": [ask, ids]}], **SWIFT})
+    assert answer.status_code == 500
+    assert "--policy-tokenizer" in answer.json()["error"]["message"]
 
 
 async def test_the_path_names_the_domain(teach: Teach, teacher: Teacher) -> None:

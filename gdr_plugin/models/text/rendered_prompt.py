@@ -129,6 +129,32 @@ class RenderedPromptReader:
             )
         return self._up_to_end(self._without_inserted_space(query[begin:], prompt), keep_lead)
 
+    def split(self, text: str, *, keep_lead: bool = False) -> tuple[str, str, bool]:
+        """Prompt and response in a text that holds both, where the trainer does not say where the response begins.
+
+        It begins behind the last generation prompt before which the template can have written everything. A response
+        that goes on with turns of its own, behind an end that the policy did not stop at, is read as its last turn.
+
+        Args:
+            text: Prompt and response, special tokens spelt out.
+            keep_lead: As in `response`.
+
+        Returns:
+            The prompt as the template wrote it, the response's text up to its end, and whether there was an end.
+
+        Raises:
+            DataError: There is no such place.
+        """
+        starts = list(self._starts(text))
+        for begin in self._turns.prompt_ends(text):
+            for start in starts:
+                if start < begin and self._can_be_prompt(text[start:begin]):
+                    return (text[start:begin], *self._up_to_end(text[begin:], keep_lead))
+        raise DataError(
+            f"the text has no prompt that the template of the policy tokenizer can have written ({text[:60]!r}): is it "
+            "the policy's tokenizer, and is its chat template the trainer's?"
+        )
+
     def response_of_ids(
         self, prompt: Sequence[int], response: Sequence[int], *, keep_lead: bool = False
     ) -> tuple[str, bool]:
@@ -152,6 +178,13 @@ class RenderedPromptReader:
         head, both = self._decode(near), self._decode([*near, *list(response)[:stop]])
         text = both[len(head) :] if both.startswith(head) else self._decode(list(response)[:stop])
         return self._tidy(text, stop is not None, keep_lead)
+
+    def _can_be_prompt(self, text: str) -> bool:
+        try:
+            self.messages(text)
+        except DataError:
+            return False
+        return True
 
     def _messages(self, text: str, cut: bool) -> Conversation:
         if not self._turns.fits_end(text):

@@ -91,6 +91,12 @@ class TemplateTurns:
         """Whether a text ends as a prompt does."""
         return any(text.endswith(end) for ends in self.ends.values() for end in ends)
 
+    def prompt_ends(self, text: str) -> Iterator[int]:
+        """The places behind which a response may begin, the last one first."""
+        ends = {end for found in self.ends.values() for end in found if end}
+        found = {match.end() for end in ends for match in re.finditer(re.escape(end), text)}
+        yield from sorted(found, reverse=True)
+
     def readings(self, text: str) -> Iterator[Conversation]:
         """Ways to read a rendered prompt, the likeliest first: turns end at the earliest place where one can end."""
         for role, pattern in self.starts:

@@ -216,7 +216,7 @@ def test_every_example_of_the_api_description_works_on_the_running_server(server
         for example in described["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]["examples"]:
             assert isinstance(post(f"{server.url}{path}", example), dict | float), path  # else a code and an error
             tried.append(path)
-    ours = {"/get_reward", "/slime", "/v1/gdr/score"}
+    ours = {"/get_reward", "/llamafactory", "/slime", "/v1/gdr/score"}
     assert set(tried) == ours | {"/score", "/v1/score", "/classify", "/v1/classify"}
 
 
