@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 DOTTED = re.compile(r"(?<![\w.])gdr_(?:plugin|trl|openrlhf)(?:\.\w+)+")
-HOSTS = {"distilabel"}
+HOSTS = {"distilabel", "inspect_ai"}
 """Frameworks that are not in the tests' environment, and without which the module of ours cannot be imported."""
 COMMAND = re.compile(r"python -m (benchmarks[\w.]*)")
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -38,7 +38,8 @@ def missing(name: str) -> str | None:
                 spec = importlib.util.find_spec(package)
                 assert spec is not None
                 source = Path(str(spec.origin)).read_text(encoding="utf-8")
-                return None if f"\nclass {last}(" in source else f"{name}: {package} has no {last}"
+                here = re.search(rf"^(?:class|def|async def) {last}\b", source, re.MULTILINE)
+                return None if here else f"{name}: {package} has no {last}"
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
                 raise  # the module exists and lacks something else
             module, _, last = module.rpartition(".")

@@ -6,7 +6,7 @@ from typing import Any
 
 from verifiers.v1 import Judge, JudgeConfig
 
-from gdr_verifiers import reward
+from gdr_verifiers.trace import reward
 
 
 class GDRJudgeConfig(JudgeConfig):  # type: ignore[misc]
@@ -27,7 +27,7 @@ class GDRJudge(Judge[float, GDRJudgeConfig]):  # type: ignore[misc]
     """Scores a trace's last reply."""
 
     async def score(self, task: Any, trace: Any) -> float:
-        """The reward; see `gdr_verifiers.reward`.
+        """The reward; see `gdr_verifiers.trace.reward`.
 
         Raises:
             GDRError: The reward cannot be had.
