@@ -171,7 +171,7 @@ llamafactory-cli train ppo.yaml stage=ppo reward_model_type=api reward_model=htt
         unscored="left out (None); set GDR_UNSCORED to raise or a number",
         snippet=f"""{_SERVE}
 export GDR_CONFIG=http://127.0.0.1:5000
-axolotl train grpo.yaml --trl.reward_funcs gdr_trl.reward""",
+axolotl train grpo.yaml  # with rl: grpo, and trl: {{reward_funcs: [gdr_trl.reward]}}""",
         page="other-trainers.md#axolotl",
     ),
     "unsloth": Integration(

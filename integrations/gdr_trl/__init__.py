@@ -18,6 +18,7 @@ import os
 from typing import TYPE_CHECKING
 
 from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.unscored import Unscored
 from gdr_trl.functions import AsyncGDRReward, GDRReward
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def _from_environment() -> GDRReward:
     value = os.environ.get(CONFIG_VARIABLE)
     if not value:
         raise ConfigError(f"gdr_trl.reward needs {CONFIG_VARIABLE}: set it to the path of a gdr.yaml (`gdr init`)")
+    unscored = Unscored.of(os.environ.get("GDR_UNSCORED") or "none", masks=True, name="GDR_UNSCORED")
     if value.startswith(("http://", "https://")):
-        return GDRReward(remote=value)
-    return GDRReward(value)
+        return GDRReward(remote=value, unscored=unscored)
+    return GDRReward(value, unscored=unscored)

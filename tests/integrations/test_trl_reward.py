@@ -786,6 +786,10 @@ class TestTheModule:
             vars(gdr_trl).pop("reward")
         monkeypatch.setenv("GDR_CONFIG", "http://127.0.0.1:5000")
         assert gdr_trl._from_environment()._source._remote == "http://127.0.0.1:5000"
+        for given, action, number in (("", "none", 0.0), ("raise", "raise", 0.0), ("-5", "number", -5.0)):
+            monkeypatch.setenv("GDR_UNSCORED", given)
+            unscored = gdr_trl._from_environment()._unscored
+            assert (unscored.action, unscored.number) == (action, number)
         monkeypatch.delenv("GDR_CONFIG")
         with pytest.raises(ConfigError, match="GDR_CONFIG"):
             _ = gdr_trl.reward
