@@ -109,26 +109,25 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.torch
 	touch $@
 
 # Trainers without what they train with: what their own code imports on the way to a reward. ray is the large one (70 MB).
-VERL := verl==0.9.1 antlr4-python3-runtime==4.9.3 cachetools==8.0.2 cloudpickle==3.1.3 codetiming==1.4.0 \
+client-verl := verl==0.9.1 antlr4-python3-runtime==4.9.3 cachetools==8.0.2 cloudpickle==3.1.3 codetiming==1.4.0 \
   hydra-core==1.3.8 importlib-metadata==10.2.0 msgpack==1.2.4 omegaconf==2.4.0 orjson==3.13.0 protobuf==7.36.2 \
   pylatexenc==2.11 pyvers==0.2.3 ray==2.60.0 tensordict==0.10.0 torchdata==0.11.0 zipp==4.1.2
-SWIFT := ms-swift==4.6.0 cffi==2.1.1 cryptography==50.0.2 dacite==1.9.2 json_repair==0.64.6 \
+client-ms-swift := ms-swift==4.6.0 cffi==2.1.1 cryptography==50.0.2 dacite==1.9.2 json_repair==0.64.6 \
   modelscope==1.40.2 modelscope-hub==0.5.1 msgspec==0.22.0 pycparser==3.12
-LLAMAFACTORY := llamafactory==0.9.5
-SKYRL := skyrl-gym==0.4.0 antlr4-python3-runtime==4.9.3 func-timeout==4.3.5 omegaconf==2.4.0
-DISTILABEL := distilabel==1.5.3 httpcore==1.0.9 httpx==0.28.1 nest-asyncio==1.6.0 orjson==3.13.0 pathlib-abc==0.5.2 \
+client-llamafactory := llamafactory==0.9.5
+client-skyrl-gym := skyrl-gym==0.4.0 antlr4-python3-runtime==4.9.3 func-timeout==4.3.5 omegaconf==2.4.0
+client-distilabel := distilabel==1.5.3 httpcore==1.0.9 httpx==0.28.1 nest-asyncio==1.6.0 orjson==3.13.0 pathlib-abc==0.5.2 \
   portalocker==4.4.2 scipy==1.17.1 tblib==3.2.2 universal-pathlib==0.3.10
-
-VERIFIERS := verifiers==0.4.0 aiofiles==25.1.0 anthropic==2.14.0 antlr4-python3-runtime==4.13.2 connectrpc==0.11.1 \
+client-verifiers := verifiers==0.4.0 aiofiles==25.1.0 anthropic==2.14.0 antlr4-python3-runtime==4.13.2 connectrpc==0.11.1 \
   distro==1.9.0 docstring-parser==0.18.0 httpx==0.28.1 jiter==0.19.0 latex2sympy2-extended==1.11.0 math-verify==0.9.0 \
   openai==2.54.0 prime-pydantic-config==0.4.3 prime-sandboxes==0.5.1 protobuf==7.36.2 protobuf-py==0.1.1 pyqwest==0.12.0 \
   renderers==0.1.12 sniffio==1.3.1 tenacity==9.2.1 tomli-w==1.2.0
-INSPECT := inspect-ai==0.3.285 agent-client-protocol==0.12.1 botocore==1.43.117 docstring-parser==0.18.0 httpcore==1.0.9 \
+client-inspect-ai := inspect-ai==0.3.285 agent-client-protocol==0.12.1 botocore==1.43.117 docstring-parser==0.18.0 httpcore==1.0.9 \
   httpx==0.28.1 ijson==3.6.0 jsonlines==4.0.0 jsonpatch==1.48 jsonpointer==3.12 mmh3==5.3.1 nest-asyncio2==1.7.4 \
   python-dotenv==1.2.4 semver==3.1.2 shortuuid==1.0.13 sniffio==1.3.1 tenacity==9.2.1 textual==8.2.8 zipfile-zstd==0.0.4 \
   zstandard==0.25.0
 # Says that it wants Python 3.12; its base server runs on 3.11, too. Ray, omegaconf and hydra are those beside verl.
-GYM := --ignore-requires-python nemo-gym==0.4.0 distro==1.9.0 gprof2dot==2025.4.14 httpx==0.28.1 itsdangerous==2.2.0 \
+client-nemo-gym := --ignore-requires-python nemo-gym==0.4.0 distro==1.9.0 gprof2dot==2025.4.14 httpx==0.28.1 itsdangerous==2.2.0 \
   openai==2.7.2 pydot==4.0.1 sniffio==1.3.1 wandb==0.31.0 yappi==1.7.6
 
 # Real clients for the tests. Each in a folder of its own: their packages bring a top-level `tests`. A Python that a trainer
@@ -139,15 +138,12 @@ $(VENV)/.clients: constraints.txt | $(BIN)/python
 	  $(INSTALL) --no-deps --only-binary :all: --python-version 3.11 --platform manylinux1_x86_64 \
 	    --target $(VENV)/clients/openrlhf-$$version openrlhf==$$version || exit 1; \
 	done
-	rm -rf $(addprefix $(VENV)/clients/,verl ms-swift verifiers inspect-ai nemo-gym llamafactory skyrl-gym distilabel)
-	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/verl $(VERL) || echo "verl SKIPPED: it does not install here"
-	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/ms-swift $(SWIFT) || echo "ms-swift SKIPPED: it does not install here"
-	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/verifiers $(VERIFIERS) || echo "verifiers SKIPPED: it does not install here"
-	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/inspect-ai $(INSPECT) || echo "inspect_ai SKIPPED: it does not install here"
-	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/nemo-gym $(GYM) || echo "NeMo-Gym SKIPPED: it does not install here"
-	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/llamafactory $(LLAMAFACTORY) || echo "llamafactory SKIPPED: it does not install here"
-	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/skyrl-gym $(SKYRL) || echo "skyrl-gym SKIPPED: it does not install here"
-	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/distilabel $(DISTILABEL) || echo "distilabel SKIPPED: it does not install here"
+	$(MAKE) --no-print-directory --jobs 4 $(addprefix $(VENV)/clients/.,verl ms-swift verifiers inspect-ai nemo-gym llamafactory skyrl-gym distilabel)
+	touch $@
+
+$(VENV)/clients/.%: constraints.txt | $(BIN)/python
+	rm -rf $(VENV)/clients/$*
+	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/$* $(client-$*) || echo "$* SKIPPED: it does not install here"
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch $(VENV)/.clients
