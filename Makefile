@@ -76,7 +76,7 @@ bench: $(VENV)/.bench $(BASE)  ## speed, memory and precision beside what people
 	-@$(MAKE) --no-print-directory $(VENV)/.peer-vllm
 	$(BIN)/python -m benchmarks --lm-eval $(PEERS)/lm-eval/bin/python --vllm $(PEERS)/vllm/bin/python
 
-test-servers: $(VENV)/.dev $(BASE) $(VENV)/.peer-vllm $(VENV)/.peer-sglang  ## real vLLM and SGLang servers against the local engine (10 GB the first time; half an hour)
+test-servers: $(VENV)/.dev $(BASE) $(VENV)/.peer-vllm $(VENV)/.peer-sglang  ## real vLLM and SGLang servers against the local engine (10 GB the first time; an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m real_servers tests/servers/test_real.py
 
 bench-servers: $(VENV)/.dev $(BASE) $(VENV)/.peer-vllm $(VENV)/.peer-sglang  ## the same scores from the local engine, SGLang, and vLLM in both ways, cold and warm
