@@ -1,6 +1,6 @@
-"""Calls each adapter as its framework does: `python drivers.py NAME`, jobs on standard input, answers on its output.
+"""Calls adapters as their frameworks do: `python drivers.py`, jobs by adapter on standard input, answers on its output.
 
-A process of its own for each, because frameworks change what they touch (warnings, patches of transformers). Where a
+A process of its own, because frameworks change what they touch (warnings, patches of transformers). Where a
 release can be installed here (verl, ms-swift, verifiers, inspect_ai, NeMo-Gym), its own code calls the adapter.
 
 A job is `{"remote", "config", "tokenizer", "unscored", "items": [{"messages", "response", "cut", "domain"}]}`; its
@@ -494,27 +494,31 @@ DRIVERS: dict[str, Callable[[Job], Any]] = {
 
 
 def main() -> None:
-    from gdr_plugin.adapters import backend
     from gdr_plugin.reward.remote import RemoteRatio
 
     RemoteRatio.__init__.__kwdefaults__["tries"] = 1  # type: ignore[index]  # a dead server is dead at once
     warnings.simplefilter("ignore")
-    answers: list[Any] = []
-    for job in json.load(sys.stdin):
-        backend._opened.cache_clear()
-        if "gdr_openrlhf.backend" in sys.modules:
-            from gdr_openrlhf.backend import _backend, _dialect
+    asked: dict[str, list[Job]] = json.load(sys.stdin)
+    print(json.dumps({adapter: [answer(adapter, job) for job in jobs] for adapter, jobs in asked.items()}))
 
-            _backend.cache_clear()
-            _dialect.cache_clear()
-        values = {"GDR_REMOTE": job["remote"], "GDR_CONFIG": job["config"], "GDR_UNSCORED": job["unscored"]}
-        for name, value in {**values, "GDR_POLICY_TOKENIZER": job["tokenizer"]}.items():
-            os.environ[name] = "" if value is None else str(value)
-        try:
-            answers.append(DRIVERS[sys.argv[1]](job))
-        except Exception as error:
-            answers.append(f"{type(error).__name__}: {error}")
-    print(json.dumps({"answers": answers}))
+
+def answer(adapter: str, job: Job) -> Any:
+    """What an adapter makes of a job; an error as its text."""
+    from gdr_plugin.adapters import backend
+
+    backend._opened.cache_clear()
+    if "gdr_openrlhf.backend" in sys.modules:
+        from gdr_openrlhf.backend import _backend, _dialect
+
+        _backend.cache_clear()
+        _dialect.cache_clear()
+    values = {"GDR_REMOTE": job["remote"], "GDR_CONFIG": job["config"], "GDR_UNSCORED": job["unscored"]}
+    for name, value in {**values, "GDR_POLICY_TOKENIZER": job["tokenizer"]}.items():
+        os.environ[name] = "" if value is None else str(value)
+    try:
+        return DRIVERS[adapter](job)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +38,19 @@ CONFIG: dict[str, Any] = {
 ADAPTERS: dict[str, tuple[str, ...]] = {
     "trl": (),
     "openrlhf": (),
-    "verl_manager": ("verl",),
-    "verl_function": ("verl",),
-    "swift": ("ms-swift",),
     "slime": (),
     "slime_group": (),
     "slime_remote": (),
+    "easyr1": (),
+    "areal": (),
+    "verl_manager": ("verl",),
+    "verl_function": ("verl",),
+    "swift": ("ms-swift",),
     "verifiers": ("verifiers",),
     "inspect": ("inspect-ai",),
     "nemo_gym": ("nemo-gym", "verl"),  # Ray, omegaconf and hydra are verl's
     "llamafactory": ("llamafactory",),
-    "easyr1": (),
     "skyrl": ("skyrl-gym",),
-    "areal": (),
 }
 CLIENTS_OF_A_SERVER = {"slime_remote", "llamafactory"}
 """The framework asks a `gdr serve` by itself: there are no models in its process."""
@@ -109,39 +110,56 @@ def adapter(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def answers(
-    adapter: str, servers: tuple[str, str], policy: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
-    """What an adapter answers to each job."""
+def answered(
+    servers: tuple[str, str], policy: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[tuple[str, ...]], dict[str, dict[str, Any]]]:
+    """What all adapters beside the same frameworks answer to each job: they share a process, which is slow to start."""
     strict, giving = servers
     file = tmp_path_factory.mktemp("contract") / "gdr.yaml"
     file.write_text(json.dumps(CONFIG))
     where = {"tokenizer": str(policy), "config": None, "unscored": None}
-    jobs = {
-        "good": {**where, "remote": strict, "items": GOOD},
-        "bad": {**where, "remote": strict, "unscored": "raise", "items": BAD},
-        "given": {**where, "remote": giving, "unscored": GIVEN, "items": BAD},
-        "dead": {**where, "remote": DEAD, "items": GOOD[:2]},
-    }
-    if adapter not in CLIENTS_OF_A_SERVER:
-        jobs["local"] = {**where, "remote": None, "config": str(file), "items": GOOD}
-    if adapter == "inspect":
-        jobs["none"] = {**where, "remote": strict, "unscored": "none", "items": BAD}
-    paths = [installed(tmp_path_factory.mktemp("installed")), ROOT, ROOT / "integrations"]
-    paths += [CLIENTS / folder for folder in ADAPTERS[adapter]]
-    others = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []  # such as a framework to try by hand
-    run = subprocess.run(
-        [sys.executable, Path(__file__).with_name("drivers.py"), adapter],
-        input=json.dumps(list(jobs.values())),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, paths), *others]), "GDR_TOKEN": ""},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    found = json.loads(run.stdout.splitlines()[-1])["answers"]
-    return dict(zip(jobs, found, strict=True))
+
+    def jobs(adapter: str) -> dict[str, Any]:
+        made = {
+            "good": {**where, "remote": strict, "items": GOOD},
+            "bad": {**where, "remote": strict, "unscored": "raise", "items": BAD},
+            "given": {**where, "remote": giving, "unscored": GIVEN, "items": BAD},
+            "dead": {**where, "remote": DEAD, "items": GOOD[:2]},
+        }
+        if adapter not in CLIENTS_OF_A_SERVER:
+            made["local"] = {**where, "remote": None, "config": str(file), "items": GOOD}
+        if adapter == "inspect":
+            made["none"] = {**where, "remote": strict, "unscored": "none", "items": BAD}
+        return made
+
+    @cache
+    def answer(folders: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+        asked = {adapter: jobs(adapter) for adapter, needed in ADAPTERS.items() if needed == folders}
+        paths = [installed(tmp_path_factory.mktemp("installed")), ROOT, ROOT / "integrations"]
+        paths += [CLIENTS / folder for folder in folders]
+        others = (
+            [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+        )  # such as a framework to try by hand
+        run = subprocess.run(
+            [sys.executable, Path(__file__).with_name("drivers.py")],
+            input=json.dumps({adapter: list(made.values()) for adapter, made in asked.items()}),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, paths), *others]), "GDR_TOKEN": ""},
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+        found = json.loads(run.stdout.splitlines()[-1])
+        return {adapter: dict(zip(made, found[adapter], strict=True)) for adapter, made in asked.items()}
+
+    return answer
+
+
+@pytest.fixture
+def answers(adapter: str, answered: Callable[[tuple[str, ...]], dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """What an adapter answers to each job."""
+    return answered(ADAPTERS[adapter])[adapter]
 
 
 def installed(folder: Path) -> Path:
