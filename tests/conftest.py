@@ -129,6 +129,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if WITH_TORCH.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.torch)
+        if os.environ.get("CI") and item.get_closest_marker("thorough"):
+            item.add_marker(pytest.mark.skip(reason="left out of CI, which is to stay short: make test runs it"))
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(REPOSITORY)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_quick_run_writes_the_promised_figures(tiny_model: Any, tmp_path: Path) -> None:
     config = tmp_path / "gdr.yaml"
     config.write_text(f"strong: {tiny_model('llama', seed=0)}\nweak: {tiny_model('llama', seed=1)}\n")

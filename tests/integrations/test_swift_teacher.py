@@ -17,7 +17,7 @@ from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.reward.teacher import RawIds, Teacher
 from gdr_plugin.serve import ServeSettings
 
-pytestmark = [pytest.mark.torch, pytest.mark.slow]
+pytestmark = [pytest.mark.torch, pytest.mark.thorough]
 CLIENT = Path(os.environ.get("GDR_TEST_CLIENTS") or Path(sys.prefix) / "clients") / "ms-swift"
 PROMPTS = [
     [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tell me about the river."}],

@@ -175,7 +175,7 @@ def test_options(options: dict[str, object]) -> None:
         LikelihoodRouter().with_options(**options)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_real_small_model_is_far_better_than_chance(smol_dir: Path) -> None:
     """135 M parameters make a poor router (41 % of 7 domains, chance 14 %), but what is clear to it is mostly right."""
     from gdr_plugin.api.settings import Limits, ModelSpec
