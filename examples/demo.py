@@ -67,7 +67,7 @@ def criteria(base: Path, console: Console) -> None:
     """Rank the same responses under opposed criteria."""
     console.print(
         "One model with and without a criterion in its system turn, seven responses to each of four questions. Each "
-        "response was written to one criterion: does it win when the model is told that criterion?"
+        "response was written to one criterion: does it win when that criterion is the model's guidance?"
     )
     demo_criteria.show(demo_criteria.score_all(base, OUT / "criteria.sqlite"), console)
 

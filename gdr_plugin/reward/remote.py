@@ -12,7 +12,7 @@ import http.client
 import json
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -27,6 +27,8 @@ __all__ = ["RemoteRatio"]
 
 ROWS: Final = 2048
 """Samples in one request; a larger batch is sent in several."""
+ROWS_BYTES: Final = 4 << 20
+"""Bytes of the samples in one request, unless a single one is larger: half of what a server takes by default."""
 _RESERVED: Final = {
     "id",
     "prompt",
@@ -107,7 +109,7 @@ class RemoteRatio:
         return reduction
 
     def score(self, samples: Sequence[Sample], *, tokens: bool = False) -> list[Score]:
-        """Score samples, in one request for each 2,048 of them.
+        """Score samples, in one request for each 2,048 of them or 4 MiB.
 
         Args:
             samples: What to score. Their fields go along as far as JSON can say them.
@@ -122,9 +124,9 @@ class RemoteRatio:
             ModelError: It cannot be reached, does not answer in time, or failed on every try.
         """
         scores: list[Score] = []
-        for start in range(0, len(samples), ROWS):
-            rows = [_as_row(sample) for sample in samples[start : start + ROWS]]
-            answer = self._exchange("POST", "/v1/gdr/score", {"rows": rows, "tokens": tokens})
+        for rows in _requests(map(_as_row, samples)):
+            body = b'{"rows":[' + b",".join(rows) + b'],"tokens":' + _encoded(tokens) + b"}"
+            answer = self._exchange("POST", "/v1/gdr/score", body)
             found = answer.get("scores")
             if not isinstance(found, list) or len(found) != len(rows):
                 raise ModelError(f"{self.url}: did not answer with one score a row: is it a `gdr serve`?")
@@ -145,8 +147,7 @@ class RemoteRatio:
     def unload(self) -> None:
         """Nothing to give back here: the models are the server's."""
 
-    def _exchange(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        body = None if content is None else json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+    def _exchange(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
         fault = _Fault("")
         for attempt in range(self._tries):
             if attempt:
@@ -211,6 +212,24 @@ class RemoteRatio:
         if status == 413:
             raise ModelError(f"{self.url}: {said}")
         raise ConfigError(f"{self.url}: {said} (HTTP {status}): is this the address of a `gdr serve`?")
+
+
+def _requests(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[bytes]]:
+    """The rows as JSON, as many together as one request takes."""
+    together: list[bytes] = []
+    size = 0
+    for row in map(_encoded, rows):
+        if together and (len(together) == ROWS or size + len(row) > ROWS_BYTES):
+            yield together
+            together, size = [], 0
+        together.append(row)
+        size += len(row)
+    if together:
+        yield together
+
+
+def _encoded(value: object) -> bytes:
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def _as_row(sample: Sample) -> dict[str, Any]:

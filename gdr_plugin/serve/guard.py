@@ -104,7 +104,7 @@ class Guard:
             body += message.get("body", b"")
             more = message.get("more_body", False) and len(body) <= self._limit
         if max(len(body), _announced(scope)) > self._limit:
-            text = f"the body is larger than {self._limit:,} bytes: send fewer items at once"
+            text = f"the body is larger than {self._limit:,} bytes: send fewer items at once, or raise --max-body-mb"
             await problem(413, text, "RequestError", {"Connection": "close"})(scope, receive, send)
             return
         await self._run(scope, bytes(body), receive, send)

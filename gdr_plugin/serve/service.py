@@ -128,8 +128,9 @@ class BatchingService:
         Returns:
             Samples that were left unscored.
         """
-        self._readers.shutdown(wait=False, cancel_futures=True)
-        return await self.batcher.stop(timeout_s)
+        left = await self.batcher.stop(timeout_s)
+        self._readers.shutdown(wait=False)
+        return left
 
     def give_up(self) -> int:
         """Answer every waiting request with 503 and take no more; the running batch is not waited for.

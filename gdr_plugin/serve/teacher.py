@@ -7,7 +7,6 @@ its own ids is refused rather than answered with something else. Knows shapes; n
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -151,7 +150,8 @@ def routes(service: BatchingService) -> APIRouter:
                 f"prompt_logprobs must be 0, not {wanted.get('prompt_logprobs')!r:.40}: virtual log-probs are known of "
                 "the policy's ids, not of other candidates; use --rlhf_type grpo (docs/teacher.md)"
             )
-        asked = await asyncio.to_thread(lambda: [prompts.question(row, domain) for row in body.infer_requests])
+        rows = body.infer_requests
+        asked = await service.read(lambda: [prompts.question(row, domain) for row in rows], items=len(rows))
         found = await service.teach(asked)
         return JsonAnswer(teacher_swift.answer(asked, list(map(_by_id, asked, found))))
 

@@ -134,7 +134,7 @@ def routes(service: ScoringService) -> APIRouter:
         return _answer("score", data, scores)
 
     async def classify(body: ClassifyRequest) -> JsonAnswer:
-        items = len(body.messages or ())  # of a single conversation its turns: more than it has samples
+        items = len(_several(body.messages or []))
         scores = await service.score(await service.read(lambda: conversations(body), items=items))
         data = [
             {
@@ -195,15 +195,19 @@ def conversations(body: ClassifyRequest) -> list[Sample]:
             "send `messages`, a conversation that ends with the assistant's turn: a text as `input` does not say where "
             "its response begins (or use /score, with the prompt as text_1 and the response as text_2)"
         )
-    given: list[Any] = body.messages
     samples = []
-    for number, messages in enumerate([given] if given and isinstance(given[0], dict) else given):
+    for number, messages in enumerate(_several(body.messages)):
         last = messages[-1] if messages else {}
         if last.get("role") != "assistant":
             raise DataError(f"conversation {number} must end with an assistant turn, which is scored")
         finished = not body.continue_final_message
         samples.append(_sample(f"conversation {number}", messages[:-1], last, finished=finished))
     return samples
+
+
+def _several(given: _Messages | list[_Messages]) -> list[Any]:
+    """Conversations, where one alone may have been sent."""
+    return [given] if given and isinstance(given[0], dict) else list(given)
 
 
 def _sample(where: str, prompt: Any, response: Any, *, finished: bool = True) -> Sample:

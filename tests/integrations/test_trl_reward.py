@@ -673,13 +673,14 @@ class TestAsync:
         sent: list[int] = []
         together = threading.Barrier(3, timeout=20)
 
-        def exchange(self: RemoteRatio, method: str, path: str, content: Any = None) -> dict[str, Any]:
+        def exchange(self: RemoteRatio, method: str, path: str, body: bytes = b"{}") -> dict[str, Any]:
             if method == "GET":
                 return {"domains": {"chat": "none"}, "config": {"reward": {"reduction": "mean"}}}
-            sent.append(len(content["rows"]))
+            rows = json.loads(body)["rows"]
+            sent.append(len(rows))
             together.wait()  # passes only when three batches are under way at once
             score = Score(0.5, None, -1.0, -2.0, 2, 2, "chat", "default", "none")
-            return {"scores": [{name: getattr(score, name) for name in Score.__slots__} for _ in content["rows"]]}
+            return {"scores": [{name: getattr(score, name) for name in Score.__slots__} for _ in rows]}
 
         monkeypatch.setattr(RemoteRatio, "_exchange", exchange)
         reward = AsyncGDRReward(remote="http://127.0.0.1:1")

@@ -171,6 +171,12 @@ def test_a_large_batch_goes_in_several_requests(server: str) -> None:
     assert scores[-1] == RemoteRatio(server, token="secret").score(samples[-1:])[0]
 
 
+def test_a_batch_larger_than_a_body_may_be_goes_in_several_requests(server: str) -> None:
+    samples = [sample(str(number), note="x" * 200_000) for number in range(50)]  # 10 MB; a body has 8 MiB at most
+    scores = RemoteRatio(server, token="secret").score(samples)
+    assert scores == RemoteRatio(server, token="secret").score([sample(str(number)) for number in range(50)])
+
+
 def test_faults_of_the_server_are_tried_again(stand: Any, pauses: list[float]) -> None:
     replies = [(500, problem("boom"), {}), None, (503, problem("full"), {"Retry-After": "7"}), (200, {"a": 1}, {})]
     url, asked = stand(lambda path: replies.pop(0))
@@ -218,8 +224,8 @@ def test_connecting_may_take_ten_seconds_and_an_answer_ten_minutes(
 def test_columns_with_names_of_ours_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[dict[str, Any]] = []
 
-    def exchange(self: RemoteRatio, method: str, path: str, content: dict[str, Any]) -> dict[str, Any]:
-        sent.extend(content["rows"])
+    def exchange(self: RemoteRatio, method: str, path: str, body: bytes) -> dict[str, Any]:
+        sent.extend(json.loads(body)["rows"])
         return {"scores": [{**asdict(Score(1.0, None, -1.0, -2.0, 1, 1, "a", "default", "none")), "added": "later"}]}
 
     monkeypatch.setattr(RemoteRatio, "_exchange", exchange)

@@ -387,6 +387,8 @@ async def test_limits(connect: Connect) -> None:
     async with connect(max_items=3, max_chars=50, max_body_mb=0.001) as client:
         many = await client.post("/score", json={"text_1": "Hi", "text_2": ["x"] * 4})
         assert (many.status_code, message_of(many)) == (413, "4 items in one request: send at most 3")
+        turns = [{"role": role, "content": "x"} for role in ("user", "assistant") * 2]
+        assert (await client.post("/classify", json={"messages": turns})).status_code == 200  # one conversation
         long = await client.post("/score", json={"text_1": "Hi", "text_2": "x" * 60})
         assert (long.status_code, message_of(long)) == (413, "item 0 has 62 characters: send at most 50")
         large = await client.post("/score", json={"text_1": "Hi", "text_2": "x" * 2000})
