@@ -283,7 +283,7 @@ def main() -> None:
     from transformers import AutoModelForCausalLM
 
     from gdr_plugin.api.settings import ModelSpec
-    from gdr_plugin.models.local.model import open_local
+    from gdr_plugin.models.local import open_local
 
     opened = open_local(ModelSpec(model=args.model, dtype=args.dtype, device="cpu"))
     pairs = read_pairs(args.pairs, opened.chat, max_tokens=args.max_tokens)

@@ -49,6 +49,9 @@ class ModelSpec(SettingsModel):
     """`auto` (CUDA when there is one), `cpu`, `cuda`, `cuda:1`."""
     device_map: str | dict[str, int | str] | None = Field(default=None, examples=["auto"])
     """Sharding through accelerate, as in transformers' `from_pretrained` (`auto`, `balanced`, a mapping)."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs that hold each layer together and compute it at once, for a model that does not fit on one. Each gets a
+    process of its own."""
     revision: str | None = Field(default=None, examples=["main"])
     """Branch, tag or commit of a hub model. Of a server's model, which does not tell: what you know of its weights."""
     tokenizer: str | None = Field(default=None, examples=["org/name"])
@@ -69,6 +72,14 @@ class ModelSpec(SettingsModel):
     def _check(self) -> ModelSpec:
         if self.server is not None and self.scheme in ("hf", "fake"):
             raise ValueError(f"server: {self.model} is computed in this process: remove the key, or name a server")
+        if self.tensor_parallel_size > 1:
+            if self.device_map is not None:
+                raise ValueError("tensor_parallel_size and device_map are two ways to spread a model: keep one of them")
+            if self.adapter is not None and not self.on_server:
+                raise ValueError(
+                    "tensor_parallel_size: an adapter cannot be put on a model that is split: merge it into its base "
+                    "(peft: merge_and_unload) and give the merged folder as `model`"
+                )
         return self
 
     @property

@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Message
-from gdr_plugin.models.local.model import open_local
+from gdr_plugin.models.local import open_local
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 ROWS = [

@@ -11,14 +11,15 @@ from gdr_plugin.models.local.packages import check_packages
 
 if TYPE_CHECKING:
     from gdr_plugin.models.local.loaded import open_loaded
-    from gdr_plugin.models.local.model import LocalModel, open_local
+    from gdr_plugin.models.local.model import LocalModel
+    from gdr_plugin.models.local.opening import open_local
 
 __all__ = ["LocalModel", "open_loaded", "open_local"]
 
 _LAZY = {
     "LocalModel": "gdr_plugin.models.local.model",
     "open_loaded": "gdr_plugin.models.local.loaded",
-    "open_local": "gdr_plugin.models.local.model",
+    "open_local": "gdr_plugin.models.local.opening",
 }
 """Public name -> the module that it comes from."""
 

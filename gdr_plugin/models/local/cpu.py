@@ -113,7 +113,8 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _suits(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32
+    # A parameter of another type is more than its numbers: split over processes, or quantised.
+    return type(weight) is nn.Parameter and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 def _forward(layer: nn.Linear, linear: Linear, x: Tensor) -> Tensor:

@@ -66,8 +66,8 @@ class Head:
         self._module = module
         self._transform = transform
         self._matrix: nn.Linear | None = None
-        if type(module) is nn.Linear and not module.weight.is_meta:
-            self._matrix = module  # a plain matrix in memory, neither adapted nor offloaded: it may be read
+        if type(module) is nn.Linear and type(module.weight) is nn.Parameter and not module.weight.is_meta:
+            self._matrix = module  # a plain matrix in memory, neither adapted, split nor offloaded: it may be read
 
     @classmethod
     def of(cls, model: PreTrainedModel, decoder: nn.Module, probe: Tensor) -> Head | None:

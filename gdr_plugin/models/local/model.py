@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Logprobs, TokenSpan
 from gdr_plugin.models.digests import combine
-from gdr_plugin.models.local.adapters import Adapter, open_adapter
+from gdr_plugin.models.local.adapters import Adapter
 from gdr_plugin.models.local.engine import Engine
 from gdr_plugin.models.local.identity import NUMERICS, computed_in
 from gdr_plugin.models.local.network import Network
-from gdr_plugin.models.local.source import Source, load_tokenizer, locate, longest_of, skeleton
+from gdr_plugin.models.local.source import Source, skeleton
 from gdr_plugin.models.local.strategies import Strategy, first_strategy
 from gdr_plugin.models.local.weights import Weights, open_weights, release
 from gdr_plugin.models.text.chat import Chat
-from gdr_plugin.models.text.opening import generation_stops, open_chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -198,31 +197,3 @@ class LocalModel:
 
 def _words(strategy: Strategy, why: str) -> dict[str, str]:
     return {"strategy": strategy.words, "why": why}
-
-
-def open_local(spec: ModelSpec, limits: Limits | None = None) -> LocalModel:
-    """Open a local model: hub id, folder or `.gguf`, with or without an adapter.
-
-    Reads configuration, tokenizer and digests; a GGUF is converted the first time. Weights load at the first `score`.
-
-    Args:
-        spec: The model as the user asked for it.
-        limits: Lengths, and what happens to what is longer.
-
-    Returns:
-        The model.
-
-    Raises:
-        ModelError: The model or adapter does not exist, cannot be used, or they do not belong together.
-        ChatError: The tokenizer has no usable chat template and the spec names none.
-        MissingDependencyError: An optional package is needed.
-    """
-    limits = limits or Limits()
-    source = locate(spec)
-    adapter = None
-    if spec.adapter:
-        adapter = open_adapter(spec.adapter, source, trust_remote_code=spec.trust_remote_code)
-    tokenizer = load_tokenizer(spec, source, adapter.folder if adapter else None)
-    stops = generation_stops(source.path, source.revision)
-    chat = open_chat(tokenizer, spec, limits, longest=longest_of(source.config), stops=stops)
-    return LocalModel(spec, limits, source, adapter, tokenizer, chat)

@@ -184,23 +184,41 @@ def open_weights(spec: ModelSpec, source: Source) -> Weights:
     with building():
         weights = _shared.get(key)
         if weights is None:
-            weights = Weights(_load(spec, source))
+            weights = Weights(_load(spec, source, device_map=_place(spec, source)))
             _shared[key] = weights
         return weights
 
 
-def _load(spec: ModelSpec, source: Source) -> PreTrainedModel:
-    place: Any = spec.device_map
-    if place is None and source.device.type != "cpu":
-        place = {"": source.device}
+def open_part(spec: ModelSpec, source: Source) -> Weights:
+    """Load this process's part of a model that `spec.tensor_parallel_size` processes hold together.
+
+    torch.distributed has to be set up, and every one of the processes has to call it.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    from transformers.distributed.configuration_utils import DistributedConfig
+
+    try:
+        config = DistributedConfig(tp_size=spec.tensor_parallel_size)
+    except TypeError as error:
+        raise ModelError("tensor_parallel_size needs a newer transformers: pip install -U transformers") from error
+    return Weights(_load(spec, source, distributed_config=config))
+
+
+def _place(spec: ModelSpec, source: Source) -> Any:
+    return spec.device_map or (None if source.device.type == "cpu" else {"": source.device})
+
+
+def _load(spec: ModelSpec, source: Source, **placed: Any) -> PreTrainedModel:
     try:
         model = load_complete(
             source.path,
             revision=source.revision,
             dtype=source.dtype,
-            device_map=place,
             use_safetensors=True,
             trust_remote_code=spec.trust_remote_code,
+            **placed,
         )
     except torch.OutOfMemoryError as error:
         raise ModelError(

@@ -33,7 +33,7 @@ __all__ = ["Found", "find_server", "open_server"]
 
 _NAMES: Final = {"openai": "a provider", "sglang": "an SGLang server", "vllm": "a vLLM server"}
 _HUB_ID: Final = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-_LOCAL_KEYS: Final = ("dtype", "device", "device_map")
+_LOCAL_KEYS: Final = ("dtype", "device", "device_map", "tensor_parallel_size")
 
 Send = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 
