@@ -14,13 +14,16 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from inspect import signature
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import torch
+import transformers
 from transformers import PreTrainedConfig
+from transformers.distributed.configuration_utils import DistributedConfig
 
 from gdr_plugin.api.errors import EngineWarning, ModelError
 from gdr_plugin.api.settings import Limits, ModelSpec
@@ -217,6 +220,8 @@ def _check(spec: ModelSpec, source: Source) -> None:
         raise ModelError(f"{key}: the model takes the first {size} GPUs that this process sees: use `device: auto`")
     if source.device.type == "cuda" and (count := torch.cuda.device_count()) < size:
         raise ModelError(f"{key}: there are {count} GPUs here")
+    if "tp_size" not in signature(DistributedConfig).parameters:
+        raise ModelError(f"{key}: transformers {transformers.__version__} cannot split a model so: install a newer one")
     config = source.config.get_text_config(decoder=True)
     if not getattr(config, "base_model_tp_plan", None):
         raise ModelError(

@@ -199,11 +199,7 @@ def open_part(spec: ModelSpec, source: Source) -> Weights:
     """
     from transformers.distributed.configuration_utils import DistributedConfig
 
-    try:
-        config = DistributedConfig(tp_size=spec.tensor_parallel_size)
-    except TypeError as error:
-        raise ModelError("tensor_parallel_size needs a newer transformers: pip install -U transformers") from error
-    return Weights(_load(spec, source, distributed_config=config))
+    return Weights(_load(spec, source, distributed_config=DistributedConfig(tp_size=spec.tensor_parallel_size)))
 
 
 def _place(spec: ModelSpec, source: Source) -> Any:
