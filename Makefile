@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+# A twentieth of pip's time, for what only developers need: who runs the demo may have set up pip alone, so pip follows.
+UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 PEERS := $(VENV)/peers
 LOWEST := $(VENV)/lowest
 LOWEST_TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
@@ -10,7 +12,7 @@ LOWEST_INSTALL = $(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python
 BASE := examples/demo-pair/base.gguf
 # Tests run in this many processes; each takes a core and up to 2 GB.
 JOBS ?= 2
-PYTEST := -m pytest -n $(JOBS) --dist worksteal
+PYTEST := -m pytest -n $(JOBS) --dist worksteal --durations 25
 
 # What `make test-python` runs, on Pythons without torch: all of it that uses no model's fixture.
 WITHOUT_TORCH := $(addprefix tests/, \
@@ -132,7 +134,7 @@ client-nemo-gym := --ignore-requires-python nemo-gym==0.4.0 distro==1.9.0 gprof2
 
 # Real clients for the tests. Each in a folder of its own: their packages bring a top-level `tests`. A Python that a trainer
 # does not take leaves its tests out, and says so.
-$(VENV)/.clients: constraints.txt | $(BIN)/python
+$(VENV)/.clients: constraints.txt | $(VENV)/.uv
 	for version in 0.9.0 0.9.1.post1 0.11.2; do \
 	  rm -rf $(VENV)/clients/openrlhf-$$version && \
 	  $(INSTALL) --no-deps --only-binary :all: --python-version 3.11 --platform manylinux1_x86_64 \
@@ -141,21 +143,27 @@ $(VENV)/.clients: constraints.txt | $(BIN)/python
 	$(MAKE) --no-print-directory --jobs 4 $(addprefix $(VENV)/clients/.,verl ms-swift verifiers inspect-ai nemo-gym llamafactory skyrl-gym distilabel)
 	touch $@
 
-$(VENV)/clients/.%: constraints.txt | $(BIN)/python
+$(VENV)/clients/.%: constraints.txt | $(VENV)/.uv
 	rm -rf $(VENV)/clients/$*
-	$(INSTALL) --no-compile --no-deps --target $(VENV)/clients/$* $(client-$*) || echo "$* SKIPPED: it does not install here"
+	$(UV_INSTALL) --no-deps --target $(VENV)/clients/$* $(client-$*) 2> /dev/null || { rm -rf $(VENV)/clients/$*; \
+	  $(INSTALL) --no-compile --no-deps --target $(VENV)/clients/$* $(client-$*); } || echo "$* SKIPPED: it does not install here"
 	touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.torch $(VENV)/.clients
-	$(INSTALL) -e '.[dev]'
+$(VENV)/.uv: constraints.txt | $(BIN)/python
+	$(INSTALL) uv
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch $(VENV)/.uv $(VENV)/.clients
+	$(UV_INSTALL) --editable '.[dev]' || $(INSTALL) --editable '.[dev]'
 	touch $@
 
 # An environment of its own: the site is made from the sources, without torch.
-$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.uv
 	$(BIN)/python -m venv --clear --without-pip $(VENV)/docs
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
 	  > $(VENV)/docs/requirements.txt
-	$(BIN)/python -m pip --python $(VENV)/docs/bin/python install -qq --disable-pip-version-check -c constraints.txt -r $(VENV)/docs/requirements.txt
+	$(BIN)/uv pip install --quiet --python $(VENV)/docs/bin/python --constraint constraints.txt --requirements $(VENV)/docs/requirements.txt || \
+	  $(BIN)/python -m pip --python $(VENV)/docs/bin/python install -qq --disable-pip-version-check -c constraints.txt -r $(VENV)/docs/requirements.txt
 	touch $@
 
 # Everything is at its lower bound but torch: of earlier torch only CUDA builds can be had, which are gigabytes. By hand, with
