@@ -54,7 +54,7 @@ def evaluate(
     """
     from gdr_plugin.api.errors import ConfigError
     from gdr_plugin.cli.show import print_json
-    from gdr_plugin.data.sources import parse_columns
+    from gdr_plugin.data.columns import parse_columns
     from gdr_plugin.evaluation import run
 
     if plot is not None and not ablations:

@@ -71,7 +71,7 @@ def pairs(
 ) -> None:
     """Judge every ordered model pair as a reward; each model scores each text once."""
     from gdr_plugin.cli.show import print_json
-    from gdr_plugin.data.sources import parse_columns
+    from gdr_plugin.data.columns import parse_columns
     from gdr_plugin.evaluation.pairs.page import save_plots, to_html
     from gdr_plugin.evaluation.pairs.run import ModelPairsOptions, compare_model_pairs
     from gdr_plugin.files import atomic

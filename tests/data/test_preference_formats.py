@@ -15,7 +15,8 @@ from gdr_plugin.api.errors import DataError, DomainError
 from gdr_plugin.api.types import Message
 from gdr_plugin.data.item import Item
 from gdr_plugin.data.items import BadRow, labelled, load_items, read_items
-from gdr_plugin.data.preference_formats import FORMATS, LABEL
+from gdr_plugin.data.format_table import FORMATS
+from gdr_plugin.data.preference_formats import LABEL
 from gdr_plugin.data.responses import said
 
 REWARDBENCH = {
