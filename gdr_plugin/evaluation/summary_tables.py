@@ -21,8 +21,10 @@ def tables(report: Report) -> Iterator[Table]:
     """The report's tables, the most important first."""
     yield _accuracy(report)
     if report.main.styles is not None:
+        partial = report.main.overall.partial
         yield Table(
-            "accuracy by style: the chosen response's in rows, the rejected one's in columns",
+            "accuracy by style: the chosen response's in rows, the rejected one's in columns"
+            + (f" ({partial})" if partial else ""),
             ("chosen", *STYLES),
             [(name, *(f"{cell:.3f}" for cell in row)) for name, row in zip(STYLES, report.main.styles, strict=True)],
         )
@@ -33,8 +35,10 @@ def tables(report: Report) -> Iterator[Table]:
 
 def facts(report: Report) -> dict[str, str]:
     """What the data were and what became of them."""
+    partial = report.main.overall.partial
     found = {
-        "items": f"{len(report.scores):,} ({report.format}), {report.main.overall.scored:,} scored",
+        "items": f"{len(report.scores):,} ({report.format}), {report.main.overall.scored:,} scored"
+        + (f"; {partial}" if partial else ""),
         "reduction": f"{NAMES[report.reduction]} ({UNITS[report.reduction]})",
         "domains by": ", ".join(f"{name} {count:,}" for name, count in report.routers.items()) or "-",
         "guidance": f"for {report.guided:,} of {len(report.scores):,} prompts",
@@ -46,21 +50,37 @@ def facts(report: Report) -> dict[str, str]:
 
 def _accuracy(report: Report) -> Table:
     ways = list(report.ratio.values())
-    rows = [_row("all", [way.overall for way in ways])]
+    rows = [_row(_named("all", report.main.overall.partial), [way.overall for way in ways])]
     rows += [_row(f"domain {name}", [way.domains[name] for way in ways]) for name in report.main.domains]
-    rows += [_row(f"subset {name}", [way.subsets[name] for way in ways]) for name in report.main.subsets]
+    rows += [
+        _row(_named(f"subset {name}", part.partial), [way.subsets[name] for way in ways])
+        for name, part in report.main.subsets.items()
+    ]
     for at, section in enumerate(report.main.sections):
-        n = f"{section.estimate.n:,}" if section.estimate else "0"
-        rows.append([f"{report.format} {section.name}", n, "", *(_section(way, at) for way in ways)])
-    missing = [section.name for section in report.main.sections if section.estimate is None]
+        name = _named(f"{report.format} {section.name}", section.partial)
+        rows.append([name, f"{section.items:,}", "", *(_section(way, at) for way in ways)])
+    lost = report.format == "rm-bench"
     return Table(
-        "accuracy (95 % interval; a tie counts half)",
+        f"accuracy (95 % interval; a tie {'is lost, as in the code of RM-Bench' if lost else 'counts half'})",
         ("", "items", "ties", *(NAMES[name] for name in report.ratio)),
         rows,
-        f"Nothing to compute {', '.join(missing)} from: numbers over all parts are not the published ones."
-        if missing
-        else "",
+        _missing(report),
     )
+
+
+def _named(name: str, partial: str | None) -> str:
+    return name if partial is None else f"{name} ({partial})"
+
+
+def _missing(report: Report) -> str:
+    """What to say of published numbers that are not there, or not over all items."""
+    sections = report.main.sections
+    missing = [section.name for section in sections if section.estimate is None]
+    if missing:
+        return f"No number for {', '.join(missing)}: it needs items of every part of the benchmark."
+    if any(section.partial for section in sections):
+        return "A partial number is not the published one: it rests on other items."
+    return ""
 
 
 def _section(way: Measures, at: int) -> Estimate | None:
