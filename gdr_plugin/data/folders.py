@@ -77,7 +77,7 @@ def parts_of(source: str | Path, stdin: str) -> Callable[[str], str]:
         inside = path.relative_to(folder)
         name = _SHARD.sub("", stem(inside))
         # A file that is called as all files are (LLMBar's dataset.json, a hub's train split) has its folder's name.
-        parts = inside.parts[:-1] if name in _GENERIC and len(inside.parts) > 1 else (*inside.parts[:-1], name)
+        parts = inside.parts[:-1] if name in _GENERIC else (*inside.parts[:-1], name)
         return "/".join(parts)
 
     return lambda where: part(where.rsplit(" ", 2)[0])

@@ -12,7 +12,7 @@ from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Message
 from gdr_plugin.data.format_table import FORMATS
 from gdr_plugin.data.item import Item
-from gdr_plugin.data.items import BadRow, Data, Undecided, load_items, read_items
+from gdr_plugin.data.items import Data, Undecided, load_items, read_items
 from gdr_plugin.data.preference_formats import LABEL
 from gdr_plugin.scoring.items import samples
 
@@ -363,10 +363,8 @@ def test_m_rewardbench_counts_ids_by_language_and_source(tmp_path: Path) -> None
 
 
 def test_hh_rlhf_where_the_assistant_speaks_twice(tmp_path: Path) -> None:
-    row = {
-        "chosen": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nAssistant: And bye.",
-        "rejected": "\n\nHuman: Hi\n\nAssistant: No.",
-    }
+    asks = "\n\nHuman: Hi\n\nAssistant:"
+    row = {"chosen": f"{asks} Hello.\n\nAssistant: And bye.", "rejected": f"{asks} No."}
     (item,) = load(tmp_path, row).items
     assert (asked(item), texts(item.chosen), texts(item.rejected)) == (
         ["user: Hi"],
@@ -396,7 +394,7 @@ def test_a_file_of_rm_bench_says_its_domain_by_its_name(tmp_path: Path) -> None:
 def test_three_styles_of_an_unknown_file_are_plain_and_rm_bench_asks_for_the_domain(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.jsonl", STYLES)
     assert load_items(path).format == "plain"
-    with pytest.raises(DataError, match="no `domain`, and its file is not named chat_filtered.*--map domain=COLUMN"):
+    with pytest.raises(DataError, match=r"no `domain`, and its file is not named chat_filtered.*--map domain=COLUMN"):
         load_items(path, format="rm-bench")
     path = write(tmp_path / "mine.jsonl", {**STYLES, "part": "chat"})
     data = load_items(path, columns={"domain": "part"})
@@ -415,7 +413,7 @@ def test_llmbars_own_folders_are_its_subsets(tmp_path: Path) -> None:
     assert [item.subset for item in data.items] == ["Adversarial/Manual", "Adversarial/Neighbor", "Natural"]
     assert data.format == "llmbar"
     (item,) = load_items(tmp_path / "LLMBar" / "Natural").items
-    assert item.subset == "dataset"
+    assert item.subset == "all"
 
 
 def test_folders_in_folders_are_parts_and_shards_are_not(tmp_path: Path) -> None:
@@ -471,8 +469,7 @@ def test_a_refusal_names_a_map_that_works(row: Row, options: str, tmp_path: Path
     names = [option.replace("'", "") for option in stated.split("--map ")[1:]]
     columns = dict(name.strip().split("=", 1) for name in names)
     (found,) = read_items(path, columns=columns)
-    assert isinstance(found, Item) or isinstance(found, Undecided)
-    assert not isinstance(found, BadRow) or isinstance(found, Undecided)
+    assert isinstance(found, Item | Undecided)
 
 
 def test_a_refusal_without_a_guess_says_what_can_be_named(tmp_path: Path) -> None:
@@ -492,7 +489,7 @@ def test_a_map_reaches_into_columns_and_names_labels_of_its_own(tmp_path: Path) 
     columns = {"prompt": "meta.q.1", "responses": "out.*.t", "scores": "s"}
     (item,) = load(tmp_path, {**row, "s": [1, 2]}, columns=columns).items
     assert texts(item.chosen) == [BAD]
-    with pytest.raises(DataError, match="unknown column 'meta.q.7'"):
+    with pytest.raises(DataError, match=r"unknown column 'meta.q.7'"):
         load(tmp_path, row, columns={**columns, "prompt": "meta.q.7"})
 
 
@@ -503,15 +500,7 @@ def test_the_safer_response_instead_of_the_better_one(tmp_path: Path) -> None:
 
 
 def test_every_format_of_the_table_is_tested_here_or_beside() -> None:
-    beside = {
-        "rewardbench",
-        "rewardbench2",
-        "rm-bench",
-        "hh-rlhf",
-        "m-rewardbench",
-        "alpaca-pairs",
-        "kto",
-        "rewardmath",
-    }
+    beside = {"rewardbench", "rewardbench2", "rm-bench", "hh-rlhf", "m-rewardbench", "alpaca-pairs", "kto"}
+    beside |= {"rewardmath"}
     here = {entry[0] for entry in (*TWO, *LISTS)} | {"summarize-from-feedback"}
     assert here | beside == set(FORMATS)
