@@ -58,6 +58,7 @@ def pairs(
     format: options.Format = "auto",
     map_: options.Map = None,
     limit: options.Limit = None,
+    sample: options.Sample = None,
     skip_bad: options.SkipBad = False,
     seed: Annotated[
         int, typer.Option(help="Seed: decides which half of the prompts chooses the model pair, and all resampling.")
@@ -85,6 +86,7 @@ def pairs(
         format=format,
         columns=parse_columns(map_),
         limit=limit,
+        sample=sample,
         skip_bad=skip_bad,
         seed=seed,
     )

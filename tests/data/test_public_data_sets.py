@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from gdr_plugin.data.item import Item
 from gdr_plugin.data.items import Data, Undecided, load_items, read_items
 from gdr_plugin.data.preference_formats import LABEL
 from gdr_plugin.scoring.items import samples
+
+ROOT = Path(__file__).parents[2]
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:
@@ -497,6 +500,15 @@ def test_the_safer_response_instead_of_the_better_one(tmp_path: Path) -> None:
     row = {"prompt": "Q?", "response_0": GOOD, "response_1": BAD, "better_response_id": 0, "safer_response_id": 1}
     data = load(tmp_path, row, columns={"label": "safer_response_id"})
     assert (data.format, texts(data.items[0].chosen)) == ("pku-saferlhf", [BAD])
+
+
+def test_the_page_lists_the_formats_as_they_are() -> None:
+    spec = importlib.util.spec_from_file_location("docs_formats", ROOT / "docs/tools/formats.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(), "out of date: python docs/tools/formats.py"
 
 
 def test_every_format_of_the_table_is_tested_here_or_beside() -> None:

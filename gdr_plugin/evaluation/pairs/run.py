@@ -44,6 +44,8 @@ class ModelPairsOptions:
     """New name -> the input's name of columns."""
     limit: int | None = None
     """Only the first items."""
+    sample: int | None = None
+    """Only so many items, drawn by subset with `seed`."""
     skip_bad: bool = False
     """Whether bad rows are left out rather than stop."""
     seed: int = 0
@@ -86,6 +88,8 @@ def compare_model_pairs(
         format=options.format,
         columns=options.columns,
         limit=options.limit,
+        sample=options.sample,
+        seed=options.seed,
         check=field_check(conditions.routers, conditions.domains, origin=origin),
         skip_bad=options.skip_bad,
     )
