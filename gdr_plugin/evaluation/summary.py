@@ -15,6 +15,7 @@ from gdr_plugin.api.types import Reduction, Score
 from gdr_plugin.arithmetic.reduction import REDUCTIONS, value
 from gdr_plugin.data.fingerprint import item_digest
 from gdr_plugin.data.item import Item, ItemScores
+from gdr_plugin.data.preference_formats import LABEL
 from gdr_plugin.evaluation.measures.benchmarks import STYLES, Section
 from gdr_plugin.evaluation.measures.item_rules import Comparison
 from gdr_plugin.evaluation.measures.metrics import Measures, Part, lengths, measure, rewards
@@ -47,6 +48,9 @@ class Report:
     """Items that were not scored, by reason; numbers in a reason are replaced by N."""
     routers: dict[str, int]
     """Items by the router that decided their domain, `default` for those that none did."""
+    routed: dict[str, dict[str, int]]
+    """The domain that the benchmark puts items in -> the domain that they were routed to -> items; empty where the data
+    say no domain."""
     guided: int
     """Items whose prompt got a guidance."""
     truncated: int
@@ -70,6 +74,7 @@ class Report:
             "scored": self.main.overall.scored,
             "not_scored": self.not_scored,
             "routers": self.routers,
+            "routed": self.routed,
             "guided": self.guided,
             "truncated": self.truncated,
             "reduction": self.reduction,
@@ -135,6 +140,7 @@ def report_of(scores: tuple[ItemScores, ...], reduction: Reduction, *, format: s
         baselines=tuple(baselines),
         not_scored=_reasons(scores, ratio[reduction]),
         routers=dict(Counter(score.router for score in first).most_common()),
+        routed=_routed(scores),
         guided=sum(score.guidance != "none" for score in first),
         truncated=sum(any(score.truncated for score in (*own.chosen, *own.rejected)) for own in scores),
         scores=scores,
@@ -142,6 +148,16 @@ def report_of(scores: tuple[ItemScores, ...], reduction: Reduction, *, format: s
 
 
 _LENGTHS = {"longer wins": 1, "shorter wins": -1}
+
+
+def _routed(scores: Iterable[ItemScores]) -> dict[str, dict[str, int]]:
+    """Where items of each of the benchmark's domains went; a domain that a row names itself is no finding."""
+    found: dict[str, Counter[str]] = {}
+    for own in scores:
+        label = own.item.fields.get(LABEL)
+        if label is not None and own.item.domain is None:
+            found.setdefault(label, Counter())[own.chosen[0].domain or "(not routed)"] += 1
+    return {label: dict(went.most_common()) for label, went in found.items()}
 
 
 def _reasons(scores: Iterable[ItemScores], main: Measures) -> dict[str, int]:

@@ -29,6 +29,8 @@ def tables(report: Report) -> Iterator[Table]:
             [(name, *(f"{cell:.3f}" for cell in row)) for name, row in zip(STYLES, report.main.styles, strict=True)],
         )
     yield _baselines(report)
+    if report.routed:
+        yield _routed(report)
     yield _length(report)
     yield from _calibration(report)
 
@@ -101,6 +103,24 @@ def _baselines(report: Report) -> Table:
             )
             for way in ways
         ],
+    )
+
+
+def _routed(report: Report) -> Table:
+    """How many of a benchmark's domains the routers found."""
+    rows = []
+    for label, went in report.routed.items():
+        items, right = sum(went.values()), went.get(label, 0)
+        others = ", ".join(f"{name} {count:,}" for name, count in went.items() if name != label) or "-"
+        rows.append((label, f"{items:,}", f"{right:,}", f"{right / items:.0%}", others))
+    guidance = (
+        "--ablations says what the accuracy would be with the benchmark's domains." if not report.ablations else ""
+    )
+    return Table(
+        "domains: the benchmark's, and those that routers found",
+        ("", "items", "found", "", "taken for"),
+        rows,
+        guidance,
     )
 
 

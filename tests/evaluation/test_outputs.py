@@ -184,3 +184,17 @@ def test_items_of_their_own_conversations_are_scored_there(folder: Path) -> None
     (found,) = report.rows()
     assert found["rewards"] == {"chosen": [scores[0].reward], "rejected": [scores[1].reward]}
     assert origin["own conversations"].startswith("1 items")
+
+
+def test_domains_that_routers_found_stand_beside_the_benchmarks(folder: Path, gdr: Run) -> None:
+    rows = [{**ROWS[2], "prompt": "def add(a, b): what does this Python function return?"}, *ROWS[3:]]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report, _ = evaluate_data("data.jsonl", Config.model_validate(CONFIG))
+    assert report.routed == {"code": {"code": 1}, "chat": {"chat": 1}, "safety": {"chat": 1}}
+    code, out, _ = gdr("evaluate", "data.jsonl")
+    assert code == 0
+    assert [line.split("│")[2:] for line in out.splitlines() if line.startswith("safety ")] == [
+        [" 0     ", " 0%   ", " chat 1"]
+    ]
+    (folder / "plain.jsonl").write_text(json.dumps({"prompt": "Q?", "chosen": "a", "rejected": "b"}) + "\n")
+    assert evaluate_data("plain.jsonl", Config.model_validate(CONFIG))[0].routed == {}
