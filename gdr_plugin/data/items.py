@@ -116,7 +116,8 @@ def load_items(
         else:
             items.append(item)
     if bad and not (skip_bad and items):
-        raise bad_rows_error(bad[0], len(bad), "" if skip_bad else "; --skip-bad leaves bad rows out")
+        known = reader.name != "auto"  # without a format, no row would be left
+        raise bad_rows_error(bad[0], len(bad), "; --skip-bad leaves bad rows out" if known and not skip_bad else "")
     if not items:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in undecided.items())
         raise DataError(f"{source}: no row prefers a response ({reasons})")

@@ -123,6 +123,7 @@ def _unused(data: Mapping[str, Any], format: Format) -> dict[str, Any]:
     used = {column_of(data, path) for role in _ROLES for path in format.at(role) if has(data, path)}
     used |= {column for column in (format.turns, *format.counted.values()) if column is not None}
     used |= set(stated.label_columns(format))
+    used |= {column_of(data, path) for template in format.template for path in stated.FIELD.findall(template)}
     return {name: value for name, value in data.items() if name not in used}
 
 
@@ -149,9 +150,10 @@ def _half(format: Format, data: Mapping[str, Any], given: Any, item: Item, field
     head, turn = response_of(stated.response(format, data, "response"), "`response`")
     prompt = joined_prompt(data, given, head)
     said = (prompt.answer(turn),)
-    sides = {"chosen": said, "rejected": ()} if _better(format, data) == "a" else {"chosen": (), "rejected": said}
+    good = _better(format, data) == "a"
     group = stated.first(format, data, "group") if any(has(data, path) for path in format.at("group")) else prompt.turns
-    return Half(item.id, group, replace(item, prompt=prompt.turns, fields=fields(prompt), **sides))
+    known = replace(item, prompt=prompt.turns, fields=fields(prompt))
+    return Half(item.id, group, replace(known, chosen=said) if good else replace(known, rejected=said))
 
 
 def _context(value: Any, what: str) -> tuple[Conversation, Message]:

@@ -160,8 +160,8 @@ TWO: list[tuple[str, Row, Row, Row | None, str]] = [
 def test_two_responses_and_a_label(
     format: str, row: Row, reverse: Row, tie: Row | None, subset: str, tmp_path: Path
 ) -> None:
-    other = {**row, **reverse, "pair_id": "other"}
-    data = load(tmp_path, row, other, *([] if tie is None else [{**row, **tie, "pair_id": "tie"}]))
+    other = {**row, **reverse, "pair_id": "other", "id": "other"}
+    data = load(tmp_path, row, other, *([] if tie is None else [{**row, **tie, "pair_id": "tie", "id": "tie"}]))
     assert data.format == format
     first, second = data.items
     assert (texts(first.chosen), texts(first.rejected), first.subset) == ([GOOD], [BAD], subset)
