@@ -66,7 +66,7 @@ def pairs(
     as_json: options.Json = False,
     plots: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Also write the heat map and the scatter there, as PNG and PDF."),
+        typer.Option(metavar="FOLDER", help="Also write the heat map and the scatter there, as PNG, PDF and SVG."),
     ] = None,
     html: options.Html = None,
 ) -> None:
