@@ -39,7 +39,6 @@ class Format:
     without: Sequence[str] = ()
     lists: Sequence[str] = ()
     transcripts: Sequence[str] = ()
-    flags: Sequence[str] = ()
     each: int | None = None
     counted: Mapping[str, str] = field(default_factory=dict)
     known: str | None = None
@@ -83,7 +82,6 @@ class Format:
             and not any(has(data, path) for path in self.without)
             and all(_is_list(lookup(data, path), self.each) for path in self.lists)
             and all(_is_transcript(lookup(data, path)) for path in self.transcripts)
-            and all(isinstance(lookup(data, path), bool) for path in self.flags)
             and (self.known is None or self._knows(data.get(self.known), stem))
         )
 
@@ -105,7 +103,7 @@ class Format:
         own = {name: value for name, value in self.label.items() if name not in ("flags", "votes")}
         label = stated or (own if "label" in columns else self.label)
         roles = {**self.roles, **{name: name for name in columns if name not in LABELS}}
-        return replace(self, roles=roles, label=label, flags=() if stated else self.flags)
+        return replace(self, roles=roles, label=label)
 
 
 def _is_list(value: object, each: int | None) -> bool:

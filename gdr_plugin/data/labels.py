@@ -54,7 +54,10 @@ def decide(label: Mapping[str, Any], value: Any, data: Mapping[str, Any], *, wha
     return _untied(found)
 
 
-_HINT = ": say which value means what with --map label.a=VALUE --map label.b=VALUE (the first or the second is better)"
+_HINT = (
+    ": say which value means what with --map label.a=VALUE (the first response is better, or the only one good) and "
+    "--map label.b=VALUE"
+)
 
 
 def best_of(numbers: Sequence[Any], *, lowest: bool) -> list[bool]:

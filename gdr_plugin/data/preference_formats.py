@@ -23,7 +23,7 @@ from gdr_plugin.data.prompts import Prompt, parse_prompt, with_columns
 from gdr_plugin.data.responses import joined_prompt, response_of, responses_of
 from gdr_plugin.data.rows import generated_id, id_of
 from gdr_plugin.data.sources import Row
-from gdr_plugin.data.suggest import no_format
+from gdr_plugin.data.suggest import guess, no_format
 from gdr_plugin.text import is_missing, type_name
 
 __all__ = ["LABEL", "Half", "detect", "parse"]
@@ -87,10 +87,16 @@ def parse(row: Row, format: Format) -> Item | Half:
     try:
         return _item(row, format)
     except KeyError as error:
-        reason = f"there is no column {error} among {', '.join(map(str, data))} ({format.name} has {format.columns})"
-        raise DataError(f"{row.where}: {reason}") from None
+        raise DataError(f"{row.where}: {_missing(error.args[0], data, format)}") from None
     except DataError as error:
         raise type(error)(f"{row.where}: {error}") from None
+
+
+def _missing(path: str, data: Mapping[str, Any], format: Format) -> str:
+    """What to say of a column that is not there, and how to name it."""
+    said = f"there is no column {path!r} among {', '.join(map(str, data))} ({format.name} has {format.columns})"
+    role = next((role for role in _ROLES if path in format.at(role)), None)
+    return said if role is None else f"{said}: name it with --map {role}={guess(role, data)}"
 
 
 def _item(row: Row, format: Format) -> Item | Half:

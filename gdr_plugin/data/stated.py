@@ -81,6 +81,9 @@ def response(format: Format, data: Mapping[str, Any], role: str) -> Any:
     value = first(format, data, role)
     if format.join is not None and isinstance(value, list | tuple):
         return format.join.join(text_of(part, f"a part of `{role}`") for part in value)
+    if not isinstance(value, str | list | tuple | Mapping):
+        name = next((path for path in format.at(role) if has(data, path)), role)
+        raise DataError(f"`{name}` must be a text or messages, not {type_name(value)}")
     if format.interleave:
         value = _interleaved(first(format, data, "prompt"), value)
     turns = data.get(format.turns) if format.turns is not None else None

@@ -16,7 +16,7 @@ from gdr_plugin.data.columns import rename
 from gdr_plugin.data.labels import UndecidedError
 from gdr_plugin.data.sources import Row
 
-__all__ = ["no_format"]
+__all__ = ["guess", "no_format"]
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "prompt": (
@@ -82,7 +82,7 @@ def no_format(row: Row, read: Callable[[Row, Mapping[str, str]], Any]) -> DataEr
             more = _works(row, asked, read)
             if more is not None:
                 return DataError(f"{said}: name them with --map, as in {_options(asked)}{more}")
-    guessed = {role: next((columns[name] for name in _NAMES[role] if name in columns), "COLUMN") for role in _NAMES}
+    guessed = {role: guess(role, data) for role in _NAMES}
     if all(name == "COLUMN" for name in guessed.values()):
         guessed |= {"prompt": "instruction", "chosen": "better", "rejected": "worse"}
     ways = "; or two responses and a label with {}; or a list of responses with {}"
@@ -92,6 +92,12 @@ def no_format(row: Row, read: Callable[[Row, Mapping[str, str]], Any]) -> DataEr
     )
     sides = _options({role: guessed[role] for role in ("prompt", "chosen", "rejected")})
     return DataError(f"{said}: name them with --map, as in {sides}{rest}")
+
+
+def guess(role: str, data: Mapping[str, Any]) -> str:
+    """The column that most likely has a role, `COLUMN` where none looks like it."""
+    columns = {_plain(name): name for name in data}
+    return next((columns[name] for name in _NAMES.get(role, ()) if name in columns), "COLUMN")
 
 
 def _plain(name: object) -> str:

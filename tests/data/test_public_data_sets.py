@@ -178,7 +178,7 @@ def test_two_responses_and_a_label(
         ({"input": "Q?", "output_1": "a", "output_2": "b", "label": 3}, "`label` must be 1 or 2, not 3"),
         (
             {"prompt": "Q?", "response_a": "a", "response_b": "b", "label": 1},
-            "say which value means what with --map label.a=VALUE --map label.b=VALUE",
+            "say which value means what with --map label.a=VALUE (the first response is better, or the only one good)",
         ),
         (
             {"prompt": "Q?", "response_1": "a", "response_2": "b", "preference_strength": "much"},
@@ -195,6 +195,11 @@ def test_two_responses_and_a_label(
             "must have a text for each turn",
         ),
         ({"prompt": "Q?", "response_0": "a", "response_1": "b"}, "there is no column 'better_response_id'"),
+        ({"question": "Q?", "chosen": "a", "rejected": "b"}, ": name it with --map prompt=question"),
+        (
+            {"prompt": "Q?", "response_0": False, "response_1": "b", "better_response_id": 0},
+            "`response_0` must be a text or messages, not true or false",
+        ),
         ({"prompt": "Q?", "responses": ["a", "b"], "scores": [1]}, "there are 2 responses and 1 scores"),
     ],
 )
@@ -452,6 +457,11 @@ MAPS: list[tuple[Row, str]] = [
     (
         {"question": "Q?", "candidates": ["a", "b"], "ratings": [1, 2]},
         "--map prompt=question --map responses=candidates --map scores=ratings",
+    ),
+    (
+        {"question": "Q?", "answer": "a", "label": 2},
+        "--map prompt=question --map response=answer --map label.a=VALUE --map label.b=VALUE, with the values of "
+        "`label` that mean that the first and that the second response is the better one (this row has 2)",
     ),
     (
         {"question": "Q?", "answer": "a", "label": True},
