@@ -17,6 +17,7 @@ import numpy as np
 
 from gdr_plugin.arithmetic.statistics import Estimate, Resampled, average, ratios
 from gdr_plugin.data.benchmarks import Subset, benchmarks
+from gdr_plugin.data.item import Item
 from gdr_plugin.evaluation.measures.item_rules import Comparison, Values, strictly
 
 STYLES = ("concise", "detailed", "detailed, markdown")
@@ -85,6 +86,21 @@ def expected(format: str, subsets: Iterable[str], editions: Iterable[str]) -> in
         return None
     parts = {part.name: part for name in subsets if (part := benchmark.subset(name)) is not None}
     return _expected(parts.values(), editions) if parts else None
+
+
+def whole(items: Sequence[Item], format: str) -> int | None:
+    """How many items the benchmark has that these are of, as published; None where they are of no benchmark's parts."""
+    benchmark = benchmarks().get(format)
+    if benchmark is None or any(benchmark.subset(name) is None for name in {item.subset for item in items}):
+        return None
+    return expected(format, [part.name for part in benchmark.subsets], {edition(item, format) for item in items})
+
+
+def edition(item: Item, format: str) -> str:
+    """The edition of its benchmark that an item is of; empty where there is none."""
+    benchmark = benchmarks().get(format)
+    column = benchmark.edition if benchmark is not None else None
+    return str(item.fields.get(column, "")) if column is not None else ""
 
 
 def rewardbench(items: Sequence[Judged]) -> list[Section]:

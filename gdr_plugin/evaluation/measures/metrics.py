@@ -11,9 +11,18 @@ from dataclasses import dataclass, field, replace
 from gdr_plugin.api.types import Reduction
 from gdr_plugin.arithmetic.reduction import Kind, value
 from gdr_plugin.arithmetic.statistics import Estimate, pearson, share
-from gdr_plugin.data.benchmarks import Benchmark, benchmarks
+from gdr_plugin.data.benchmarks import benchmarks
 from gdr_plugin.data.item import ItemScores
-from gdr_plugin.evaluation.measures.benchmarks import SCORING, Judged, Section, expected, partial, style_matrix
+from gdr_plugin.evaluation.measures.benchmarks import (
+    SCORING,
+    Judged,
+    Section,
+    edition,
+    expected,
+    partial,
+    style_matrix,
+    whole,
+)
 from gdr_plugin.evaluation.measures.calibration import Calibration, calibration
 from gdr_plugin.evaluation.measures.item_rules import Comparison, Values, compare, rule_of
 
@@ -137,21 +146,18 @@ def measure(
         None if own is None else compare(own, rule_of(format, scores.item.subset))
         for scores, own in zip(scored, values, strict=True)
     ]
-    benchmark = benchmarks().get(format)
-    editions = [_edition(scores, benchmark) for scores in scored]
+    editions = [edition(scores.item, format) for scores in scored]
     judged = [
-        Judged(scores.item.id, scores.item.subset, own, verdict, edition)
-        for scores, own, verdict, edition in zip(scored, values, comparisons, editions, strict=True)
+        Judged(scores.item.id, scores.item.subset, own, verdict, own_edition)
+        for scores, own, verdict, own_edition in zip(scored, values, comparisons, editions, strict=True)
         if own is not None and verdict is not None
     ]
     names = [scores.item.subset for scores in scored]
-    known = benchmark is not None and all(benchmark.subset(name) is not None for name in set(names))
-    every = [part.name for part in benchmark.subsets] if benchmark is not None and known else []
     in_nats = reduction != "tokens"
     return Measures(
         name=name,
         reduction=reduction,
-        overall=part(comparisons, expected(format, every, set(editions))),
+        overall=part(comparisons, whole([scores.item for scores in scored], format)),
         subsets=_subsets(format, names, comparisons, editions),
         domains=_by([scores.chosen[0].domain or "(not routed)" for scores in scored], comparisons),
         sections=tuple(SCORING[format](judged)) if format in SCORING and judged else (),
@@ -186,11 +192,6 @@ def length_bias(scored: Sequence[ItemScores], comparisons: Sequence[Comparison |
         for sign in (-1, 0, 1)
     }
     return LengthBias(sides[-1], sides[0], sides[1], pearson(_margins(comparisons), longer))
-
-
-def _edition(scores: ItemScores, benchmark: Benchmark | None) -> str:
-    column = benchmark.edition if benchmark is not None else None
-    return str(scores.item.fields.get(column, "")) if column is not None else ""
 
 
 def _subsets(

@@ -106,7 +106,7 @@ def to_html(report: ModelPairsReport) -> str:
         "model_pairs.html",
         package=PACKAGE,
         advice=report.advice,
-        facts=table(("what", "how"), list(report.facts.items()), caption="How it was measured"),
+        facts=table(("what", "how"), list((report.facts | report.made_with).items()), caption="How it was measured"),
         without_figures=without_figures,
         parts=parts,
     )

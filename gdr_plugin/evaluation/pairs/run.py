@@ -15,6 +15,7 @@ from gdr_plugin.api.types import Reduction
 from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.items import load_items
+from gdr_plugin.evaluation.measures.benchmarks import partial, whole
 from gdr_plugin.evaluation.pairs.matrix import study
 from gdr_plugin.evaluation.pairs.models import models_of, read_gap_scores
 from gdr_plugin.evaluation.pairs.report import ModelPairsReport
@@ -95,7 +96,9 @@ def compare_model_pairs(
     )
     table = score_models(named, read.items, conditions, plugins=plugins, progress=progress)
     found = study(table, format=read.format, quality=quality, seed=options.seed)
-    return ModelPairsReport(str(data), tuple(named), conditions, table, found, options.seed)
+    part = partial(len(table.items), whole(table.items, read.format))
+    told = read.facts if part is None else {"benchmark": part, **read.facts}
+    return ModelPairsReport(str(data), tuple(named), conditions, table, found, options.seed, told)
 
 
 def _conditions(options: ModelPairsOptions, plugins: Plugins) -> tuple[Conditions, str]:
