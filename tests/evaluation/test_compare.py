@@ -17,11 +17,11 @@ from gdr_plugin.evaluation.compare import compare_runs
 Run: TypeAlias = Callable[..., tuple[int, str, str]]
 
 
-def rows(path: Path, worths: list[float | None], **more: Any) -> Path:
+def rows(path: Path, worths: list[float | None], more: dict[str, Any] | None = None) -> Path:
     """What `--rows` writes, with two subsets."""
     written = [
         {"id": f"r{n}", "subset": "ab"[n % 2], "item": f"digest{n}", "reduction": "sum"}
-        | {"worths": {"sum": worth, "mean": 1.0}, **more}
+        | {"worths": {"sum": worth, "mean": 1.0}, **(more or {})}
         for n, worth in enumerate(worths)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in written))
@@ -83,7 +83,7 @@ def test_what_is_not_in_both_is_left_out_and_counted(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_compared_is_refused(other: dict[str, Any], problem: str, tmp_path: Path) -> None:
     a = rows(tmp_path / "a.jsonl", [1.0, 0.0])
-    b = rows(tmp_path / "b.jsonl", [1.0] * (1 if other == {"id": "x", "item": "else"} else 2), **other)
+    b = rows(tmp_path / "b.jsonl", [1.0] * (1 if other == {"id": "x", "item": "else"} else 2), other)
     with pytest.raises(DataError, match=problem):
         compare_runs(a, b)
 

@@ -353,7 +353,7 @@ def test_several_responses_are_judged_as_gdr_evaluate_judges_them(gdr: Explain, 
         assert gdr("evaluate", f"{name}.jsonl", "-c", f"{name}.yaml", "--rows", f"{name}.out")[0] == 0
     judged = [json.loads(line) for line in (tmp_path / "lists.out").read_text().splitlines()]
     said = re.findall(
-        r"Guided: highest chosen \N{MINUS SIGN} rejected = [^<]*?, ([a-z ]+)\.", (tmp_path / "lists.html").read_text()
+        r": highest chosen \N{MINUS SIGN} rejected = [^<]*?, ([a-z ]+)\.", (tmp_path / "lists.html").read_text()
     )
     assert {row["correct"] for row in judged} == {0.0, 1.0}
     assert said == ["ranked as labelled" if row["correct"] == 1 else "ranked against the label" for row in judged]
