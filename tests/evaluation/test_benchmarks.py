@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from gdr_plugin.data.benchmarks import benchmarks
@@ -256,3 +258,26 @@ def test_intervals_of_a_section_resample_within_subsets() -> None:
     safety = next(one.estimate for one in rewardbench(items) if one.name == "Safety")
     assert safety is not None
     assert (safety.value, safety.low, safety.high, safety.n) == (0.5, 0.5, 0.5, 40)
+
+
+def test_rm_bench_agrees_with_the_rule_of_its_code_on_random_scores() -> None:
+    """By domain the matrix of strictly won comparisons; hard above its diagonal, easy below; means over domains."""
+    rng = np.random.default_rng(3)
+    items: list[Judged] = []
+    by_domain: dict[str, list[npt.NDArray[np.float64]]] = {}
+    for part in benchmarks()["rm-bench"].subsets:
+        scores = rng.integers(0, 4, (rng.integers(5, 20), 2, 3)).astype(float)  # many ties
+        items += [judged(part.name, list(c), list(r), f"{n}", "matrix") for n, (c, r) in enumerate(scores)]
+        by_domain.setdefault(part.section, []).append(scores)
+    levels: dict[str, list[float]] = {"easy": [], "normal": [], "hard": []}
+    found = by_name(rm_bench(items))
+    for domain, own in by_domain.items():
+        pooled = np.concatenate(own)
+        matrix = (pooled[:, 0, :, None] > pooled[:, 1, None, :]).mean(axis=0)
+        three = np.tril(matrix, -1).sum() / 3, np.diag(matrix).mean(), np.triu(matrix, 1).sum() / 3
+        for name, value in zip(levels, three, strict=True):
+            levels[name].append(float(value))
+        assert found[domain] == pytest.approx(np.mean(three))
+    for name, values in levels.items():
+        assert found[name] == pytest.approx(np.mean(values))
+    assert found["average"] == pytest.approx(np.mean([*levels.values()]))
