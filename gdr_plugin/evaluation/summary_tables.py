@@ -6,6 +6,7 @@ Knows what is worth showing and in which order; nothing of how a table is drawn.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from gdr_plugin.arithmetic.reduction import UNITS
 from gdr_plugin.arithmetic.statistics import Estimate
@@ -18,13 +19,19 @@ NAMES = {"sum": "sum", "mean": "mean", "per_byte": "per byte", "tokens": "tokens
 
 
 def tables(report: Report) -> Iterator[Table]:
-    """The report's tables, the most important first."""
+    """The report's tables, the most important first; of a part of a benchmark, each says that it is one."""
+    partial = report.main.overall.partial
+    first, *others = _tables(report)
+    yield first  # says it in every row
+    for table in others:
+        yield table if partial is None else replace(table, caption=f"{table.caption} ({partial})")
+
+
+def _tables(report: Report) -> Iterator[Table]:
     yield _accuracy(report)
     if report.main.styles is not None:
-        partial = report.main.overall.partial
         yield Table(
-            "accuracy by style: the chosen response's in rows, the rejected one's in columns"
-            + (f" ({partial})" if partial else ""),
+            "accuracy by style: the chosen response's in rows, the rejected one's in columns",
             ("chosen", *STYLES),
             [(name, *(f"{cell:.3f}" for cell in row)) for name, row in zip(STYLES, report.main.styles, strict=True)],
         )

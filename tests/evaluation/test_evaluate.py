@@ -274,6 +274,7 @@ def test_the_benchmarks_numbers_reach_the_output(folder: Path, gdr: Run) -> None
     assert "rewardbench Reasoning (partial: 3 of 1,431)" in out
     assert "subset llmbar-natural (partial: 1 of 100)" in out
     assert "all (partial: 4 of 2,985)" in out
+    assert "the margin with the length difference (partial: 4 of 2,985)" in " ".join(out.split())
     assert "No number for Chat, Safety, average of the sections" in out
     assert "partial: 4 of 2,985" in out.rpartition("\n\n")[2]  # and in the verdict
 
