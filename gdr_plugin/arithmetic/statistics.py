@@ -9,6 +9,7 @@ Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -140,6 +141,25 @@ def difference(a: Values, b: Values, *, seed: int = 0) -> Estimate | None:
     """
     first, second = columns(a, b)
     return share(first - second, seed=seed)
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """The exact two-sided sign test: McNemar's, where an item is right or wrong under each of two ways.
+
+    Args:
+        wins: Items on which one way is better.
+        losses: Items on which the other is. Items on which they are equal say nothing.
+
+    Returns:
+        The chance of a split at least as uneven where both ways are equally good; 1 where there is no such item.
+
+    Source: Conover, "Practical Nonparametric Statistics" (1999), section 3.4; McNemar (1947).
+    """
+    n = wins + losses
+    if not n:
+        return 1.0
+    logs = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(min(wins, losses) + 1)]
+    return min(1.0, 2 * math.fsum(math.exp(log - n * math.log(2)) for log in logs))
 
 
 def pearson(x: Values, y: Values, *, seed: int = 0) -> Estimate | None:

@@ -75,7 +75,7 @@ def annotate(
     from gdr_plugin.annotation.annotate import annotate as run
     from gdr_plugin.annotation.filters import Filters
     from gdr_plugin.annotation.options import AnnotateOptions
-    from gdr_plugin.data.sources import parse_columns
+    from gdr_plugin.data.columns import parse_columns
     from gdr_plugin.sampling.sampler import Sampling
 
     chosen = AnnotateOptions(

@@ -25,6 +25,10 @@ def controllability(
     ] = None,
     config: options.Config = Path("gdr.yaml"),
     set_: options.Set = None,
+    sample: Annotated[
+        int | None, typer.Option("--sample", metavar="N", help="Only so many prompts: the time shrinks with them.")
+    ] = None,
+    seed: options.SampleSeed = 0,
     as_json: options.Json = False,
     html: options.Html = None,
 ) -> None:
@@ -40,7 +44,12 @@ def controllability(
     Outputs(html=html).check(data, config)
     with ctx.obj.progress("prompts") as progress:
         report = run_controllability(
-            options.configured(config, set_), data, plugins=ctx.obj.plugins(), progress=progress
+            options.configured(config, set_),
+            data,
+            plugins=ctx.obj.plugins(),
+            sample=sample,
+            seed=seed,
+            progress=progress,
         )
     write(report, html_file=html)
     if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -30,12 +30,28 @@ def evaluate(
     format: options.Format = "auto",
     map_: options.Map = None,
     limit: options.Limit = None,
+    sample: options.Sample = None,
+    seed: options.SampleSeed = 0,
     as_json: options.Json = False,
     html: options.Html = None,
     rows: Annotated[
         Path | None,
-        typer.Option("--rows", metavar="FILE", help="Also write one JSON line for each item, with its margins."),
+        typer.Option("--rows", metavar="FILE", help="Also write one JSON line for each item; gdr compare reads it."),
     ] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Also write every accuracy as a CSV table.")
+    ] = None,
+    latex: Annotated[
+        Path | None, typer.Option("--latex", metavar="FILE", help="Also write the accuracies as a LaTeX tabular.")
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option("--scores", metavar="FILE", help="Also write each prompt's scores in RewardBench's JSON form."),
+    ] = None,
+    report_to: Annotated[
+        Literal["none", "wandb", "trackio"],
+        typer.Option("--report-to", help="Also log the numbers as a run of that tracker."),
+    ] = "none",
     skip_bad: options.SkipBad = False,
     ablations: Annotated[
         bool,
@@ -54,7 +70,7 @@ def evaluate(
     """
     from gdr_plugin.api.errors import ConfigError
     from gdr_plugin.cli.show import print_json
-    from gdr_plugin.data.sources import parse_columns
+    from gdr_plugin.data.columns import parse_columns
     from gdr_plugin.evaluation import run
 
     if plot is not None and not ablations:
@@ -63,10 +79,12 @@ def evaluate(
         report, origin = run.evaluate_data(
             data,
             options.configured(config, set_),
-            run.Outputs(html=html, rows=rows, plot=plot),
+            run.Outputs(html=html, rows=rows, plot=plot, csv=csv, latex=latex, scores=scores, tracker=report_to),
             format=format,
             columns=parse_columns(map_),
             limit=limit,
+            sample=sample,
+            seed=seed,
             skip_bad=skip_bad,
             ablations=ablations,
             plugins=ctx.obj.plugins(),
@@ -81,11 +99,12 @@ def evaluate(
 def _print(report: Report, origin: dict[str, str]) -> None:
     from gdr_plugin.cli.show import print_facts, print_tables
     from gdr_plugin.evaluation.ablations import report as ablations_report
+    from gdr_plugin.evaluation.run import shown
     from gdr_plugin.evaluation.summary_tables import facts, tables
     from gdr_plugin.evaluation.verdict import verdict
 
     print_tables(tables(report))
-    print_facts("data", origin | facts(report))
+    print_facts("data", shown(origin) | facts(report))
     print()
     if report.ablations is not None:
         print_tables(ablations_report.tables(report.ablations), ablations_report.summary(report.ablations))

@@ -35,7 +35,7 @@ def explain(
     map_: options.Map = None,
 ) -> None:
     """Show where rewards come from: a page with each response's tokens coloured by log p_strong - log p_weak."""
-    from gdr_plugin.data.sources import parse_columns
+    from gdr_plugin.data.columns import parse_columns
     from gdr_plugin.explain.explain import explain as run
 
     with ctx.obj.progress("rows") as progress:

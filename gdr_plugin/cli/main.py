@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from gdr_plugin.scoring.ranks import Ranks
 
 COMMANDS = (
-    *("init", "check", "plan", "score", "explain", "annotate", "evaluate", "controllability", "pairs", "tune"),
-    *("serve", "store", "guidance", "plugins", "integrations", "path"),
+    *("init", "check", "plan", "score", "explain", "annotate", "evaluate", "compare", "controllability", "pairs"),
+    *("tune", "serve", "store", "guidance", "plugins", "integrations", "path"),
 )
 """The modules of this package that hold one command each, in the order of `gdr --help`."""
 _SHARED = ("annotate", "score")

@@ -19,15 +19,24 @@ Format = Annotated[
     str,
     typer.Option(
         "--format",
-        help="Format of the preference data: rewardbench, rewardbench2, rm-bench, judgebench, llmbar, hh-rlhf or "
-        "plain. Default: recognised by the columns.",
+        help="Format of the preference data, as listed in docs/evaluate.md (rewardbench, rm-bench, arena, plain, ...). "
+        "Default: recognised by the columns.",
         show_default=False,
     ),
 ]
 Map = Annotated[
-    list[str] | None, typer.Option("--map", metavar="NEW=OLD", help="Rename a column: --map prompt=instruction.")
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="NEW=OLD",
+        help="Rename a column, or what is inside one: --map prompt=info.post.",
+    ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", help="Read only this many rows.")]
+Sample = Annotated[
+    int | None, typer.Option("--sample", metavar="N", help="Only so many items, drawn from each subset by its size.")
+]
+SampleSeed = Annotated[int, typer.Option("--seed", help="Seed of --sample.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave bad rows out instead of stopping before anything is scored.")
 ]

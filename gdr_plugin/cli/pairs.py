@@ -58,6 +58,7 @@ def pairs(
     format: options.Format = "auto",
     map_: options.Map = None,
     limit: options.Limit = None,
+    sample: options.Sample = None,
     skip_bad: options.SkipBad = False,
     seed: Annotated[
         int, typer.Option(help="Seed: decides which half of the prompts chooses the model pair, and all resampling.")
@@ -65,13 +66,13 @@ def pairs(
     as_json: options.Json = False,
     plots: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Also write the heat map and the scatter there, as PNG and PDF."),
+        typer.Option(metavar="FOLDER", help="Also write the heat map and the scatter there, as PNG, PDF and SVG."),
     ] = None,
     html: options.Html = None,
 ) -> None:
     """Judge every ordered model pair as a reward; each model scores each text once."""
     from gdr_plugin.cli.show import print_json
-    from gdr_plugin.data.sources import parse_columns
+    from gdr_plugin.data.columns import parse_columns
     from gdr_plugin.evaluation.pairs.page import save_plots, to_html
     from gdr_plugin.evaluation.pairs.run import ModelPairsOptions, compare_model_pairs
     from gdr_plugin.files import atomic
@@ -85,6 +86,7 @@ def pairs(
         format=format,
         columns=parse_columns(map_),
         limit=limit,
+        sample=sample,
         skip_bad=skip_bad,
         seed=seed,
     )

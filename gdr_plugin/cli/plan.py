@@ -44,7 +44,7 @@ def plan(
 ) -> None:
     """Say what a run will take: memory, operations, hours and GPU-hours, from the models' configurations alone."""
     from gdr_plugin.cli.show import print_json, print_tables
-    from gdr_plugin.data.sources import parse_columns
+    from gdr_plugin.data.columns import parse_columns
     from gdr_plugin.planning.report import plan_json, plan_tables
     from gdr_plugin.planning.run import PlanOptions, plan_run
 

@@ -61,7 +61,8 @@ def score(
 ) -> None:
     """Score given responses: one JSON line for each row, in order. The reward is null where there is a reason."""
     from gdr_plugin.api.errors import DataError
-    from gdr_plugin.data.sources import STDIN, parse_columns
+    from gdr_plugin.data.columns import parse_columns
+    from gdr_plugin.data.sources import STDIN
     from gdr_plugin.scoring.apart import ScoreOptions
     from gdr_plugin.scoring.rows import score_rows
 

@@ -66,7 +66,7 @@ def tune(
 ) -> None:
     """Find the guidance for a domain from labelled pairs, and measure on held-out pairs whether it helps."""
     from gdr_plugin.cli.show import print_json
-    from gdr_plugin.data.sources import parse_columns
+    from gdr_plugin.data.columns import parse_columns
     from gdr_plugin.tuning.tune import TuneOptions
     from gdr_plugin.tuning.tune import tune as run
 

@@ -1,58 +1,96 @@
-"""What benchmarks call their parts, what each counts, and which domain it belongs to. Data only."""
+"""What benchmarks call their parts, how many items each has as published, and which domain it belongs to.
+
+Knows `benchmarks.yaml`, the data file beside it; nothing of scores. How a benchmark is scored is
+`evaluation.measures.benchmarks`'.
+"""
 
 from __future__ import annotations
 
-REWARDBENCH: dict[str, dict[str, int]] = {
-    "Chat": {
-        "alpacaeval-easy": 100,
-        "alpacaeval-length": 95,
-        "alpacaeval-hard": 95,
-        "mt-bench-easy": 28,
-        "mt-bench-med": 40,
-    },
-    "Chat Hard": {
-        "mt-bench-hard": 37,
-        "llmbar-natural": 100,
-        "llmbar-adver-neighbor": 134,
-        "llmbar-adver-GPTInst": 92,
-        "llmbar-adver-GPTOut": 47,
-        "llmbar-adver-manual": 46,
-    },
-    "Safety": {
-        "refusals-dangerous": 100,
-        "refusals-offensive": 100,
-        "xstest-should-refuse": 154,
-        "xstest-should-respond": 250,
-        "donotanswer": 136,
-    },
-    "Reasoning": {"math-prm": 984, **{f"hep-{name}": 164 for name in ("cpp", "go", "java", "js", "python", "rust")}},
-}
-"""Sections of RewardBench, and what each subset counts: its size, but for math-prm (447 pairs), which counts as much
-as all code. (One release of the benchmark's code has the two XSTest sizes swapped; these are the data's.)"""
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+__all__ = ["Benchmark", "Subset", "benchmarks"]
 
 
-REWARDBENCH_DOMAINS = {
-    subset: {"Chat": "chat", "Chat Hard": "chat", "Safety": "safety"}.get(
-        section, "math" if subset == "math-prm" else "code"
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """A part of a benchmark."""
+
+    name: str
+    section: str
+    """The section that it is reported in."""
+    domain: str
+    """The domain that the benchmark puts it in."""
+    items: int | Mapping[str, int]
+    """Its items as published; by edition where those differ."""
+    counts: int | None = None
+    """What it weighs in its section; None: its items."""
+
+    @property
+    def weight(self) -> int:
+        """What it weighs in its section."""
+        if self.counts is not None:
+            return self.counts
+        return self.items if isinstance(self.items, int) else max(self.items.values())
+
+    def expected(self, editions: Iterable[str]) -> int | None:
+        """How many items it has as published.
+
+        Args:
+            editions: Those that the data are of; none where the benchmark has none.
+
+        Returns:
+            The number; None where an edition is not known.
+        """
+        if isinstance(self.items, int):
+            return self.items
+        found = [self.items.get(edition) for edition in editions]
+        known = [number for number in found if number is not None]
+        return sum(known) if known and len(known) == len(found) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A benchmark's parts."""
+
+    title: str
+    source: str
+    """Where its numbers come from."""
+    subsets: tuple[Subset, ...]
+    """In the order in which they are reported."""
+    prefixes: bool = False
+    """Whether the data's subsets have names that only begin with those of `subsets`."""
+    edition: str | None = None
+    """The column that says which edition a row is of."""
+
+    def subset(self, name: str) -> Subset | None:
+        """The part that the data call `name`; None where there is none."""
+        fits = str.startswith if self.prefixes else str.__eq__
+        return next((part for part in self.subsets if fits(name, part.name)), None)
+
+    @property
+    def sections(self) -> dict[str, list[Subset]]:
+        """The parts by section."""
+        found: dict[str, list[Subset]] = {}
+        for part in self.subsets:
+            found.setdefault(part.section, []).append(part)
+        return found
+
+
+@cache
+def benchmarks() -> dict[str, Benchmark]:
+    """The benchmarks by the name of their format."""
+    text = files("gdr_plugin.data").joinpath("benchmarks.yaml").read_text(encoding="utf-8")
+    return {name: _benchmark(entry) for name, entry in yaml.safe_load(text).items()}
+
+
+def _benchmark(entry: Mapping[str, Any]) -> Benchmark:
+    subsets = tuple(
+        Subset(name, section, **part) for section, parts in entry["sections"].items() for name, part in parts.items()
     )
-    for section, subsets in REWARDBENCH.items()
-    for subset in subsets
-}
-
-
-REWARDBENCH2_DOMAINS = {"math": "math", "safety": "safety"}
-
-
-RM_BENCH_DOMAINS = {
-    name: name.partition("-")[0] for name in ("chat", "code", "math", "safety-refuse", "safety-response")
-}
-
-
-JUDGEBENCH_DOMAINS = {"Knowledge": "chat", "Reasoning": "chat", "Math": "math", "Coding": "code"}
-
-
-def judgebench_category(source: str) -> str | None:
-    """JudgeBench's category of a source data set; None for a source that it does not have."""
-    starts = {"mmlu-pro": "Knowledge", "livebench-reasoning": "Reasoning", "livebench-math": "Math"}
-    starts["livecodebench"] = "Coding"
-    return next((category for start, category in starts.items() if source.startswith(start)), None)
+    return Benchmark(entry["title"], entry["source"], subsets, bool(entry.get("prefixes")), entry.get("edition"))

@@ -30,6 +30,14 @@ class Item:
     """The part of the data set that the item is reported under; `all` where there are no parts."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """All other columns. Routers may read them."""
+    contexts: tuple[Conversation, ...] = ()
+    """The conversation that each response ends, the chosen ones first, where these differ: `prompt` is then what they
+    begin with. Empty where all answer the prompt."""
+
+    @property
+    def asked(self) -> tuple[Conversation, ...]:
+        """What each response answers, the chosen ones first."""
+        return self.contexts or (self.prompt,) * (len(self.chosen) + len(self.rejected))
 
     @property
     def columns(self) -> Mapping[str, Any]:

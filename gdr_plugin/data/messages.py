@@ -17,7 +17,10 @@ from gdr_plugin.text import is_missing, one_line, type_name, without_nulls
 __all__ = ["ROLES", "STRUCTURED", "as_json", "message_of"]
 
 ROLES: Final = ("system", "user", "assistant", "tool")
-_SYNONYMS: Final = {"developer": "system", "function": "tool", "ipython": "tool", "model": "assistant"}
+_SYNONYMS: Final = {
+    **{"developer": "system", "function": "tool", "ipython": "tool", "model": "assistant"},
+    **{"human": "user", "gpt": "assistant", "bing": "assistant", "chatgpt": "assistant", "observation": "tool"},
+}
 """Roles that data sets have, and what they are here."""
 _REASONING: Final = ("reasoning_content", "reasoning", "thinking")
 """Fields in which servers, trainers and data sets put reasoning apart from its answer."""
@@ -31,7 +34,7 @@ def message_of(item: object, what: str) -> Message:
     Args:
         item: `{"role": ..., "content": ...}` with, for an assistant's turn, `tool_calls` and reasoning apart from the
             answer (`reasoning_content`, `reasoning`, `thinking`), for a tool's `tool_call_id` and `name`. Content may
-            be null where there are tool calls.
+            be null where there are tool calls. Or `{"from": ..., "value": ...}`, as ShareGPT has it.
         what: What to call the message in errors.
 
     Raises:
@@ -40,6 +43,8 @@ def message_of(item: object, what: str) -> Message:
     """
     if not isinstance(item, Mapping):
         raise DataError(f"{what} must be a mapping with role and content, not {type_name(item)}")
+    if "role" not in item and "from" in item:  # ShareGPT's names
+        item = {**item, "role": item["from"], "content": item.get("value")}
     given = item.get("role")
     role = _SYNONYMS.get(given, given) if isinstance(given, str) else given
     if role not in ROLES:

@@ -1,260 +1,243 @@
-"""The formats of preference data: what their columns are called, and how a row of each becomes an item.
+"""How a row of preference data becomes an item, whatever its format: first a prompt, chosen and rejected, then an item.
 
-Knows columns and messages; nothing of files, models or of how a benchmark is scored (`benchmarks` does).
+Knows a row and the table of formats (`format_table`, `formats.yaml`); nothing of files, models or of how a benchmark is
+scored (`benchmarks` does).
 
-Sources: the data cards and evaluation code of RewardBench (arXiv 2403.13787) and RewardBench 2 (2506.01937), RM-Bench
-(2410.16184), JudgeBench (2410.12784), LLMBar (2310.07641) and hh-rlhf (2204.05862); TRL's page on data set formats.
+Sources: the data cards and evaluation code of the data sets that `formats.yaml` names; TRL's page on data set formats.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
-from gdr_plugin.api.errors import DataError, unknown
+from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.types import Conversation, Message
-from gdr_plugin.data import benchmarks
-from gdr_plugin.data.content import text_of
+from gdr_plugin.data import stated
+from gdr_plugin.data.columns import column_of, has, lookup
+from gdr_plugin.data.format_table import FORMATS, Format
 from gdr_plugin.data.item import Item
-from gdr_plugin.data.prompts import Prompt, check_prompt, prompt_of, transcript_turns, with_columns
-from gdr_plugin.data.responses import responses_of, said
-from gdr_plugin.data.rows import id_of
+from gdr_plugin.data.labels import decide
+from gdr_plugin.data.prompts import Prompt, parse_prompt, with_columns
+from gdr_plugin.data.responses import joined_prompt, response_of, responses_of
+from gdr_plugin.data.rows import generated_id, id_of
 from gdr_plugin.data.sources import Row
+from gdr_plugin.data.suggest import guess, no_format
 from gdr_plugin.text import is_missing, type_name
+
+__all__ = ["LABEL", "Half", "detect", "parse"]
 
 LABEL = "labelled_domain"
 """The field of an item that says which domain its benchmark puts it in: routers do not read it."""
 
-_TURN = re.compile(r"\n\n(Human|Assistant):")
+_ROLES = (
+    *("prompt", "chosen", "rejected", "response_a", "response_b", "label", "responses", "scores", "ranks", "response"),
+    "group",
+)
+"""The roles whose columns are read, and are no fields of an item."""
+_Fields: TypeAlias = "Callable[[Prompt], dict[str, Any]]"
+"""Gives the columns that nothing has read, once it is known which the prompt is made of."""
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
-    """One format of preference data."""
+class Half:
+    """One response of data whose rows have one each: the rows of one group are an item together."""
 
-    columns: str
-    """What a row holds, for people."""
-    matches: Callable[[Mapping[str, Any]], bool]
-    """Whether a row's columns are this format's."""
-    parse: Callable[[Row], Item]
-    """Makes an item of a row, or raises DataError."""
+    id: str
+    group: object
+    item: Item
+    """What is known of the item: its prompt, and the response on its side; the other side is empty."""
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """All other columns."""
+        return self.item.fields
 
 
-def detect(data: Mapping[str, Any]) -> str:
+def detect(row: Row, columns: Mapping[str, str] | None = None) -> Format:
     """The format that a row's columns belong to.
 
+    Args:
+        row: As read, its columns renamed.
+        columns: How they were renamed; see `Format.with_map`.
+
     Raises:
-        DataError: They belong to none.
+        DataError: They belong to none; says which --map would do.
     """
-    for name, known in FORMATS.items():
-        if known.matches(data):
-            return name
-    raise DataError(
-        f"the columns {', '.join(map(str, data)) or '(none)'} match no known format: name them with --map, as in "
-        "--map prompt=instruction --map chosen=better --map rejected=worse"
-    )
+    for known in FORMATS.values():
+        format = known.with_map(columns)
+        if format.matches(row.data, row.stem):
+            return format
+    raise no_format(row, lambda renamed, names: parse(renamed, detect(renamed, names)))
 
 
-def parse(row: Row, format: str) -> Item:
+def parse(row: Row, format: Format) -> Item | Half:
     """Make an item of a row.
 
     Args:
-        row: As read.
-        format: A name of `FORMATS`.
+        row: As read, its columns renamed.
+        format: Its format.
 
     Raises:
+        UndecidedError: The row prefers no response.
         DataError: The row is malformed, or a column is missing or of another type; names the row.
     """
     data = row.data  # raises, with the row's place, what is wrong with a line that could not be read
-    if format not in FORMATS:
-        raise DataError(unknown("format", format, ["auto", *FORMATS]))
     try:
-        return FORMATS[format].parse(row)
+        return _item(row, format)
     except KeyError as error:
-        reason = (
-            f"there is no column {error} among {', '.join(map(str, data))} ({format} has {FORMATS[format].columns})"
-        )
-        raise DataError(f"{row.where}: {reason}") from None
+        raise DataError(f"{row.where}: {_missing(error.args[0], data, format)}") from None
     except DataError as error:
         raise type(error)(f"{row.where}: {error}") from None
 
 
-def _plain(row: Row) -> Item:
-    """Prompt, chosen, rejected; `domain`, `subset` and an id where there are such columns."""
+def _missing(path: str, data: Mapping[str, Any], format: Format) -> str:
+    """What to say of a column that is not there, and how to name it."""
+    said = f"there is no column {path!r} among {', '.join(map(str, data))} ({format.name} has {format.columns})"
+    role = next((role for role in _ROLES if path in format.at(role)), None)
+    return said if role is None else f"{said}: name it with --map {role}={guess(role, data)}"
+
+
+def _item(row: Row, format: Format) -> Item | Half:
     data = row.data
-    prompt, chosen, rejected = responses_of(data)
-    given = data.get("domain")
+    others = _unused(data, format)
+    if (prompt := stated.prompt(format, data)) is not None:
+        others["prompt"] = prompt
+    subset = _subset(row, format)
+    label = _labelled_domain(format, data, subset)
+    named = {"id", "prompt", *format.at("subset"), *format.at("domain"), *format.at("id")}
+
+    def fields(prompt: Prompt) -> dict[str, Any]:
+        found = {name: value for name, value in others.items() if name not in named and name not in prompt.columns}
+        return found if label is None else {**found, LABEL: label}
+
+    item = Item(_identifier(row, format, subset), (), (), (), _domain(format, data), subset)
+    if format.kind == "single":
+        return _half(format, data, others.get("prompt"), item, fields)
+    sides = _sides(format, data)
+    if format.contexts == "own":
+        contexts = [_context(value, f"`{side}`") for side, value in sides.items()]
+        if contexts[0][0] != contexts[1][0]:
+            return _own_contexts(contexts, data, item, fields)
+    turns, chosen, rejected = responses_of(others | sides)
+    return replace(item, prompt=turns.turns, chosen=chosen, rejected=rejected, fields=fields(turns))
+
+
+def _unused(data: Mapping[str, Any], format: Format) -> dict[str, Any]:
+    """The columns that state neither prompt nor responses nor which is the better one."""
+    used = {column_of(data, path) for role in _ROLES for path in format.at(role) if has(data, path)}
+    used |= {column for column in (format.turns, *format.counted.values()) if column is not None}
+    used |= set(stated.label_columns(format))
+    used |= {column_of(data, path) for template in format.template for path in stated.FIELD.findall(template)}
+    return {name: value for name, value in data.items() if name not in used}
+
+
+def _sides(format: Format, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The responses of a row as `chosen` and `rejected`, as the row has them."""
+    if format.kind == "sides":
+        return {side: stated.side(format, data, side) for side in ("chosen", "rejected")}
+    if format.kind == "list":
+        return dict(stated.best(format, data))
+    first, second = (stated.response(format, data, f"response_{side}") for side in ("a", "b"))
+    better = _better(format, data)
+    return {"chosen": first, "rejected": second} if better == "a" else {"chosen": second, "rejected": first}
+
+
+def _better(format: Format, data: Mapping[str, Any]) -> str:
+    paths = format.at("label")
+    value = None if stated.label_columns(format) else stated.first(format, data, "label")
+    what = next((path for path in paths if has(data, path)), "label")
+    return decide(format.label, value, data, what=what, loose=format.loose)
+
+
+def _half(format: Format, data: Mapping[str, Any], given: Any, item: Item, fields: _Fields) -> Half:
+    """What a row with one response says."""
+    head, turn = response_of(stated.response(format, data, "response"), "`response`")
+    prompt = joined_prompt(data, given, head)
+    said = (prompt.answer(turn),)
+    good = _better(format, data) == "a"
+    group = stated.first(format, data, "group") if any(has(data, path) for path in format.at("group")) else prompt.turns
+    known = replace(item, prompt=prompt.turns, fields=fields(prompt))
+    return Half(item.id, group, replace(known, chosen=said) if good else replace(known, rejected=said))
+
+
+def _context(value: Any, what: str) -> tuple[Conversation, Message]:
+    head, turn = response_of(value, what)
+    return parse_prompt(head), turn
+
+
+def _own_contexts(
+    contexts: Sequence[tuple[Conversation, Message]], data: Mapping[str, Any], item: Item, fields: _Fields
+) -> Item:
+    """An item whose responses end conversations of their own: its prompt is what these begin with."""
+    (first, chosen), (second, rejected) = contexts
+    shared = 0
+    while shared < min(len(first), len(second)) and first[shared] == second[shared]:
+        shared += 1
+    while shared and first[shared - 1].role == "assistant":
+        shared -= 1
+    if not any(turn.role == "user" for turn in first[:shared]):
+        raise DataError("the two conversations begin with different prompts")
+    prompt, *own = (with_columns(turns, data) for turns in (first[:shared], first, second))
+    return replace(
+        item,
+        prompt=prompt.turns,
+        chosen=(chosen,),
+        rejected=(rejected,),
+        fields=fields(prompt),
+        contexts=tuple(context.turns for context in own),
+    )
+
+
+def _subset(row: Row, format: Format) -> str:
+    """The part of the data that a row is of: as it says, or else its file; `all` where neither says anything."""
+    data = row.data
+    paths = format.at("subset")
+    value = stated.first(format, data, "subset") if any(has(data, path) for path in paths) else None
+    if isinstance(value, list | tuple | Mapping):
+        raise DataError(f"`{paths[0]}` must be a string, not {type_name(value)}")
+    if not is_missing(value):
+        return str(value)
+    if format.part:
+        if row.stem not in format.part:
+            files = ", ".join(format.part)
+            raise DataError(
+                f"the row has no `{paths[0]}`, and its file is not named {files}: name the column with --map "
+                f"{paths[0]}=COLUMN"
+            )
+        return format.part[row.stem]
+    if format.known is not None:
+        lookup(data, paths[0])  # says that it is missing
+    return row.part or "all"
+
+
+def _identifier(row: Row, format: Format, subset: str) -> str:
+    data, paths = row.data, format.at("id")
+    given = data.get(paths[0]) if paths else None
+    own = generated_id(row) if not paths else id_of(row) if paths == ("id",) or is_missing(given) else str(given)
+    if format.id is None:
+        return own
+    values = {"subset": subset, "id": own}
+    return stated.FIELD.sub(
+        lambda match: str(values[match[1]] if match[1] in values else lookup(data, match[1])), format.id
+    )
+
+
+def _domain(format: Format, data: Mapping[str, Any]) -> str | None:
+    """The domain that the row names, which routers may read."""
+    if not format.at("domain"):
+        return None
+    given = stated.first(format, data, "domain") if any(has(data, path) for path in format.at("domain")) else None
     if not is_missing(given) and not isinstance(given, str):
         raise DataError(f"`domain` must be a string, not {type_name(given)}")
-    domain = given.strip() or None if isinstance(given, str) else None
-    fields = _fields(data, prompt, ("id", "prompt", "chosen", "rejected", "domain", "subset"), None)
-    return Item(id_of(row), prompt.turns, chosen, rejected, domain, _part(data), fields)
+    return given.strip() or None if isinstance(given, str) else None
 
 
-def _rewardbench(row: Row) -> Item:
-    data = row.data
-    prompt, chosen, rejected = responses_of(data)
-    subset = text_of(data["subset"], "`subset`")
-    # Ids count within the parts that the benchmark was made from: they are unique together with the subset.
-    fields = _fields(
-        data, prompt, ("id", "prompt", "chosen", "rejected", "subset"), benchmarks.REWARDBENCH_DOMAINS.get(subset)
-    )
-    return Item(f"{subset}/{id_of(row)}", prompt.turns, chosen, rejected, None, subset, fields)
-
-
-def _rewardbench2(row: Row) -> Item:
-    data = row.data
-    prompt, chosen, rejected = responses_of(data)
-    if data["num_correct"] != len(chosen):
-        raise DataError(f"`num_correct` is {data['num_correct']!r}, but `chosen` has {len(chosen)} responses")
-    subset = text_of(data["subset"], "`subset`")
-    label = benchmarks.REWARDBENCH2_DOMAINS.get(subset.lower(), "chat")
-    fields = _fields(data, prompt, ("id", "prompt", "chosen", "rejected", "subset"), label)
-    return Item(id_of(row), prompt.turns, chosen, rejected, None, subset, fields)
-
-
-def _rm_bench(row: Row) -> Item:
-    data = row.data
-    prompt, chosen, rejected = responses_of(data)
-    if (len(chosen), len(rejected)) != (3, 3):
-        raise DataError(f"RM-Bench has 3 chosen and 3 rejected responses, not {len(chosen)} and {len(rejected)}")
-    part = text_of(data["domain"], "`domain`")
-    fields = _fields(
-        data, prompt, ("id", "prompt", "chosen", "rejected", "domain"), benchmarks.RM_BENCH_DOMAINS.get(part)
-    )
-    return Item(id_of(row), prompt.turns, chosen, rejected, None, part, fields)
-
-
-def _judgebench(row: Row) -> Item:
-    data = row.data
-    answers = {name: text_of(data[f"response_{name}"], f"`response_{name}`") for name in "AB"}
-    label = str(data["label"]).replace(" ", "")
-    if label not in ("A>B", "B>A"):
-        raise DataError(f"`label` must be A>B or B>A, not {data['label']!r}")
-    source = text_of(data.get("source", "all"), "`source`")
-    category = benchmarks.judgebench_category(source)
-    prompt = prompt_of(data, data["question"])
-    fields = _fields(
-        data,
-        prompt,
-        ("pair_id", "question", "response_A", "response_B", "label"),
-        benchmarks.JUDGEBENCH_DOMAINS.get(category or ""),
-    )
-    identifier = str(data["pair_id"]) if data.get("pair_id") else id_of(row)
-    return Item(identifier, prompt.turns, (said(answers[label[0]]),), (said(answers[label[2]]),), None, source, fields)
-
-
-def _llmbar(row: Row) -> Item:
-    data = row.data
-    outputs = {number: text_of(data[f"output_{number}"], f"`output_{number}`") for number in "12"}
-    better = str(data["label"])
-    if better not in outputs:
-        raise DataError(f"`label` must be 1 or 2, not {data['label']!r}")
-    worse = "2" if better == "1" else "1"
-    prompt = prompt_of(data, data["input"])
-    fields = _fields(data, prompt, ("id", "input", "output_1", "output_2", "label", "subset"), None)
-    return Item(id_of(row), prompt.turns, (said(outputs[better]),), (said(outputs[worse]),), None, _part(data), fields)
-
-
-def _hh(row: Row) -> Item:
-    """Two transcripts that part at the last reply."""
-    data = row.data
-    sides = {name: _transcript(text_of(data[name], f"`{name}`"), name) for name in ("chosen", "rejected")}
-    turns, chosen = sides["chosen"]
-    other, rejected = sides["rejected"]
-    if turns != other:
-        raise DataError("`chosen` and `rejected` part before the last reply: they answer different prompts")
-    prompt = with_columns(turns, data)
-    fields = _fields(data, prompt, ("id", *sides, "subset"), None)
-    return Item(id_of(row), prompt.turns, (chosen,), (rejected,), None, _part(data), fields)
-
-
-def _transcript(text: str, name: str) -> tuple[Conversation, Message]:
-    """The turns of a transcript without the last reply, and that reply."""
-    turns = transcript_turns(text)
-    if turns is None:
-        raise DataError(f"`{name}` must be a transcript from Human: to a last Assistant: turn")
-    check_prompt(turns[:-1])
-    return turns[:-1], turns[-1]
-
-
-def _part(data: Mapping[str, Any]) -> str:
-    """The row's subset; `all` where it names none."""
-    value = data.get("subset")
-    if isinstance(value, list | tuple | Mapping):
-        raise DataError(f"`subset` must be a string, not {type_name(value)}")
-    return "all" if is_missing(value) else str(value)
-
-
-def _is_one_of(value: object, names: Mapping[str, object]) -> bool:
-    return isinstance(value, str) and value in names
-
-
-def _fields(data: Mapping[str, Any], prompt: Prompt, used: tuple[str, ...], label: str | None) -> dict[str, Any]:
-    others = {name: value for name, value in data.items() if name not in (*used, *prompt.columns)}
-    return others if label is None else {**others, LABEL: label}
-
-
-def _strings(data: Mapping[str, Any], *names: str) -> bool:
-    return all(isinstance(data.get(name), str) for name in names)
-
-
-def _lists(data: Mapping[str, Any]) -> bool:
-    return all(
-        isinstance(data.get(name), list | tuple) and all(isinstance(text, str) for text in data[name])
-        for name in ("chosen", "rejected")
-    )
-
-
-FORMATS: dict[str, Format] = {
-    "judgebench": Format(
-        "question, response_A, response_B, label (A>B or B>A), source",
-        lambda data: {"question", "response_A", "response_B", "label"} <= data.keys(),
-        _judgebench,
-    ),
-    "llmbar": Format(
-        "input, output_1, output_2, label (1 or 2)",
-        lambda data: {"input", "output_1", "output_2", "label"} <= data.keys(),
-        _llmbar,
-    ),
-    "rewardbench2": Format(
-        "prompt, chosen (list), rejected (list), num_correct, subset",
-        lambda data: _lists(data) and {"num_correct", "subset"} <= data.keys(),
-        _rewardbench2,
-    ),
-    "rm-bench": Format(
-        "prompt, chosen (3 styles), rejected (3 styles), domain (chat, code, math, safety-refuse, safety-response)",
-        lambda data: (
-            _lists(data)
-            and len(data["chosen"]) == len(data["rejected"]) == 3
-            and _is_one_of(data.get("domain"), benchmarks.RM_BENCH_DOMAINS)
-        ),
-        _rm_bench,
-    ),
-    "rewardbench": Format(
-        "prompt, chosen, chosen_model, rejected, rejected_model, subset",
-        # Other data sets have subsets of the same names: the models' columns are this benchmark's alone.
-        lambda data: (
-            {"prompt", "chosen", "rejected", "chosen_model", "rejected_model"} <= data.keys()
-            and _is_one_of(data.get("subset"), benchmarks.REWARDBENCH_DOMAINS)
-        ),
-        _rewardbench,
-    ),
-    "hh-rlhf": Format(
-        "chosen and rejected: transcripts of Human: and Assistant: turns",
-        lambda data: (
-            "prompt" not in data
-            and _strings(data, "chosen", "rejected")
-            and all(_TURN.match(data[name]) for name in ("chosen", "rejected"))
-        ),
-        _hh,
-    ),
-    "plain": Format(
-        "prompt, chosen, rejected (texts, messages or lists of them), and optionally id, domain, subset",
-        lambda data: {"chosen", "rejected"} <= data.keys(),
-        _plain,
-    ),
-}
-"""The formats, the narrowest first: the first that matches a row is its format."""
+def _labelled_domain(format: Format, data: Mapping[str, Any], subset: str) -> str | None:
+    """The domain that a benchmark puts the row in."""
+    if format.domains is None or format.parts is None:
+        return None
+    name = subset if format.domains in ("subset", *format.at("subset")) else str(data.get(format.domains, ""))
+    part = format.parts.subset(name)
+    return part.domain if part is not None else None

@@ -15,11 +15,12 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from gdr_plugin.api.errors import DataError, DataWarning
+from gdr_plugin.data.labels import UndecidedError
 from gdr_plugin.data.prompts import unread
 from gdr_plugin.data.rows import id_of
 from gdr_plugin.data.sources import Row, read_rows
 
-__all__ = ["BadRow", "CheckColumns", "Parsed", "SeenIds", "bad_rows_error", "check_rows"]
+__all__ = ["BadRow", "CheckColumns", "Parsed", "SeenIds", "Undecided", "bad_rows_error", "check_rows"]
 
 CheckColumns = Callable[[Mapping[str, Any]], None]
 """Raises DataError for columns that cannot be used, such as a `domain` that is not configured."""
@@ -37,6 +38,11 @@ class BadRow:
     """The row's id, or the generated one where it has none that can be read."""
     reason: str
     """One line that begins with the row's place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided(BadRow):
+    """A row of preference data that prefers nothing: a tie, or without a label. No fault of the row's."""
 
 
 class _Row(Protocol):
@@ -95,6 +101,8 @@ def check_rows(
             parsed = parse(row)
             if check is not None:
                 _check_columns(row, check)
+        except UndecidedError as error:
+            return Undecided(row.number, row.where, id_of(row), str(error))
         except DataError as error:
             return BadRow(row.number, row.where, id_of(row), str(error))
         new = [name for name in unread(parsed.fields) if name not in warned]

@@ -98,6 +98,8 @@ def _side(value: object, what: str) -> list[tuple[list[Any], Message]]:
     """Each response of a side: the messages before it, and its turn."""
     if isinstance(value, str):
         return [response_of(messages_in(value, what) or value, what)]
+    if isinstance(value, Mapping):
+        return [response_of([value], what)]  # one message
     if not isinstance(value, list | tuple):
         raise DataError(f"{what} must be a text, messages or a list of them, not {type_name(value)}")
     if not value:

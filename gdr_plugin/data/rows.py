@@ -151,7 +151,7 @@ def _column(data: Mapping[str, Any], name: str) -> Any:
 def _id(row: Row) -> str:
     value = row.data.get("id")
     if value is None:
-        return _generated(row)
+        return generated_id(row)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise DataError(f"`id` must be a string or an integer, not {type_name(value)}")
     if value == "":
@@ -159,7 +159,8 @@ def _id(row: Row) -> str:
     return text_of(str(value), "`id`")
 
 
-def _generated(row: Row) -> str:
+def generated_id(row: Row) -> str:
+    """The id of a row that has none of its own."""
     return f"row-{row.number:06d}"
 
 
@@ -168,7 +169,7 @@ def id_of(row: Row) -> str:
     try:
         return _id(row)
     except DataError:
-        return _generated(row)
+        return generated_id(row)
 
 
 def _finished(data: Mapping[str, Any]) -> bool:

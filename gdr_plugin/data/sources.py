@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from gdr_plugin.api.errors import DataError, MissingDependencyError, unknown
+from gdr_plugin.data.columns import has, mapped, rename
 from gdr_plugin.data.csv_format import Cells, read_csv, typed
+from gdr_plugin.data.folders import check_pointer, data_files, kind_of, parts_of, stem
 from gdr_plugin.data.text_formats import Located, read_json_array, read_jsonl
 from gdr_plugin.text import first_line
 
@@ -39,6 +41,13 @@ class Row:
     """The columns; None when the row could not be read."""
     error: str | None = None
     """Why `content` is None, with the row's place."""
+    part: str = ""
+    """The file's name within the folder that is read, without what is behind the dot; empty outside of folders."""
+
+    @property
+    def stem(self) -> str:
+        """The name of the row's file without what is behind the dot; what a source is called where it is no file."""
+        return stem(Path(self.where.rsplit(" ", 2)[0]))
 
     @property
     def data(self) -> Mapping[str, Any]:
@@ -59,10 +68,12 @@ def read_rows(source: str | Path, *, columns: Mapping[str, str] | None = None) -
         source: One of
             `-` for JSON lines on standard input;
             a file `.jsonl`, `.ndjson`, `.json` (an array or lines), `.csv`, each also with `.gz`, or `.parquet`;
-            a folder with such files, all of one kind, or one that `datasets` saved with `save_to_disk`;
+            a folder with such files, all of one kind, also in folders inside it, or one that `datasets` saved with
+            `save_to_disk`;
             `hf:ORG/NAME`, a data set of the hub (streamed), or `hf:FOLDER`; both take `@REVISION`, `[CONFIG]` and
             `:SPLIT` behind the name, as in `hf:org/name[default]:train`.
-        columns: New names of columns: `{"prompt": "instruction"}` reads the prompt from the column `instruction`.
+        columns: New names of columns: `{"prompt": "instruction"}` reads the prompt from the column `instruction`; also
+            paths, see `columns.lookup`.
 
     Yields:
         The rows in order. A row that is malformed is yielded too: its `data` raises, so that a caller may go on.
@@ -73,17 +84,19 @@ def read_rows(source: str | Path, *, columns: Mapping[str, str] | None = None) -
         MissingDependencyError: A Hugging Face data set, and `datasets` is not installed; Parquet, and `pyarrow` is not.
     """
     number = 0
+    part = parts_of(source, STDIN)
     for number, (where, content) in enumerate(_rows_of(str(source)), start=1):
         if isinstance(content, str):
-            yield Row(number, where, None, f"{where}: {content}")
+            yield Row(number, where, None, f"{where}: {content}", part(where))
             continue
         cells = isinstance(content, Cells)
         if columns:
-            missing = [name for name in columns.values() if name not in content]
+            missing = [path for _, path in mapped(columns) if not has(content, path)]
             if missing and number == 1:
                 raise DataError(f"{where}: {unknown('column', missing[0], content)}")
             content = rename(content, columns)
-        yield _typed(Row(number, where, content)) if cells else Row(number, where, content)
+        row = Row(number, where, content, None, part(where))
+        yield _typed(row) if cells else row
     if not number:
         raise DataError(f"{_name_of(source)} has no rows")
 
@@ -93,30 +106,7 @@ def _typed(row: Row) -> Row:
     try:
         return replace(row, content=typed(row.data))
     except DataError as error:
-        return Row(row.number, row.where, None, f"{row.where}: {error}")
-
-
-def rename(content: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """The row under its new names; the old names go, and so does what stood under the new ones."""
-    renamed = {new: content[old] for new, old in columns.items() if old in content}
-    return {**{name: value for name, value in content.items() if name not in columns.values()}, **renamed}
-
-
-def parse_columns(items: list[str] | None) -> dict[str, str]:
-    """Read the `NEW=OLD` items of `--map`.
-
-    Raises:
-        DataError: An item has no `=`, or a new name comes twice.
-    """
-    columns: dict[str, str] = {}
-    for item in items or []:
-        new, equals, old = item.partition("=")
-        if not (equals and new and old):
-            raise DataError(f"--map {item!r}: write NEW=OLD, as in prompt=instruction")
-        if new in columns:
-            raise DataError(f"--map names the column {new!r} twice")
-        columns[new] = old
-    return columns
+        return Row(row.number, row.where, None, f"{row.where}: {error}", row.part)
 
 
 def _name_of(source: str | Path) -> str:
@@ -140,21 +130,11 @@ def _rows_of(source: str) -> Iterator[Located]:
     raise DataError(f"{source} does not exist{hint}")
 
 
-def _kind(path: Path) -> str | None:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-        if suffixes and suffixes[-1] == ".parquet":
-            return None
-    return {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}.get(
-        suffixes[-1] if suffixes else ""
-    )
-
-
 def _file(path: Path) -> Iterator[Located]:
-    kind = _kind(path)
+    kind = kind_of(path)
     if kind is None:
         raise DataError(f"{path}: unknown format {path.suffix!r}: use .jsonl, .json, .csv (each also .gz) or .parquet")
+    check_pointer(path)
     return _parquet(path) if kind == "parquet" else _text_file(path, kind)
 
 
@@ -218,10 +198,8 @@ def _folder(path: Path) -> Iterator[Located]:
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         return _hugging_face(f"hf:{path}")
     found: dict[str, list[Path]] = {}
-    for file in sorted(path.iterdir()):
-        kind = _kind(file) if file.is_file() else None
-        if kind:
-            found.setdefault(kind, []).append(file)
+    for kind, file in data_files(path):
+        found.setdefault(kind, []).append(file)
     if len(found) > 1:
         found.pop("json", None)  # beside other data, .json files describe it
     if not found:

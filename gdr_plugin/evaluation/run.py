@@ -16,7 +16,10 @@ from gdr_plugin.config.schema import Config
 from gdr_plugin.data.items import Data, load_items
 from gdr_plugin.evaluation.ablations import report as ablations_report
 from gdr_plugin.evaluation.ablations.ablate import ablate
+from gdr_plugin.evaluation.exports import as_csv, as_latex, rewardbench_scores
+from gdr_plugin.evaluation.provenance import MADE_WITH, made_with
 from gdr_plugin.evaluation.summary import Report, evaluate_items
+from gdr_plugin.evaluation.track import Tracker, check_tracker, log
 from gdr_plugin.evaluation.verdict import verdict
 from gdr_plugin.files import atomic, check_output, dumps
 from gdr_plugin.plugins.registry import Plugins
@@ -34,6 +37,14 @@ class Outputs:
 
     html: Path | None = None
     rows: Path | None = None
+    csv: Path | None = None
+    """The accuracies as a table."""
+    latex: Path | None = None
+    """The same for LaTeX."""
+    scores: Path | None = None
+    """The scores of each item as RewardBench writes them."""
+    tracker: Tracker = "none"
+    """Where the numbers are logged, too."""
     plot: Path | None = None
     """The figure of the ablations."""
 
@@ -47,11 +58,15 @@ class Outputs:
             OutputError: A folder is missing, a file is a folder or an input, or two are the same.
             MissingDependencyError: A figure is asked for, and Matplotlib is missing.
         """
+        check_tracker(self.tracker)
         if self.plot is not None:
             from gdr_plugin.report.plots import check_plots
 
             check_plots(self.plot)
-        given = {"--html": self.html, "--rows": self.rows, "--plot": self.plot}
+        given = {
+            **{"--html": self.html, "--rows": self.rows, "--plot": self.plot},
+            **{"--csv": self.csv, "--latex": self.latex, "--scores": self.scores},
+        }
         seen: dict[Path, str] = {}
         for option, path in given.items():
             if path is None:
@@ -70,6 +85,8 @@ def evaluate_data(
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
     skip_bad: bool = False,
     ablations: bool = False,
     plugins: Plugins | None = None,
@@ -84,6 +101,8 @@ def evaluate_data(
         format: As for `load_items`.
         columns: New name -> the input's name of columns.
         limit: Only the first rows.
+        sample: Only so many items, drawn by subset; see `load_items`.
+        seed: Seed of the sample.
         skip_bad: Whether bad rows are left out rather than stop.
         ablations: Whether the reward's variants are measured too; see `ablations.ablate`.
         plugins: Where names are looked up; default: built-in and installed plugins.
@@ -108,13 +127,15 @@ def evaluate_data(
         format=format,
         columns=columns,
         limit=limit,
+        sample=sample,
+        seed=seed,
         check=field_check(resolved.routers, resolved.guidances, origin=named),
         skip_bad=skip_bad,
     )
     ratio = GuidedDensityRatio.from_config(config, plugins=plugins, store=DEFAULT_STORE, resolved=resolved)
     try:
         report = evaluate_items(ratio, data.items, format=data.format, progress=progress)
-        origin = _origin(source, named, data, ratio)
+        origin = _origin(source, named, data, ratio) | made_with(ratio, report.scores)
         if ablations:
             variants = ablate(ratio, data.items, format=data.format, progress=progress)
             report = replace(report, ablations=variants)
@@ -149,6 +170,20 @@ def write(report: Report, origin: Mapping[str, str], outputs: Outputs) -> None:
     if outputs.rows is not None:
         with atomic(outputs.rows) as file:
             file.writelines(dumps(row) + "\n" for row in report.rows())
+    for path, text in ((outputs.csv, as_csv), (outputs.latex, as_latex)):
+        if path is not None:
+            with atomic(path) as file:
+                file.write(text(report, origin))
+    if outputs.tracker != "none":
+        log(report, origin, outputs.tracker)
+    if outputs.scores is not None:
+        with atomic(outputs.scores) as file:
+            file.write(dumps(rewardbench_scores(report, origin)) + "\n")
+
+
+def shown(origin: Mapping[str, str]) -> dict[str, str]:
+    """What a terminal says of where the numbers come from; pages and files say everything."""
+    return {name: fact for name, fact in origin.items() if name not in MADE_WITH}
 
 
 def _origin(source: str | Path, config: str, data: Data, ratio: GuidedDensityRatio) -> dict[str, str]:
@@ -159,8 +194,7 @@ def _origin(source: str | Path, config: str, data: Data, ratio: GuidedDensityRat
         "strong": ratio.strong.name,
         "weak": ratio.weak.name,
     }
-    if data.bad:
-        facts["bad rows left out"] = f"{len(data.bad):,} (first: {data.bad[0].reason})"
+    facts |= data.facts
     models = [model for model in (ratio.strong, ratio.weak) if isinstance(model, StoredModel)]
     if models:
         hits, misses = sum(model.hits for model in models), sum(model.misses for model in models)

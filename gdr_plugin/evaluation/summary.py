@@ -7,14 +7,16 @@ Knows the order of things; how numbers are computed is `metrics`', how they are 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gdr_plugin.api.types import Reduction
-from gdr_plugin.arithmetic.reduction import REDUCTIONS
+from gdr_plugin.api.types import Reduction, Score
+from gdr_plugin.arithmetic.reduction import REDUCTIONS, value
+from gdr_plugin.data.fingerprint import item_digest
 from gdr_plugin.data.item import Item, ItemScores
-from gdr_plugin.evaluation.measures.benchmarks import STYLES
+from gdr_plugin.data.preference_formats import LABEL
+from gdr_plugin.evaluation.measures.benchmarks import STYLES, Section
 from gdr_plugin.evaluation.measures.item_rules import Comparison
 from gdr_plugin.evaluation.measures.metrics import Measures, Part, lengths, measure, rewards
 from gdr_plugin.progress import Progress
@@ -46,6 +48,9 @@ class Report:
     """Items that were not scored, by reason; numbers in a reason are replaced by N."""
     routers: dict[str, int]
     """Items by the router that decided their domain, `default` for those that none did."""
+    routed: dict[str, dict[str, int]]
+    """The domain that the benchmark puts items in -> the domain that they were routed to -> items; empty where the data
+    say no domain."""
     guided: int
     """Items whose prompt got a guidance."""
     truncated: int
@@ -69,6 +74,7 @@ class Report:
             "scored": self.main.overall.scored,
             "not_scored": self.not_scored,
             "routers": self.routers,
+            "routed": self.routed,
             "guided": self.guided,
             "truncated": self.truncated,
             "reduction": self.reduction,
@@ -83,7 +89,9 @@ class Report:
         """One mapping an item, in order: what came of it."""
         for at, scores in enumerate(self.scores):
             verdicts = {name: measures.comparisons[at] for name, measures in self.ratio.items()}
-            yield {"id": scores.item.id, "subset": scores.item.subset, **_row(scores, verdicts, self.reduction)}
+            item = scores.item
+            told = {"id": item.id, "subset": item.subset, "item": item_digest(item)}
+            yield {**told, **_row(scores, verdicts, self.reduction)}
 
 
 def evaluate_items(
@@ -132,6 +140,7 @@ def report_of(scores: tuple[ItemScores, ...], reduction: Reduction, *, format: s
         baselines=tuple(baselines),
         not_scored=_reasons(scores, ratio[reduction]),
         routers=dict(Counter(score.router for score in first).most_common()),
+        routed=_routed(scores),
         guided=sum(score.guidance != "none" for score in first),
         truncated=sum(any(score.truncated for score in (*own.chosen, *own.rejected)) for own in scores),
         scores=scores,
@@ -139,6 +148,16 @@ def report_of(scores: tuple[ItemScores, ...], reduction: Reduction, *, format: s
 
 
 _LENGTHS = {"longer wins": 1, "shorter wins": -1}
+
+
+def _routed(scores: Iterable[ItemScores]) -> dict[str, dict[str, int]]:
+    """Where items of each of the benchmark's domains went; a domain that a row names itself is no finding."""
+    found: dict[str, Counter[str]] = {}
+    for own in scores:
+        label = own.item.fields.get(LABEL)
+        if label is not None and own.item.domain is None:
+            found.setdefault(label, Counter())[own.chosen[0].domain or "(not routed)"] += 1
+    return {label: dict(went.most_common()) for label, went in found.items()}
 
 
 def _reasons(scores: Iterable[ItemScores], main: Measures) -> dict[str, int]:
@@ -154,27 +173,41 @@ def _reasons(scores: Iterable[ItemScores], main: Measures) -> dict[str, int]:
 def _row(scores: ItemScores, verdicts: Mapping[Reduction, Comparison | None], reduction: Reduction) -> dict[str, Any]:
     first, main = scores.chosen[0], verdicts[reduction]
     reasons = [score.reason for score in (*scores.chosen, *scores.rejected) if score.reason is not None]
+
+    def each(number: Callable[[Score, str], Any]) -> dict[str, list[Any]]:
+        """A number of each response."""
+        sides = {"chosen": (scores.chosen, scores.item.chosen), "rejected": (scores.rejected, scores.item.rejected)}
+        return {
+            side: [number(score, turn.text) for score, turn in zip(own, turns, strict=True)]
+            for side, (own, turns) in sides.items()
+        }
+
     return {
         "domain": first.domain,
         "router": first.router,
         "guidance": first.guidance,
         "margins": {name: None if comparison is None else comparison.margin for name, comparison in verdicts.items()},
+        "worths": {name: None if comparison is None else comparison.worth for name, comparison in verdicts.items()},
         "correct": None if main is None else main.worth,
-        "strong_tokens": {
-            side: [score.strong_tokens for score in own]
-            for side, own in (("chosen", scores.chosen), ("rejected", scores.rejected))
-        },
+        "reduction": reduction,
+        "rewards": each(lambda score, text: value(score, text, reduction=reduction)),
+        "strong_logprobs": each(lambda score, _: score.strong_logprob),
+        "weak_logprobs": each(lambda score, _: score.weak_logprob),
+        "strong_tokens": each(lambda score, _: score.strong_tokens),
+        "weak_tokens": each(lambda score, _: score.weak_tokens),
         "reason": reasons[0] if main is None and reasons else None,
     }
 
 
 def _measures(measures: Measures) -> dict[str, Any]:
+    overall = measures.overall
     found = {
-        "accuracy": estimate_json(measures.overall.accuracy),
-        "ties": measures.overall.ties,
+        "accuracy": estimate_json(overall.accuracy),
+        **({} if overall.expected is None else {"expected": overall.expected, "partial": overall.partial is not None}),
+        "ties": overall.ties,
         "subsets": {name: _part(own) for name, own in measures.subsets.items()},
         "domains": {name: _part(own) for name, own in measures.domains.items()},
-        "sections": {own.name: estimate_json(own.estimate) for own in measures.sections},
+        "sections": {own.name: _section(own) for own in measures.sections},
         "length": {
             **{name: _part(getattr(measures.length, name)) for name in ("shorter", "equal", "longer")},
             "correlation": estimate_json(measures.length.correlation),
@@ -188,4 +221,12 @@ def _measures(measures: Measures) -> dict[str, Any]:
 
 
 def _part(part: Part) -> dict[str, Any]:
-    return {"items": part.items, "ties": part.ties, "accuracy": estimate_json(part.accuracy)}
+    found = {"items": part.items, "ties": part.ties, "accuracy": estimate_json(part.accuracy)}
+    return found if part.expected is None else {**found, "expected": part.expected, "partial": part.partial is not None}
+
+
+def _section(section: Section) -> dict[str, Any] | None:
+    found = estimate_json(section.estimate)
+    if found is None or section.expected is None:
+        return found
+    return {**found, "items": section.items, "expected": section.expected, "partial": section.partial is not None}

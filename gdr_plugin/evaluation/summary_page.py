@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gdr_plugin.arithmetic.statistics import Estimate
+from gdr_plugin.evaluation.measures.item_rules import chance
 from gdr_plugin.evaluation.summary import Report
 from gdr_plugin.evaluation.summary_tables import facts, tables
 from gdr_plugin.evaluation.verdict import verdict
@@ -31,26 +32,28 @@ def report_page(report: Report, title: str, origin: dict[str, str], more: str = 
     Returns:
         HTML that opens from a file.
     """
+    level = chance([scores.item for scores in report.scores], report.format)
     shown = [
-        (table(part.headers, [_cells(row) for row in part.rows], caption=part.caption), part.note)
+        (table(part.headers, [_cells(row, level) for row in part.rows], caption=part.caption), part.note)
         for part in tables(report)
     ]
     said = {"facts": origin | facts(report), "tables": shown, "more": more, "verdict": verdict(report)}
+    said["chance"] = f"{level:.2g}"
     body = render("summary.html", package=PACKAGE, **said)
     return page(title, body, style=render("summary.css", package=PACKAGE))
 
 
-def _cells(row: Sequence[Cell]) -> list[str | Raw | None]:
+def _cells(row: Sequence[Cell], chance: float) -> list[str | Raw | None]:
     """A row's cells; the first interval of a row is also drawn, more would not fit beside each other."""
     first = next((at for at, cell in enumerate(row) if isinstance(cell, Estimate)), None)
     return [
-        cell if not isinstance(cell, Estimate) else _bar(cell) if at == first else estimate_text(cell)
+        cell if not isinstance(cell, Estimate) else _bar(cell, chance) if at == first else estimate_text(cell)
         for at, cell in enumerate(row)
     ]
 
 
-def _bar(estimate: Estimate) -> Raw:
+def _bar(estimate: Estimate, chance: float) -> Raw:
     """An interval on a scale from 0 to 1 with its numbers as text; the drawing is hidden from screen readers."""
-    low, high, value = (round(4 + (_WIDTH - 8) * number, 1) for number in (estimate.low, estimate.high, estimate.value))
-    text = estimate_text(estimate)
-    return render("bar.html", package=PACKAGE, width=_WIDTH, low=low, high=high, value=value, text=text)
+    numbers = {"low": estimate.low, "high": estimate.high, "value": estimate.value, "chance": chance}
+    places = {name: round(4 + (_WIDTH - 8) * number, 1) for name, number in numbers.items()}
+    return render("bar.html", package=PACKAGE, width=_WIDTH, text=estimate_text(estimate), **places)

@@ -6,6 +6,7 @@ Knows what is worth showing and in which order; nothing of how a table is drawn.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from gdr_plugin.arithmetic.reduction import UNITS
 from gdr_plugin.arithmetic.statistics import Estimate
@@ -18,7 +19,15 @@ NAMES = {"sum": "sum", "mean": "mean", "per_byte": "per byte", "tokens": "tokens
 
 
 def tables(report: Report) -> Iterator[Table]:
-    """The report's tables, the most important first."""
+    """The report's tables, the most important first; of a part of a benchmark, each says that it is one."""
+    partial = report.main.overall.partial
+    first, *others = _tables(report)
+    yield first  # says it in every row
+    for table in others:
+        yield table if partial is None else replace(table, caption=f"{table.caption} ({partial})")
+
+
+def _tables(report: Report) -> Iterator[Table]:
     yield _accuracy(report)
     if report.main.styles is not None:
         yield Table(
@@ -27,14 +36,18 @@ def tables(report: Report) -> Iterator[Table]:
             [(name, *(f"{cell:.3f}" for cell in row)) for name, row in zip(STYLES, report.main.styles, strict=True)],
         )
     yield _baselines(report)
+    if report.routed:
+        yield _routed(report)
     yield _length(report)
     yield from _calibration(report)
 
 
 def facts(report: Report) -> dict[str, str]:
     """What the data were and what became of them."""
+    partial = report.main.overall.partial
     found = {
-        "items": f"{len(report.scores):,} ({report.format}), {report.main.overall.scored:,} scored",
+        "items": f"{len(report.scores):,} ({report.format}), {report.main.overall.scored:,} scored"
+        + (f"; {partial}" if partial else ""),
         "reduction": f"{NAMES[report.reduction]} ({UNITS[report.reduction]})",
         "domains by": ", ".join(f"{name} {count:,}" for name, count in report.routers.items()) or "-",
         "guidance": f"for {report.guided:,} of {len(report.scores):,} prompts",
@@ -46,21 +59,37 @@ def facts(report: Report) -> dict[str, str]:
 
 def _accuracy(report: Report) -> Table:
     ways = list(report.ratio.values())
-    rows = [_row("all", [way.overall for way in ways])]
+    rows = [_row(_named("all", report.main.overall.partial), [way.overall for way in ways])]
     rows += [_row(f"domain {name}", [way.domains[name] for way in ways]) for name in report.main.domains]
-    rows += [_row(f"subset {name}", [way.subsets[name] for way in ways]) for name in report.main.subsets]
+    rows += [
+        _row(_named(f"subset {name}", part.partial), [way.subsets[name] for way in ways])
+        for name, part in report.main.subsets.items()
+    ]
     for at, section in enumerate(report.main.sections):
-        n = f"{section.estimate.n:,}" if section.estimate else "0"
-        rows.append([f"{report.format} {section.name}", n, "", *(_section(way, at) for way in ways)])
-    missing = [section.name for section in report.main.sections if section.estimate is None]
+        name = _named(f"{report.format} {section.name}", section.partial)
+        rows.append([name, f"{section.items:,}", "", *(_section(way, at) for way in ways)])
+    lost = report.format == "rm-bench"
     return Table(
-        "accuracy (95 % interval; a tie counts half)",
+        f"accuracy (95 % interval; a tie {'is lost, as in the code of RM-Bench' if lost else 'counts half'})",
         ("", "items", "ties", *(NAMES[name] for name in report.ratio)),
         rows,
-        f"Nothing to compute {', '.join(missing)} from: numbers over all parts are not the published ones."
-        if missing
-        else "",
+        _missing(report),
     )
+
+
+def _named(name: str, partial: str | None) -> str:
+    return name if partial is None else f"{name} ({partial})"
+
+
+def _missing(report: Report) -> str:
+    """What to say of published numbers that are not there, or not over all items."""
+    sections = report.main.sections
+    missing = [section.name for section in sections if section.estimate is None]
+    if missing:
+        return f"No number for {', '.join(missing)}: it needs items of every part of the benchmark."
+    if any(section.partial for section in sections):
+        return "A partial number is not the published one: it rests on other items."
+    return ""
 
 
 def _section(way: Measures, at: int) -> Estimate | None:
@@ -81,6 +110,24 @@ def _baselines(report: Report) -> Table:
             )
             for way in ways
         ],
+    )
+
+
+def _routed(report: Report) -> Table:
+    """How many of a benchmark's domains the routers found."""
+    rows = []
+    for label, went in report.routed.items():
+        items, right = sum(went.values()), went.get(label, 0)
+        others = ", ".join(f"{name} {count:,}" for name, count in went.items() if name != label) or "-"
+        rows.append((label, f"{items:,}", f"{right:,}", f"{right / items:.0%}", others))
+    guidance = (
+        "--ablations says what the accuracy would be with the benchmark's domains." if not report.ablations else ""
+    )
+    return Table(
+        "domains: the benchmark's, and those that routers found",
+        ("", "items", "found", "", "taken for"),
+        rows,
+        guidance,
     )
 
 

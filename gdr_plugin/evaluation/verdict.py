@@ -26,6 +26,12 @@ def verdict(report: Report) -> str:
     Intervals are 95 %; items that are missing are estimated from the width of the interval, which shrinks with the
     square root of their number.
     """
+    said = _verdict(report)
+    partial = report.main.overall.partial
+    return said if partial is None else f"{said} These are not the benchmark's own numbers ({partial} items)."
+
+
+def _verdict(report: Report) -> str:
     accuracy = report.main.overall.accuracy
     if accuracy is None:
         return "Nothing was scored: there is no verdict."

@@ -12,10 +12,11 @@ from gdr_plugin.api.errors import DataError, nearest
 from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.item import Item
-from gdr_plugin.data.items import read_items
-from gdr_plugin.data.read import BadRow, CheckColumns, check_rows
+from gdr_plugin.data.items import ItemReader
+from gdr_plugin.data.read import BadRow, CheckColumns, Undecided, check_rows
 from gdr_plugin.data.rows import is_score_row, parse_score_row
 from gdr_plugin.data.sources import STDIN, read_rows
+from gdr_plugin.evaluation.measures.item_rules import Rule, rule_of
 from gdr_plugin.explain.shown import Explained, Origin, Shown
 from gdr_plugin.files import atomic, check_output
 from gdr_plugin.plugins.registry import Plugins
@@ -132,14 +133,17 @@ def read_shown(
             row if isinstance(row, BadRow) else Shown(row.id, (("response", row.sample),)) for _, row in scored
         )
     else:
-        items = read_items(source, format=format, columns=columns)
-        stream = (row if isinstance(row, BadRow) else _shown(row, check) for row in items)
+        reader = ItemReader(format, columns)
+        stream = (
+            row if isinstance(row, BadRow) else _shown(row, rule_of(reader.name, row.subset), check)
+            for row in reader.read(source)
+        )
     wanted, found = set(ids), []
     seen: set[str] = set()
     limit = limit if limit is not None else None if ids else DEFAULT_ROWS
     for row in stream:
         seen.add(row.id)
-        if wanted and row.id not in wanted:
+        if (wanted and row.id not in wanted) or (isinstance(row, Undecided) and not wanted):
             continue
         if isinstance(row, BadRow):
             raise DataError(row.reason)
@@ -153,7 +157,7 @@ def read_shown(
     return found
 
 
-def _shown(item: Item, check: CheckColumns | None) -> Shown:
+def _shown(item: Item, rule: Rule, check: CheckColumns | None) -> Shown:
     if check is not None:
         try:
             check(item.columns)
@@ -164,7 +168,7 @@ def _shown(item: Item, check: CheckColumns | None) -> Shown:
         for name, texts in (("chosen", item.chosen), ("rejected", item.rejected))
         for number, _ in enumerate(texts, start=1)
     ]
-    return Shown(item.id, tuple(zip(labels, samples(item), strict=True)))
+    return Shown(item.id, tuple(zip(labels, samples(item), strict=True)), rule)
 
 
 def _scored(rows: Sequence[Shown], ratios: Sequence[GuidedDensityRatio], progress: Progress) -> list[Explained]:

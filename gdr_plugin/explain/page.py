@@ -13,6 +13,7 @@ from typing import Final
 
 from gdr_plugin.api.types import Score
 from gdr_plugin.arithmetic.reduction import UNITS
+from gdr_plugin.evaluation.measures.item_rules import Comparison, Rule, Values, compare
 from gdr_plugin.explain.cells import Cell, sample_cells, written
 from gdr_plugin.explain.curve import Curve, curve, frame
 from gdr_plugin.explain.shown import Explained, Origin
@@ -164,7 +165,7 @@ def _row(
         "coarse": bool(coarse),
         "mixed": mixed and not coarse,
         "totals": _totals(row, panels, unit),
-        "verdicts": _verdicts(panels),
+        "verdicts": _verdicts(panels, row.row.rule),
         "columns": "two" if len(row.row.responses) > 1 else "one" if row.unguided is None else "views",
         "panels": [_panel(panel, box, top) for panel in panels],
     }
@@ -241,8 +242,16 @@ def _totals(row: Explained, panels: Sequence[Panel], unit: str) -> Raw:
     return table(headers, lines, caption="Totals")
 
 
-def _verdicts(panels: Sequence[Panel]) -> list[str]:
-    """Whether the pair is ranked as its label says, under each guidance."""
+_SIDES: Final[Mapping[Rule, tuple[str, str]]] = {
+    "best": ("highest chosen", "highest rejected"),
+    "all": ("lowest chosen", "highest rejected"),
+    "matrix": ("mean chosen", "mean rejected"),
+}
+"""What the margin of several responses is the difference of, by the rule that makes a row right."""
+
+
+def _verdicts(panels: Sequence[Panel], rule: Rule) -> list[str]:
+    """Whether the row is ranked as its label says, under each guidance: by the same rule as in `gdr evaluate`."""
     said = []
     for view, name in (("always", "Without guidance"), ("guided", "Guided"), ("unguided", "Unguided")):
         mine = [panel for panel in panels if panel.view == view]
@@ -250,17 +259,22 @@ def _verdicts(panels: Sequence[Panel]) -> list[str]:
         rejected = [panel.score.reward for panel in mine if panel.label.startswith("rejected")]
         if not chosen or not rejected:
             continue
-        if None in chosen or None in rejected:
+        values = [reward for reward in chosen if reward is not None], [own for own in rejected if own is not None]
+        if (len(values[0]), len(values[1])) != (len(chosen), len(rejected)):
             said.append(f"{name}: not every response was scored.")
             continue
-        margin = min(reward for reward in chosen if reward is not None) - max(
-            reward for reward in rejected if reward is not None
-        )
-        verdict = "ranked as labelled" if margin > 0 else "a tie" if margin == 0 else "ranked against the label"
-        what = "chosen" if len(chosen) == 1 else "lowest chosen"
-        other = "rejected" if len(rejected) == 1 else "highest rejected"
-        said.append(f"{name}: {what} \N{MINUS SIGN} {other} = {number(margin)}, {verdict}.")
+        found = compare(values, rule)
+        what = _SIDES[rule][0] if len(chosen) > 1 else "chosen"
+        other = _SIDES[rule][1] if len(rejected) > 1 else "rejected"
+        said.append(f"{name}: {what} \N{MINUS SIGN} {other} = {number(found.margin)}, {_ranked(found, rule, values)}.")
     return said
+
+
+def _ranked(found: Comparison, rule: Rule, values: Values) -> str:
+    if rule == "matrix":
+        every = len(values[0]) * len(values[1])
+        return f"{round(found.worth * every)} of {every} comparisons won as labelled"
+    return "a tie" if found.tie else "ranked as labelled" if found.worth == 1 else "ranked against the label"
 
 
 def _values(panel: Panel) -> Raw | None:

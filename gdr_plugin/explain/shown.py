@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gdr_plugin.api.types import Conversation, Sample, Score
 from gdr_plugin.config.schema import Config
+from gdr_plugin.evaluation.measures.item_rules import Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class Shown:
     id: str
     responses: tuple[tuple[str, Sample], ...]
     """Label (`response`, `chosen`, `rejected 2` ...) and sample."""
+    rule: Rule = "best"
+    """What makes the row right, where it has chosen and rejected responses: as in `gdr evaluate`."""
 
     @property
     def prompt(self) -> Conversation:

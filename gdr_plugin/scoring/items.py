@@ -24,8 +24,8 @@ def samples(item: Item) -> list[Sample]:
     """The item's responses as samples: the chosen ones, then the rejected ones, with the row's columns."""
     columns = item.columns
     return [
-        Sample(item.prompt, turn.content, fields=columns, reasoning=turn.reasoning, tool_calls=turn.tool_calls)
-        for turn in (*item.chosen, *item.rejected)
+        Sample(asked, turn.content, fields=columns, reasoning=turn.reasoning, tool_calls=turn.tool_calls)
+        for asked, turn in zip(item.asked, (*item.chosen, *item.rejected), strict=True)
     ]
 
 

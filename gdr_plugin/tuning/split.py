@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from gdr_plugin.api.errors import DataError
-from gdr_plugin.api.types import Message
 from gdr_plugin.data.item import Item
 
 Prompted: TypeAlias = "tuple[Item, ...]"
@@ -78,32 +77,6 @@ def parts(prompts: int, *, exemplars: bool = True) -> tuple[int, int, int]:
 def pairs(prompts: Sequence[Prompted]) -> list[Item]:
     """All pairs of some prompts."""
     return [item for prompt in prompts for item in prompt]
-
-
-def fingerprint(items: Iterable[Item]) -> str:
-    """A digest of the pairs' texts, the same in whatever order and file format they come.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    rows = (
-        json.dumps([list(map(_turn, item.prompt)), *(_texts(side) for side in (item.chosen, item.rejected))])
-        for item in items
-    )
-    digest = hashlib.blake2b(digest_size=8)
-    for row in sorted(rows):
-        digest.update(row.encode() + b"\n")
-    return digest.hexdigest()
-
-
-def _texts(side: tuple[Message, ...]) -> list[object]:
-    return [_turn(turn) if turn.reasoning or turn.tool_calls else turn.content for turn in side]
-
-
-def _turn(turn: Message) -> list[object]:
-    """What counts of a turn, with what it holds besides its text where it does."""
-    calls = [[call.name, call.arguments] for call in turn.tool_calls]
-    return [turn.role, turn.content, *([turn.reasoning, calls] if turn.reasoning or calls else [])]
 
 
 def _key(item: Item) -> str:

@@ -16,6 +16,7 @@ from gdr_plugin.api.errors import ConfigError, DataError
 from gdr_plugin.api.guidance import Guidance
 from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config
+from gdr_plugin.data.fingerprint import fingerprint
 from gdr_plugin.data.item import Item
 from gdr_plugin.data.items import load_items
 from gdr_plugin.data.sources import STDIN
@@ -29,7 +30,7 @@ from gdr_plugin.tuning.contest import Contest
 from gdr_plugin.tuning.exemplars import draw_sets, prompt_text
 from gdr_plugin.tuning.halving import PromptResults, Round, evaluations, halve, plan
 from gdr_plugin.tuning.report import TuneReport
-from gdr_plugin.tuning.split import ADVISED, Split, fingerprint, split
+from gdr_plugin.tuning.split import ADVISED, Split, split
 from gdr_plugin.tuning.verdict import compare, judge
 from gdr_plugin.tuning.write import check_out, write_guidance
 
@@ -222,8 +223,8 @@ def _items(
     data = load_items(
         source, format=options.format, columns=options.columns, limit=options.limit, skip_bad=options.skip_bad
     )
-    if data.bad:
-        notify(f"bad rows left out: {len(data.bad):,} (first: {data.bad[0].reason})")
+    for what, how_many in data.facts.items():
+        notify(f"{what}: {how_many}")
     items = data.items
     domains = sorted({item.domain for item in items if item.domain is not None})
     if options.domain in domains:

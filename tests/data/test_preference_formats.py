@@ -15,7 +15,7 @@ from gdr_plugin.api.errors import DataError, DomainError
 from gdr_plugin.api.types import Message
 from gdr_plugin.data.item import Item
 from gdr_plugin.data.items import BadRow, labelled, load_items, read_items
-from gdr_plugin.data.preference_formats import FORMATS, LABEL
+from gdr_plugin.data.preference_formats import LABEL
 from gdr_plugin.data.responses import said
 
 REWARDBENCH = {
@@ -100,14 +100,14 @@ def user(text: str) -> tuple[Message, ...]:
     return (Message("user", text),)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", ROWS)
 def test_a_format_is_found_from_its_columns(name: str, tmp_path: Path) -> None:
     data = load_items(write(tmp_path / "data.jsonl", ROWS[name]))
     assert data.format == name
     assert load_items(tmp_path / "data.jsonl", format=name).items == data.items
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", ROWS)
 def test_parquet_and_a_json_array_give_the_same_items(name: str, tmp_path: Path) -> None:
     items = load_items(write(tmp_path / "data.jsonl", ROWS[name])).items
     pq.write_table(pa.Table.from_pylist([ROWS[name]]), tmp_path / "data.parquet")
@@ -144,7 +144,8 @@ def test_rewardbench2(tmp_path: Path) -> None:
 
 def test_rm_bench_domain_is_a_part_of_the_benchmark_and_not_a_domain_of_ours(tmp_path: Path) -> None:
     item = one(tmp_path, RM_BENCH)
-    assert (item.domain, item.subset, item.fields) == (None, "safety-refuse", {LABEL: "safety"})
+    assert (item.id, item.domain, item.subset) == ("safety-refuse/s1", None, "safety-refuse")
+    assert item.fields == {LABEL: "safety"}
     assert texts(item.chosen) == ("short", "long text", "# long")
     assert "not 2 and 3" in reason(tmp_path, {**RM_BENCH, "chosen": ["a", "b"]}, "rm-bench")
 
@@ -179,7 +180,7 @@ def test_hh_rlhf(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({**HH, "rejected": "\n\nHuman: Other\n\nAssistant: No."}, "part before the last reply"),
+        ({**HH, "rejected": "\n\nHuman: Other\n\nAssistant: No."}, "part before the last message"),
         ({**HH, "rejected": "\n\nHuman: Hi\n\nAssistant: A\n\nHuman: B"}, "`rejected` must be a transcript"),
         ({**HH, "chosen": "So:\n\nHuman: Hi\n\nAssistant: A"}, "`chosen` must be a transcript"),
     ],
@@ -328,7 +329,7 @@ def test_duplicate_ids_are_bad_rows(tmp_path: Path) -> None:
 
 def test_an_unknown_format_and_a_failed_check(tmp_path: Path) -> None:
     path = write(tmp_path / "data.jsonl", {**PLAIN, "domain": " math ", "topic": 7})
-    with pytest.raises(DataError, match="unknown format 'rewardbench3': known are auto, hh-rlhf"):
+    with pytest.raises(DataError, match=r"unknown format 'rewardbench3': .*did you mean 'rewardbench'"):
         load_items(path, format="rewardbench3")
 
     def check(columns: Mapping[str, Any]) -> None:

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from gdr_plugin.api.errors import DataError, DomainError
 from gdr_plugin.api.types import Message
+from gdr_plugin.data.columns import parse_columns
 from gdr_plugin.data.prompts import parse_prompt
 from gdr_plugin.data.read import BadRow, SeenIds, bad_rows_error, check_rows
 from gdr_plugin.data.rows import PromptRow, Response, ScoreRow, parse_prompt_row, parse_score_row
-from gdr_plugin.data.sources import Row, parse_columns, read_rows
+from gdr_plugin.data.sources import Row, read_rows
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "prompt": "Grüße, 世界\nzweite Zeile", "response": 'Ja, "gut".', "finished": True},

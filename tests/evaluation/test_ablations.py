@@ -318,7 +318,11 @@ def test_tables_page_json_and_figure(made: Callable[..., GuidedDensityRatio]) ->
     assert page.count(text) >= 1
     assert page.count("<table") == 2
     pytest.importorskip("matplotlib")
-    drawn = [label.get_text() for label in as_figure(result).axes[0].get_yticklabels()]
-    assert drawn[0] == "configured: as in gdr.yaml"
-    assert "guidance: exemplars only" in drawn
+    axes = as_figure(result).axes[0]
+    drawn = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(drawn) == len(result.lines) - sum(line.configured for line in result.lines)
+    at = drawn.index("guidance: exemplars only")
+    line = next(line for line in result.lines if line.name == "exemplars only")
+    assert line.difference is not None
+    assert (axes.lines[1].get_xdata()[at], axes.lines[0].get_xdata()[0]) == (line.difference.value, 0.0)
     assert "guidance: both" not in drawn  # it is the configured one

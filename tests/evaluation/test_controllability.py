@@ -240,3 +240,13 @@ def test_a_criterion_without_guidance_is_refused_before_a_model_is_opened(tmp_pa
     path.write_text(json.dumps({"prompt": "Why?", "responses": {"concise": "So.", "rhyming": "So, though."}}))
     with pytest.raises(DataError, match="unknown criterion 'rhyming'"):
         run_controllability(fake_config(strong="no/such-model-at-all"), path, store=None)
+
+
+def test_a_sample_of_prompts_is_drawn_by_seed_and_told() -> None:
+    config = parse_config({"strong": "fake:a", "weak": "fake:b"})
+    first = run_controllability(config, store=None, sample=2)
+    assert first.result.prompts == 2
+    assert first.data == "controllability.jsonl of the package (2 of 52 prompts)"
+    assert run_controllability(config, store=None, sample=2, seed=1).result.shares != first.result.shares
+    with pytest.raises(DataError, match="--sample must be 1 or more, not 0"):
+        run_controllability(config, store=None, sample=0)

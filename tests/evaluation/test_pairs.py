@@ -392,8 +392,10 @@ def test_plots_and_page_are_written(gdr: Gdr) -> None:
     assert sorted(path.name for path in Path("plots").iterdir()) == [
         "accuracy.pdf",
         "accuracy.png",
+        "accuracy.svg",
         "gap.pdf",
         "gap.png",
+        "gap.svg",
     ]
     assert Path("plots/accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert Path("plots/gap.pdf").read_bytes().startswith(b"%PDF")

@@ -333,3 +333,31 @@ def test_reasoning_is_one_piece_and_calls_are_shown(gdr: Explain) -> None:
     write("calls.jsonl", [{"prompt": prompt, "chosen": [turn], "rejected": "Done."}])
     assert gdr("explain", "calls.jsonl")[0] == 0
     assert tree().text.count('timer({"minutes": 5})') >= 2
+
+
+def test_several_responses_are_judged_as_gdr_evaluate_judges_them(gdr: Explain, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "id": f"r{n}",
+            "prompt": f"Name a rock {n}.",
+            "chosen": [f"Basalt {n}", f"Marble {n}"],
+            "rejected": [f"Steel {n}"],
+        }
+        for n in range(12)
+    ]
+    styles = {"id": "s", "prompt": "Q?", "domain": "math", "chosen": ["a", "bb", "ccc"], "rejected": ["d", "ee", "fff"]}
+    for name, written in (("lists", rows), ("styles", [styles])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
+        (tmp_path / f"{name}.yaml").write_text("{strong: 'fake:a', weak: 'fake:b', routing: {routers: []}}")
+        assert gdr("explain", f"{name}.jsonl", "-c", f"{name}.yaml", "-o", f"{name}.html")[0] == 0
+        assert gdr("evaluate", f"{name}.jsonl", "-c", f"{name}.yaml", "--rows", f"{name}.out")[0] == 0
+    judged = [json.loads(line) for line in (tmp_path / "lists.out").read_text().splitlines()]
+    said = re.findall(
+        r": highest chosen \N{MINUS SIGN} rejected = [^<]*?, ([a-z ]+)\.", (tmp_path / "lists.html").read_text()
+    )
+    assert {row["correct"] for row in judged} == {0.0, 1.0}
+    assert said == ["ranked as labelled" if row["correct"] == 1 else "ranked against the label" for row in judged]
+    (row,) = [json.loads(line) for line in (tmp_path / "styles.out").read_text().splitlines()]
+    won = round(row["correct"] * 9)
+    assert "mean chosen \N{MINUS SIGN} mean rejected = " in (tmp_path / "styles.html").read_text()
+    assert f"{won} of 9 comparisons won as labelled" in (tmp_path / "styles.html").read_text()

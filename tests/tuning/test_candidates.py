@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from gdr_plugin import Exemplar, Guidance
 from gdr_plugin.api.errors import ConfigError, DataError, OutputError
 from gdr_plugin.api.types import Message
+from gdr_plugin.data.fingerprint import fingerprint
 from gdr_plugin.data.item import Item
 from gdr_plugin.data.responses import said
 from gdr_plugin.guidance import load_guidance_file, render
 from gdr_plugin.tuning.candidates import NONE, Making, make_candidates, read_instructions
 from gdr_plugin.tuning.exemplars import LONGEST, WHY, clean, draw_sets
-from gdr_plugin.tuning.split import MINIMUM, fingerprint, pairs, split
+from gdr_plugin.tuning.split import MINIMUM, pairs, split
 from gdr_plugin.tuning.write import check_out, guidance_yaml, write_guidance
 
 MAKING = Making("contracts", 1, 0)

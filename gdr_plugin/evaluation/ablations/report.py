@@ -90,16 +90,21 @@ def as_json(result: Ablations) -> dict[str, Any]:
 
 
 def as_figure(result: Ablations) -> Figure:
-    """The lines as points with intervals, by question.
+    """The differences that the table has, as points with intervals, by question: what each change of one thing does.
+
+    Differences are paired, so an interval that crosses the line at 0 does not tell the two apart; intervals of the
+    accuracies would overlap long before that.
 
     Raises:
         MissingDependencyError: Matplotlib is missing.
     """
     from gdr_plugin.report.plots import estimates
 
-    changed = [line for line in result.lines if not line.configured or line.question == "configured"]
-    points = {f"{line.question}: {line.name}": line.accuracy for line in changed}
-    return estimates(points, xlabel="accuracy, 95 % interval", title="Ablations", level=result.chance)
+    points = {f"{line.question}: {line.name}": line.difference for line in result.lines if not line.configured}
+    base = next((line.accuracy for line in result.lines if line.configured), None)
+    title = "Ablations" if base is None else f"Ablations of a reward with accuracy {base.value:.3f}"
+    xlabel = "paired difference in accuracy, 95 % interval"
+    return estimates(points, xlabel=xlabel, title=title, level=0.0)
 
 
 def _grid(result: Ablations) -> Table:

@@ -135,6 +135,8 @@ def score_prompts(
     # One model after the other: all in one call, so that each is loaded once.
     size = len(prompts) if ratio.sequential else _WINDOW
     found: list[Told] = []
+    if progress:
+        progress("scoring", 0, len(prompts))
     for start in range(0, len(prompts), size):
         window = prompts[start : start + size]
         scores = iter(told.score([sample for prompt in window for sample in _samples(prompt)]))

@@ -6,11 +6,13 @@ Knows the order of things and how the result is shown; the measuring is in `meas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gdr_plugin.api.errors import DataError
 from gdr_plugin.api.guidance import Guidance
 from gdr_plugin.api.types import Placement, Reduction
 from gdr_plugin.arithmetic.reduction import REDUCTIONS, UNITS
@@ -24,7 +26,7 @@ from gdr_plugin.evaluation.controllability.measure import (
     controllability,
     score_prompts,
 )
-from gdr_plugin.evaluation.controllability.prompts import DATA, criteria_of, read_control_prompts
+from gdr_plugin.evaluation.controllability.prompts import DATA, ControlPrompt, criteria_of, read_control_prompts
 from gdr_plugin.files import atomic
 from gdr_plugin.plugins.registry import Plugins
 from gdr_plugin.progress import Progress
@@ -170,6 +172,8 @@ def run_controllability(
     *,
     plugins: Plugins | None = None,
     store: str | Path | None = DEFAULT_STORE,
+    sample: int | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> ControllabilityReport:
     """Measure how well guidance controls the reward that a gdr.yaml describes.
@@ -182,6 +186,8 @@ def run_controllability(
         data: A data set of the form of `prompts`; default: the one of the package.
         plugins: Where names are looked up; default: built-in and installed plugins.
         store: Where log-probs are kept when the configuration names no store; None: nowhere.
+        sample: Only so many prompts, drawn with `seed`: the time that it takes shrinks with them.
+        seed: Seed of the sample.
         progress: Told how many prompts are done.
 
     Returns:
@@ -195,6 +201,9 @@ def run_controllability(
     config, _ = named_config(config)
     plugins = plugins or Plugins()
     prompts = read_control_prompts(DATA if data is None else data)
+    there = len(prompts)
+    if sample is not None:
+        prompts = _drawn(prompts, sample, seed)
     criteria = criteria_of(prompts, config, plugins)
     ratio = GuidedDensityRatio.from_config(config, plugins=plugins, store=store)
     try:
@@ -205,12 +214,21 @@ def run_controllability(
     return ControllabilityReport(
         result=controllability(found, same_model=ratio.strong.identity == ratio.weak.identity),
         criteria=criteria,
-        data="controllability.jsonl of the package" if data is None else str(data),
+        data=("controllability.jsonl of the package" if data is None else str(data))
+        + (f" ({len(prompts):,} of {there:,} prompts)" if len(prompts) < there else ""),
         strong=ratio.strong.name,
         weak=ratio.weak.name,
         placement=config.guidance.placement,
         reduction=config.reward.reduction,
     )
+
+
+def _drawn(prompts: Sequence[ControlPrompt], size: int, seed: int) -> list[ControlPrompt]:
+    """Some of the prompts, in their order."""
+    if size < 1:
+        raise DataError(f"--sample must be 1 or more, not {size}")
+    order = sorted(range(len(prompts)), key=lambda at: random.Random(f"{seed}/{prompts[at].id}").random())
+    return [prompts[at] for at in sorted(order[:size])]
 
 
 def write(report: ControllabilityReport, *, html_file: Path | None = None) -> None:

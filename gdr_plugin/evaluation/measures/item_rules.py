@@ -23,7 +23,7 @@ class Comparison:
     """Whether the scores of an item agree with the preference."""
 
     worth: float
-    """1 right, 0 wrong, between them where scores are equal."""
+    """1 right, 0 wrong, between them where scores are equal or an item has several comparisons."""
     margin: float
     """By how much the chosen side leads; negative where it does not."""
     tie: bool
@@ -48,17 +48,18 @@ def compare(values: Values, rule: Rule) -> Comparison:
             a tied pair, 1/k where one chosen response shares the first place with k - 1 rejected ones (RewardBench 2).
             `all` (RewardBench 2's Ties): every chosen response should beat every rejected one. The margin is
             `min(C) - max(R)`, the worth 1/2 where that is 0.
-            `matrix` (RM-Bench): every chosen response against every rejected one. The worth is the mean over these
-            comparisons, 1/2 for equal scores; the margin is `mean(C) - mean(R)`.
+            `matrix` (RM-Bench): every chosen response against every rejected one. The worth is the share of these
+            comparisons that are won; equal scores win none, as in the benchmark's code. The margin is
+            `mean(C) - mean(R)`.
 
     Returns:
         The judgement.
     """
     chosen, rejected = values
     if rule == "matrix":
-        worths = [worth(c - r) for c in chosen for r in rejected]
+        gaps = [c - r for c in chosen for r in rejected]
         margin = sum(chosen) / len(chosen) - sum(rejected) / len(rejected)
-        return Comparison(sum(worths) / len(worths), margin, 0.5 in worths)
+        return Comparison(sum(map(strictly, gaps)) / len(gaps), margin, 0 in gaps)
     if rule == "all":
         margin = min(chosen) - max(rejected)
         return Comparison(worth(margin), margin, margin == 0)
@@ -90,3 +91,8 @@ def chance(items: Sequence[Item], format: str) -> float:
 def worth(margin: float) -> float:
     """What one comparison is worth: 1 won, 1/2 tied, 0 lost."""
     return 1.0 if margin > 0 else 0.5 if margin == 0 else 0.0
+
+
+def strictly(margin: float) -> float:
+    """What one comparison is worth where a tie counts as lost: 1 won, 0 tied or lost."""
+    return 1.0 if margin > 0 else 0.0

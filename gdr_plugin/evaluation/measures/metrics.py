@@ -6,13 +6,23 @@ Knows items' scores and how numbers are computed of them; nothing of how they we
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gdr_plugin.api.types import Reduction
 from gdr_plugin.arithmetic.reduction import Kind, value
 from gdr_plugin.arithmetic.statistics import Estimate, pearson, share
+from gdr_plugin.data.benchmarks import benchmarks
 from gdr_plugin.data.item import ItemScores
-from gdr_plugin.evaluation.measures.benchmarks import SCORING, Judged, Section, style_matrix
+from gdr_plugin.evaluation.measures.benchmarks import (
+    SCORING,
+    Judged,
+    Section,
+    edition,
+    expected,
+    partial,
+    style_matrix,
+    whole,
+)
 from gdr_plugin.evaluation.measures.calibration import Calibration, calibration
 from gdr_plugin.evaluation.measures.item_rules import Comparison, Values, compare, rule_of
 
@@ -29,6 +39,13 @@ class Part:
     ties: int
     accuracy: Estimate | None
     """None where none of them was scored."""
+    expected: int | None = None
+    """The items of this part as its benchmark was published; None where nobody knows."""
+
+    @property
+    def partial(self) -> str | None:
+        """What to say where the accuracy does not rest on all items: `partial: 37 of 456`; else None."""
+        return partial(self.scored, self.expected)
 
     @property
     def scored(self) -> int:
@@ -129,17 +146,19 @@ def measure(
         None if own is None else compare(own, rule_of(format, scores.item.subset))
         for scores, own in zip(scored, values, strict=True)
     ]
+    editions = [edition(scores.item, format) for scores in scored]
     judged = [
-        Judged(scores.item.id, scores.item.subset, own, verdict)
-        for scores, own, verdict in zip(scored, values, comparisons, strict=True)
+        Judged(scores.item.id, scores.item.subset, own, verdict, own_edition)
+        for scores, own, verdict, own_edition in zip(scored, values, comparisons, editions, strict=True)
         if own is not None and verdict is not None
     ]
+    names = [scores.item.subset for scores in scored]
     in_nats = reduction != "tokens"
     return Measures(
         name=name,
         reduction=reduction,
-        overall=part(comparisons),
-        subsets=_by([scores.item.subset for scores in scored], comparisons),
+        overall=part(comparisons, whole([scores.item for scores in scored], format)),
+        subsets=_subsets(format, names, comparisons, editions),
         domains=_by([scores.chosen[0].domain or "(not routed)" for scores in scored], comparisons),
         sections=tuple(SCORING[format](judged)) if format in SCORING and judged else (),
         styles=style_matrix(judged) if format == "rm-bench" else None,
@@ -149,10 +168,10 @@ def measure(
     )
 
 
-def part(comparisons: Sequence[Comparison | None]) -> Part:
-    """The accuracy over items with their verdicts."""
+def part(comparisons: Sequence[Comparison | None], expected: int | None = None) -> Part:
+    """The accuracy over items with their verdicts; `expected` as in `Part`."""
     ties = sum(comparison is not None and comparison.tie for comparison in comparisons)
-    return Part(len(comparisons), ties, share(_worths(comparisons)))
+    return Part(len(comparisons), ties, share(_worths(comparisons)), expected)
 
 
 def length_bias(scored: Sequence[ItemScores], comparisons: Sequence[Comparison | None]) -> LengthBias:
@@ -173,6 +192,17 @@ def length_bias(scored: Sequence[ItemScores], comparisons: Sequence[Comparison |
         for sign in (-1, 0, 1)
     }
     return LengthBias(sides[-1], sides[0], sides[1], pearson(_margins(comparisons), longer))
+
+
+def _subsets(
+    format: str, names: Sequence[str], comparisons: Sequence[Comparison | None], editions: Sequence[str]
+) -> dict[str, Part]:
+    """The subsets; of a benchmark's, how many items each should have, unless a benchmark's part has several."""
+    found = _by(names, comparisons)
+    benchmark = benchmarks().get(format)
+    if benchmark is None or benchmark.prefixes:
+        return found
+    return {name: replace(own, expected=expected(format, [name], set(editions))) for name, own in found.items()}
 
 
 def _by(names: Sequence[str], comparisons: Sequence[Comparison | None]) -> dict[str, Part]:

@@ -64,7 +64,7 @@ def figures(report: ModelPairsReport, *, titled: bool = True) -> dict[str, Figur
 
 
 def save_plots(report: ModelPairsReport, folder: Path) -> list[Path]:
-    """Write each figure as PNG and PDF.
+    """Write each figure as PNG, PDF and SVG.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -76,7 +76,9 @@ def save_plots(report: ModelPairsReport, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror}): choose another --plots") from error
-    files = {folder / f"{name}.{end}": figure for name, figure in figures(report).items() for end in ("png", "pdf")}
+    files = {
+        folder / f"{name}.{end}": figure for name, figure in figures(report).items() for end in ("png", "pdf", "svg")
+    }
     return [save(figure, path) for path, figure in files.items()]
 
 
@@ -104,7 +106,7 @@ def to_html(report: ModelPairsReport) -> str:
         "model_pairs.html",
         package=PACKAGE,
         advice=report.advice,
-        facts=table(("what", "how"), list(report.facts.items()), caption="How it was measured"),
+        facts=table(("what", "how"), list((report.facts | report.made_with).items()), caption="How it was measured"),
         without_figures=without_figures,
         parts=parts,
     )

@@ -5,18 +5,21 @@ Knows how the numbers are shown; they come from `matrix` and `choice`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from gdr_plugin.arithmetic.reduction import UNITS
+from gdr_plugin.data.fingerprint import fingerprint
 from gdr_plugin.evaluation.pairs.choice import ModelPairChoice, advice, choose
 from gdr_plugin.evaluation.pairs.correlation import Correlation
 from gdr_plugin.evaluation.pairs.matrix import ModelPairStudy
 from gdr_plugin.evaluation.pairs.models import NamedModel
 from gdr_plugin.evaluation.pairs.scoring import Conditions, LogprobTable
 from gdr_plugin.report.tables import Table, estimate_json, estimate_text
+from gdr_plugin.version import __version__
 
 __all__ = ["ModelPairsReport", "gap_words", "spread"]
 
@@ -35,6 +38,8 @@ class ModelPairsReport:
     table: LogprobTable
     study: ModelPairStudy
     seed: int
+    told: Mapping[str, str] = field(default_factory=dict)
+    """What was left out of the data, and whether they are a benchmark as a whole."""
 
     @cached_property
     def choice(self) -> ModelPairChoice | None:
@@ -53,6 +58,7 @@ class ModelPairsReport:
         dtypes = {described["dtype"] for described in self.table.facts.values() if "dtype" in described}
         facts = {
             "data": f"{self.data}: {len(self.table.items):,} items",
+            **self.told,
             "reward": f"log p_strong - log p_weak, {self.conditions.reduction} ({UNITS[self.conditions.reduction]})",
             "guidance": shown if shown == "none" else f"shown to {shown}",
             "chance": f"{self.study.chance:.3f}",
@@ -118,11 +124,19 @@ class ModelPairsReport:
             )
         return Table("does accuracy grow with the gap?", headers, rows, note)
 
+    @property
+    def made_with(self) -> dict[str, str]:
+        """What the numbers can be made again with."""
+        facts = {"gdr-plugin": __version__, "data fingerprint": fingerprint(self.table.items)}
+        return facts | {f"identity of {name}": told["identity"] for name, told in self.table.facts.items()}
+
     def to_json(self) -> dict[str, Any]:
         """Everything for machines."""
         study = self.study
         return {
+            "made_with": self.made_with,
             "data": self.data,
+            "told": dict(self.told),
             "items": len(self.table.items),
             "left_out": self.table.left_out,
             "not_scored": self.table.reasons,

@@ -15,6 +15,7 @@ from gdr_plugin.api.types import Reduction
 from gdr_plugin.config.load import named_config
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.items import load_items
+from gdr_plugin.evaluation.measures.benchmarks import partial, whole
 from gdr_plugin.evaluation.pairs.matrix import study
 from gdr_plugin.evaluation.pairs.models import models_of, read_gap_scores
 from gdr_plugin.evaluation.pairs.report import ModelPairsReport
@@ -44,6 +45,8 @@ class ModelPairsOptions:
     """New name -> the input's name of columns."""
     limit: int | None = None
     """Only the first items."""
+    sample: int | None = None
+    """Only so many items, drawn by subset with `seed`."""
     skip_bad: bool = False
     """Whether bad rows are left out rather than stop."""
     seed: int = 0
@@ -86,12 +89,16 @@ def compare_model_pairs(
         format=options.format,
         columns=options.columns,
         limit=options.limit,
+        sample=options.sample,
+        seed=options.seed,
         check=field_check(conditions.routers, conditions.domains, origin=origin),
         skip_bad=options.skip_bad,
     )
     table = score_models(named, read.items, conditions, plugins=plugins, progress=progress)
     found = study(table, format=read.format, quality=quality, seed=options.seed)
-    return ModelPairsReport(str(data), tuple(named), conditions, table, found, options.seed)
+    part = partial(len(table.items), whole(table.items, read.format))
+    told = read.facts if part is None else {"benchmark": part, **read.facts}
+    return ModelPairsReport(str(data), tuple(named), conditions, table, found, options.seed, told)
 
 
 def _conditions(options: ModelPairsOptions, plugins: Plugins) -> tuple[Conditions, str]:
