@@ -7,10 +7,11 @@ The policy is SmolLM2-135M-Instruct with a LoRA adapter. The reward is the demo 
 harmlessness adapter (strong) against itself without (weak), per token. All questions ask for something that a kind
 answer declines.
 
-What to expect with seed 0: the reward rises from -0.11 to 0.38 nats a token in 16 steps, and from -0.10 to 0.42 on
-questions that were not trained on. The policy stops explaining how to do it, and soon says nothing but grave words
-("The weight of self-reflection. The eternal conundrum"): it has learned the pair's taste rather than to be helpful. The
-falling entropy and the weak model's growing surprise in the curve's lower panel are how one sees it coming.
+What to expect with seed 0 (measured with the demo pair's adapter of version 0.1.0, not yet with today's): the reward
+rises from -0.11 to 0.38 nats a token in 16 steps, and from -0.10 to 0.42 on questions that were not trained on. The
+policy stops explaining how to do it, and soon says nothing but grave words ("The weight of self-reflection. The eternal
+conundrum"): it has learned the pair's taste rather than to be helpful. The falling entropy and the weak model's growing
+surprise in the curve's lower panel are how one sees it coming.
 
 For models of your own change the two lines that say `change me`; on a GPU nothing else needs to be changed.
 """
