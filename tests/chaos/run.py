@@ -39,7 +39,7 @@ def chaos(seed: int, minutes: float, folder: Path) -> Figures:
         own.mkdir()
         print(f"chaos: {part}", file=sys.stderr, flush=True)
         if part == "annotate":
-            annotate_again_and_again(rng, max(3, int(3 * minutes)), own, figures)
+            annotate_again_and_again(rng, max(3, int(2 * minutes)), own, figures)
         elif part == "demo" and real:
             annotate_the_demo_pair(rng, own, figures)
         elif part == "serve":
