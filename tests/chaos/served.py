@@ -289,11 +289,12 @@ class Day:
     async def _health(self) -> None:
         if await self._pause(0.1, 0.3):
             return
-        process = self._server.process
+        process, ready = self._server.process, self._server.up.is_set()
         begun = time.monotonic()
         with contextlib.suppress(OSError, EOFError):
             status, _, _ = await ask(self._server.port, b"GET /health HTTP/1.1\r\nHost: gdr\r\n\r\n")
-            if process is self._server.process:
+            # One that is starting listens before it has loaded anything: clients wait, and need not try again.
+            if ready and process is self._server.process:
                 self._figures.counts[f"health: answered {status}"] += 1
                 self._slowest = max(self._slowest, time.monotonic() - begun)
 
