@@ -36,7 +36,7 @@ WITH_LOWEST += -m "not slow and not thorough" -k "not gemma2" \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check docs lint test-python test-lowest test-servers lowest bench bench-servers bench-quick clean
+.PHONY: help demo test check chaos docs lint test-python test-lowest test-servers lowest bench bench-servers bench-quick clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ test-servers: $(VENV)/.dev $(BASE) $(VENV)/.peer-vllm $(VENV)/.peer-sglang  ## r
 
 bench-servers: $(VENV)/.dev $(BASE) $(VENV)/.peer-vllm $(VENV)/.peer-sglang  ## the same scores from the local engine, SGLang, and vLLM in both ways, cold and warm
 	$(BIN)/python -m benchmarks.servers
+
+chaos: $(VENV)/.dev $(BASE)  ## ten minutes of kills, full disks, floods and wrong inputs; prints its seed, which SEED=... repeats
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
 
 bench-quick: $(VENV)/.bench $(BASE)  ## the core of it, in under 4 minutes
 	$(BIN)/python -m benchmarks --quick

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
+from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.types import Conversation, Logprobs, Message, TokenSpan
 
 
@@ -31,6 +32,22 @@ class ChatFormat(Protocol):
         Raises:
             ChatError: The template refuses the conversation, or it does not fit (policy `error`), or the response
                 alone does not fit. The message says which and what to change.
+        """
+        ...
+
+
+@runtime_checkable
+class SpansTogether(Protocol):
+    """What a `ChatFormat` may offer beyond its contract: many spans in one call, where that is quicker."""
+
+    def spans(self, asked: Sequence[tuple[Conversation, str, bool]]) -> list[TokenSpan | ChatError]:
+        """What `ChatFormat.span` gives for each of many questions.
+
+        Args:
+            asked: Conversation, response, and whether the end-of-turn token counts; as for `ChatFormat.span`.
+
+        Returns:
+            A span each, in order; in the place of one that cannot be had, the error that `span` raises.
         """
         ...
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from gdr_plugin.api.errors import quoted
 from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.types import Sample
 
@@ -52,5 +53,6 @@ class Router(Protocol):
 
 def options_error(router: str, options: Mapping[str, Any], allowed: Sequence[str]) -> str:
     """One line that names the options a router does not know and those it does."""
-    extra = ", ".join(sorted(set(options) - set(allowed)))
+    names = sorted(set(options) - set(allowed))
+    extra = ", ".join(name if name.isidentifier() and len(name) < 100 else quoted(name) for name in names[:5])
     return f"routing.routers: the router {router!r} has no option {extra}; it has {', '.join(allowed) or 'none'}"

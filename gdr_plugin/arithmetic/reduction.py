@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from gdr_plugin.api.types import Logprobs, Reduction, Score, TokenSpan
@@ -19,7 +20,7 @@ UNITS: dict[Reduction, str] = {"sum": "nats", "mean": "nats a token", "per_byte"
 """The unit of a reduced log-prob."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
     """One model's answer for one sample: log-probs, or the reason why there are none."""
 
@@ -28,7 +29,7 @@ class Answer:
     """The tokens that were asked about; None when the sample could not be rendered."""
     reason: str | None = None
 
-    @property
+    @cached_property
     def total(self) -> float | None:
         """Sum of the log-probs in nats; not finite where the model overflowed; None without log-probs."""
         return None if self.logprobs is None else math.fsum(self.logprobs.tolist())

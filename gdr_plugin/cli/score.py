@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from gdr_plugin.cluster.engine import Engine
     from gdr_plugin.scoring.apart import ScoreOptions
 
+_ENCODER = json.JSONEncoder(allow_nan=False)
+"""ASCII only, so that the encoding of standard output does not matter; `json.dumps` would make one for every row."""
+
 
 @app.command()
 def score(
@@ -143,6 +146,5 @@ def _writer(out: Path | None, inputs: list[str | Path]) -> Iterator[Callable[[li
 
 
 def _write(file: Any, rows: list[dict[str, Any]]) -> None:
-    # ASCII only, so that the encoding of standard output does not matter.
-    file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    file.write("".join(_ENCODER.encode(row) + "\n" for row in rows))
     file.flush()

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from gdr_plugin.api.errors import ConfigError, unknown
-from gdr_plugin.text import type_name
+from gdr_plugin.api.errors import ConfigError, quoted, unknown
+from gdr_plugin.text import printable, type_name
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
+
+_SHOWN: Final = 10
+"""Most complaints in one message: a person mends one after the other."""
+_NAME, _COMPLAINT = 100, 600
+"""Most characters of a key and of a complaint."""
 
 
 class FileEntry(BaseModel):
@@ -75,11 +80,12 @@ def explain(error: ValidationError, schema: type[BaseModel], data: object) -> st
     lines = []
     for key, details in found.items():
         if len(details) > 1:  # the branches of a union: any of them would do
-            text = f"must be {' or '.join(map(_expected, details))}, not {details[0]['input']!r}"
+            text = f"must be {' or '.join(map(_expected, details))}, not {quoted(details[0]['input'])}"
         else:
             text = _complaint(details[0], schema)
-        lines.append(f"{key}: {text}" if key else text)
-    return "; ".join(lines)
+        lines.append(printable(f"{key}: {text}" if key else text, limit=_COMPLAINT))
+    more = [f"and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []
+    return "; ".join(lines[:_SHOWN] + more)
 
 
 def _data_path(detail: ErrorDetails, data: object) -> tuple[int | str, ...]:
@@ -102,7 +108,7 @@ def _data_path(detail: ErrorDetails, data: object) -> tuple[int | str, ...]:
 
 
 def _dotted(path: Sequence[int | str]) -> str:
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{printable(step, limit=_NAME)}" for step in path)
     return text.removeprefix(".")
 
 
@@ -119,20 +125,20 @@ def _complaint(detail: ErrorDetails, schema: type[BaseModel]) -> str:
         case "value_error":
             return str(context.get("error", detail["msg"]))
         case "greater_than":
-            return f"must be above {context['gt']:g}, not {value!r}"
+            return f"must be above {context['gt']:g}, not {quoted(value)}"
         case "greater_than_equal":
-            return f"must be {context['ge']:g} or more, not {value!r}"
+            return f"must be {context['ge']:g} or more, not {quoted(value)}"
         case "string_too_short" | "too_short":
             return "must not be empty"
         case _ if "[key]" in detail["loc"] or detail["type"] == "invalid_key":
-            return f"the key {value!r} must be text: put it in quotes"
+            return f"the key {quoted(value)} must be text: put it in quotes"
         case _ if value is None:
             return "has no value: give it one or remove the key"
         case "string_type" if not isinstance(value, (Mapping, list)):
             # YAML reads `on`, `no`, `12` or `2026-01-01` as something else than text.
-            return f"must be text, not {value!r}: put it in quotes"
+            return f"must be text, not {quoted(value)}: put it in quotes"
         case _:
-            return f"must be {_expected(detail)}, not {value!r}"
+            return f"must be {_expected(detail)}, not {quoted(value)}"
 
 
 def _expected(detail: ErrorDetails) -> str:

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.errors import nearest
+from gdr_plugin.text import printable
 
 if TYPE_CHECKING:
     from gdr_plugin.api.settings import ModelSpec
     from gdr_plugin.config.schema import Config, RouterEntry
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_LONGEST = 300
+"""Most characters of a path in a message."""
 _OPTION_FILES = (".yaml", ".yml", ".json")
 
 
@@ -65,10 +68,10 @@ class _Finder:
     def path(self, key: str, text: str, *, hub: bool = False, allowed: str = "") -> str:
         """An absolute path; with `hub`, a text that may be a hub id and is not on disk stays as it is."""
         path = self._absolute(text)
-        if path.exists():
+        if _exists(path):
             return str(path)
         if not hub or text.startswith((".", "/", "~")) or text.endswith(".gguf") or not _HUB_ID.fullmatch(text):
-            self.complaints.append(f"{key}: no such file or folder: {path}{allowed}{_neighbour(path)}")
+            self.complaints.append(f"{key}: no such file or folder: {_shown(path)}{allowed}{_neighbour(path)}")
         return text
 
     def model(self, key: str, spec: ModelSpec) -> ModelSpec:
@@ -97,7 +100,7 @@ class _Finder:
             if value.startswith((".", "/", "~")):
                 return self.path(f"{key}.{option}", value)
             path = self._absolute(value)
-            return str(path) if path.exists() else value
+            return str(path) if _exists(path) else value
 
         options = {name: found(name, value) for name, value in (entry.model_extra or {}).items()}
         return type(entry)(name=entry.name, **options)
@@ -105,7 +108,7 @@ class _Finder:
     def store(self, text: str) -> str:
         """The store's file, which need not be there yet."""
         path = self._absolute(text)
-        if path.is_dir():
+        if _exists(path) and path.is_dir():
             self.complaints.append(f"store.path: {path} is a folder: name a file in it, as in {text}/store.sqlite")
         return str(path)
 
@@ -114,8 +117,22 @@ class _Finder:
         return Path(os.path.abspath(self._base / Path(text).expanduser()))  # noqa: PTH100
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # the name is longer than a file's can be, or a folder on the way is closed to us
+        return False
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path), limit=_LONGEST)
+
+
 def _neighbour(path: Path) -> str:
     """The nearest name in the same folder."""
-    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    try:
+        names = [entry.name for entry in path.parent.iterdir()] if _exists(path.parent) and path.parent.is_dir() else []
+    except OSError:  # a folder that cannot be read has no name to offer
+        names = []
     near = nearest(path.name, names)
     return f" (did you mean {near!r}?)" if near else ""

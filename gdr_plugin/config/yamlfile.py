@@ -10,10 +10,12 @@ from typing import Any, Protocol
 
 import yaml
 
-from gdr_plugin.api.errors import ConfigError
-from gdr_plugin.text import one_line
+from gdr_plugin.api.errors import ConfigError, quoted
+from gdr_plugin.text import one_line, printable
 
 _MERGE = "tag:yaml.org,2002:merge"
+_PROBLEM = 500
+"""Most characters of what the parser says: it repeats what it read."""
 
 
 class TextFile(Protocol):
@@ -36,7 +38,7 @@ class _StrictLoader(yaml.SafeLoader):
             line = key_node.start_mark.line + 1
             if key in lines:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key!r} is there twice, first in line {lines[key]}: keep one",
+                    problem=f"the key {quoted(key)} is there twice, first in line {lines[key]}: keep one",
                     problem_mark=key_node.start_mark,
                 )
             lines[key] = line
@@ -88,8 +90,9 @@ def parse_yaml(text: str, origin: str) -> object:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
-        raise ConfigError(f"{origin}: {where}{error.problem or error.context}") from error
+        problem = printable(str(error.problem or error.context), limit=_PROBLEM)
+        raise ConfigError(f"{origin}: {where}{problem}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: is not YAML: {one_line(error)}") from error
+        raise ConfigError(f"{origin}: is not YAML: {printable(one_line(error), limit=_PROBLEM)}") from error
     except RecursionError:
         raise ConfigError(f"{origin}: is nested too deeply") from None

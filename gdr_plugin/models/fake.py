@@ -49,6 +49,7 @@ class FakeChat:
         self.opening: tuple[int, ...] = (BOS,)
         self._room = self.max_length - min(limits.max_response, self.max_length // 2)
         self._keep_end = limits.long_input == "keep_end"
+        self._latest: tuple[Conversation, tuple[tuple[int, ...], int]] | None = None
 
     def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
         """Ids of `response` after `conversation`; see `ChatFormat.span`."""
@@ -57,7 +58,10 @@ class FakeChat:
     def turn_span(self, conversation: Conversation, turn: Message, *, end: bool) -> TokenSpan:
         """Ids of a turn with reasoning or tool calls after `conversation`; see `WritesTurns.turn_span`."""
         ids = tuple(_written(turn).encode("utf-8", "surrogatepass")) + ((END,) if end else ())
-        context, dropped = self._context(conversation)
+        latest = self._latest
+        if latest is None or latest[0] != conversation:  # the candidates of a prompt follow each other
+            latest = self._latest = (tuple(conversation), self._context(conversation))
+        context, dropped = latest[1]
         if len(context) + len(ids) > self.max_length:
             raise ChatError(
                 f"the prompt ({len(context):,} tokens) and the response ({len(ids):,}) exceed {self.max_length:,} "

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from gdr_plugin.api.errors import ChatError
 from gdr_plugin.api.guidance import RenderedGuidance
-from gdr_plugin.api.models import LogprobModel, WritesTurns
-from gdr_plugin.api.types import Conversation, Placement, Sample, Side
+from gdr_plugin.api.models import ChatFormat, LogprobModel, SpansTogether, WritesTurns
+from gdr_plugin.api.types import Conversation, Placement, Sample, Side, TokenSpan
 from gdr_plugin.arithmetic.reduction import Answer
 from gdr_plugin.config.schema import EndOfTurn
 from gdr_plugin.guidance import apply
@@ -76,27 +76,64 @@ def ask(
         ModelError: The model cannot be loaded or fails as a whole.
     """
     guided = placement == "both" or placement == side
-    asked = [_question(side, model, sample, guided=guided, end_of_turn=end_of_turn) for sample in samples]
+    asked = _questions(side, model.chat, [_Asked.of(sample, guided, end_of_turn) for sample in samples])
     scored = iter(model.score([answer.span for answer in asked if answer.span is not None]))
     return [answer if answer.span is None else Answer(next(scored), answer.span) for answer in asked]
 
 
-def _question(
-    side: Side, model: LogprobModel, guided_sample: GuidedSample, *, guided: bool, end_of_turn: EndOfTurn
-) -> Answer:
-    """What the model is asked, still without log-probs: a span, or the reason why there is none."""
-    if guided_sample.routed.error is not None:
-        return Answer(reason=guided_sample.routed.error)
-    sample = guided_sample.sample
-    conversation = guided_sample.conversation if guided else sample.prompt
-    end = end_of_turn == "always" or (end_of_turn == "when-finished" and sample.finished)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a model is asked about a sample, as text."""
+
+    sample: Sample
+    conversation: Conversation
+    """What the model is shown."""
+    end: bool
+    """Whether the token that ends the turn counts."""
+    problem: str | None
+    """Why the sample is not asked about."""
+
+    @classmethod
+    def of(cls, guided_sample: GuidedSample, guided: bool, end_of_turn: EndOfTurn) -> _Asked:
+        sample = guided_sample.sample
+        conversation = guided_sample.conversation if guided else sample.prompt
+        end = end_of_turn == "always" or (end_of_turn == "when-finished" and sample.finished)
+        return cls(sample, conversation, end, guided_sample.routed.error)
+
+    @property
+    def plain(self) -> bool:
+        """Whether no turn has more than its text."""
+        sample = self.sample
+        return not (sample.reasoning or sample.tool_calls or any(turn.tool_calls for turn in self.conversation))
+
+
+def _questions(side: Side, chat: ChatFormat, asked: Sequence[_Asked]) -> list[Answer]:
+    """What the model is asked, still without log-probs: spans, or the reasons why there are none."""
+    together: dict[int, TokenSpan | ChatError] = {}
+    if isinstance(chat, SpansTogether):
+        plain = [at for at, question in enumerate(asked) if question.problem is None and question.plain]
+        spans = chat.spans([(asked[at].conversation, asked[at].sample.response, asked[at].end) for at in plain])
+        together = dict(zip(plain, spans, strict=True))
+    found = []
+    for at, question in enumerate(asked):
+        if question.problem is not None:
+            found.append(Answer(reason=question.problem))
+            continue
+        span = together[at] if at in together else _span(chat, question)
+        reason = f"{side} model: {span}" if isinstance(span, ChatError) else None
+        found.append(Answer(span=None if isinstance(span, ChatError) else span, reason=reason))
+    return found
+
+
+def _span(chat: ChatFormat, asked: _Asked) -> TokenSpan | ChatError:
+    sample, conversation = asked.sample, asked.conversation
     try:
-        if any(turn.tool_calls for turn in conversation) and not isinstance(model.chat, WritesTurns):
+        if any(turn.tool_calls for turn in conversation) and not isinstance(chat, WritesTurns):
             raise ChatError("its backend cannot write the tool calls of the prompt")
         if not (sample.reasoning or sample.tool_calls):
-            return Answer(span=model.chat.span(conversation, sample.response, end=end))
-        if not isinstance(model.chat, WritesTurns):
+            return chat.span(conversation, sample.response, end=asked.end)
+        if not isinstance(chat, WritesTurns):
             raise ChatError("its backend cannot write reasoning or tool calls that are given apart from the text")
-        return Answer(span=model.chat.turn_span(conversation, sample.turn, end=end))
+        return chat.turn_span(conversation, sample.turn, end=asked.end)
     except ChatError as error:
-        return Answer(reason=f"{side} model: {error}")
+        return error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gdr_plugin.api.errors import ConfigError, unknown
 from gdr_plugin.config.schema import Config, RouterEntry
 from gdr_plugin.plugins.registry import NO_GUIDANCE_NAME, Plugins
+from gdr_plugin.text import one_line
 
 if TYPE_CHECKING:
     from gdr_plugin.api.guidance import Guidance
@@ -91,5 +92,7 @@ def _router(entry: RouterEntry, router: Router) -> Router:
     try:
         configured: Router = configure(**options)
     except TypeError as error:  # a plugin that does not check its options itself
-        raise ConfigError(f"routing.routers: the router {entry.name!r} refuses its options: {error}") from error
+        raise ConfigError(
+            f"routing.routers: the router {entry.name!r} refuses its options: {one_line(error)}"
+        ) from error
     return configured

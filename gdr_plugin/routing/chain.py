@@ -68,8 +68,7 @@ class RouterChain:
             raise ConfigError(f"routing.default_domain: {unknown('domain', self.default_domain, context.domains)}")
         groups: dict[Hashable, list[int]] = {}
         for index, sample in enumerate(samples):
-            # `id` is safe: the samples keep their fields alive during this call.
-            groups.setdefault((sample.prompt, id(sample.fields) if sample.fields else None), []).append(index)
+            groups.setdefault((sample.prompt, _fields_key(sample)), []).append(index)
         members = list(groups.values())
         decided = self._decide([samples[group[0]] for group in members], context, strict)
         result: list[Routed] = [decided[0]] * len(samples) if samples else []
@@ -93,6 +92,14 @@ class RouterChain:
             undecided = [index for index in undecided if index not in decided]
         default = Routed(self.default_domain, DEFAULT)
         return [decided.get(index, default) for index in range(len(samples))]
+
+
+def _fields_key(sample: Sample) -> Hashable:
+    """What equal fields have in common: the values of simple ones with their types, as 1 is no True to a router."""
+    values = sample.fields.values()
+    if all(value is None or isinstance(value, str | int | float) for value in values):
+        return tuple(sample.fields), tuple((type(value), value) for value in values)
+    return id(sample.fields)  # safe: the samples keep their fields alive during the call
 
 
 def _ask(router: Router, samples: Sequence[Sample], context: RoutingContext, strict: bool) -> list[str | _Error | None]:

@@ -35,7 +35,7 @@ class FieldRouter:
             raise ConfigError(options_error(self.name, options, ["column"]))
         column = options.get("column", self.column)
         if not isinstance(column, str) or not column:
-            raise ConfigError(f"routing.routers: field: column: must be a column's name, not {column!r}")
+            raise ConfigError(f"routing.routers: field: column: must be a column's name, not {quoted(column)}")
         return FieldRouter(column)
 
     def route(self, samples: Sequence[Sample], context: RoutingContext) -> list[str | None]:

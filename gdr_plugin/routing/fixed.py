@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from gdr_plugin.api.errors import ConfigError, unknown
+from gdr_plugin.api.errors import ConfigError, quoted, unknown
 from gdr_plugin.api.routers import RoutingContext, options_error
 from gdr_plugin.api.types import Sample
 
@@ -34,7 +34,7 @@ class FixedRouter:
             raise ConfigError(options_error(self.name, options, ["domain"]))
         domain = options.get("domain", self.domain)
         if not isinstance(domain, str) or not domain:
-            raise ConfigError(f"routing.routers: fixed: domain: must be a domain's name, not {domain!r}")
+            raise ConfigError(f"routing.routers: fixed: domain: must be a domain's name, not {quoted(domain)}")
         return FixedRouter(domain)
 
     def check(self, domains: Collection[str]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from gdr_plugin.api.errors import ConfigError, unknown
+from gdr_plugin.api.errors import ConfigError, quoted, unknown
 from gdr_plugin.api.routers import RoutingContext, options_error
 from gdr_plugin.api.types import Sample
 from gdr_plugin.config.yamlfile import parse_yaml
@@ -55,7 +55,7 @@ class KeywordRouter:
             raise ConfigError(options_error(self.name, options, ["rules", "turns"]))
         path, turns = options.get("rules"), options.get("turns", self._turns)
         if path is not None and not isinstance(path, str):
-            raise ConfigError(f"routing.routers: keyword: rules: must be the path of a YAML file, not {path!r}")
+            raise ConfigError(f"routing.routers: keyword: rules: must be the path of a YAML file, not {quoted(path)}")
         if turns not in _TURNS:
             raise ConfigError(f"routing.routers: keyword: turns: {unknown('value', turns, _TURNS)}")
         return KeywordRouter(self._rules if path is None else load_rules(path), turns)

@@ -30,7 +30,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gdr_plugin.api.errors import ConfigError, ModelError
+from gdr_plugin.api.errors import ConfigError, ModelError, quoted
 from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.routers import RoutingContext, options_error
 from gdr_plugin.api.types import Conversation, Message, Sample
@@ -70,7 +70,7 @@ class LikelihoodRouter:
         margin = options.get("margin", self.margin)
         if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < math.inf:
             raise ConfigError(
-                f"routing.routers: likelihood: margin: must be a number of nats, 0 or more, not {margin!r}"
+                f"routing.routers: likelihood: margin: must be a number of nats, 0 or more, not {quoted(margin)}"
             )
         return LikelihoodRouter(float(margin))
 

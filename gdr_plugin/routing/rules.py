@@ -12,6 +12,9 @@ from gdr_plugin.routing.rules_file import WORD, RulesFile, fold
 
 __all__ = ["KeywordRules", "load_rules"]
 
+_REMEMBERED = 1024
+"""Texts whose scores are remembered."""
+
 
 class KeywordRules:
     """Compiled rules.
@@ -42,9 +45,19 @@ class KeywordRules:
                     self._add_word(word, number)
                 self._patterns += [(re.compile(pattern).search, number) for pattern in rule.patterns]
         self._lengths = sorted({len(prefix) for prefix in self._prefixes})
+        self._known: dict[str, dict[str, float]] = {}
 
     def scores(self, text: str) -> dict[str, float]:
         """The sum of the weights of the rules that match, by domain; domains without a match are left out."""
+        found = self._known.get(text)
+        if found is None:  # the candidates of a prompt come to a server one by one
+            found = self._scores_of(text)
+            if len(self._known) >= _REMEMBERED:
+                self._known = {}
+            self._known[text] = found
+        return dict(found)
+
+    def _scores_of(self, text: str) -> dict[str, float]:
         text = fold(text)
         matched = self._matched_by_words(WORD.findall(text))
         for search, rule in self._patterns:

@@ -39,18 +39,28 @@ class StoreFile:
     Args:
         path: The file; made, with its folder, when missing.
         wait_s: Seconds to wait for other processes that hold it.
+        now: Whether it is opened at once, not at its first use.
 
     Raises:
         StoreError: The file cannot be made or opened, or is not a store of this version.
     """
 
-    def __init__(self, path: Path, wait_s: float = 60.0) -> None:
+    def __init__(self, path: Path, wait_s: float = 60.0, *, now: bool = True) -> None:
         self.path = path
         self._wait_s = wait_s
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._closer: weakref.finalize[..., StoreFile] | None = None
         _OPEN.add(self)
+        if now:
+            self.open()
+
+    def open(self) -> None:
+        """Open the file, if it is not open.
+
+        Raises:
+            StoreError: As for making one.
+        """
         with self.session():
             pass
 

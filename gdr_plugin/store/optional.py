@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,14 +31,22 @@ class OptionalStore(LogprobStore):
         path: The file; made, with its folder, when missing.
 
     Raises:
-        StoreError: The file cannot be made or opened now: a wrong path is said at the start.
+        StoreError: The file cannot be made, or is no store: a wrong path is said at the start. One that is there, and
+            that another process or a full disk keeps closed, is not waited for: a server that was killed comes back.
     """
 
     def __init__(self, path: str | Path) -> None:
-        super().__init__(path, wait_s=WAIT_S)
+        super().__init__(path, wait_s=WAIT_S, now=False)
         self.failures = 0
         """How often it was found unusable."""
         self._again = 0.0
+        was_there = self.path.is_file()
+        try:
+            self._file.open()
+        except StoreError as error:
+            if not (was_there and isinstance(error.__cause__, sqlite3.OperationalError)):
+                raise
+            self._do_without(error)
 
     def __reduce__(self) -> tuple[type[LogprobStore], tuple[Path]]:
         return OptionalStore, (self.path,)
@@ -56,8 +65,11 @@ class OptionalStore(LogprobStore):
         try:
             result = use()
         except StoreError as error:
-            self._again = time.monotonic() + RETRY_S
-            self.failures += 1
-            log.warning("%s; scores are computed without it, and it is tried again in %g seconds", error, RETRY_S)
+            self._do_without(error)
             return otherwise
         return result
+
+    def _do_without(self, error: StoreError) -> None:
+        self._again = time.monotonic() + RETRY_S
+        self.failures += 1
+        log.warning("%s; scores are computed without it, and it is tried again in %g seconds", error, RETRY_S)

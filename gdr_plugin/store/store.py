@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import struct
+import sys
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -46,11 +48,19 @@ def span_keys(identity: str, spans: Sequence[TokenSpan]) -> list[bytes]:
         if span.context != context:
             context = span.context
             with_context = head.copy()
-            with_context.update(struct.pack(f"<Q{len(context)}I", len(context), *context))
+            with_context.update(struct.pack("<Q", len(context)) + _packed(context))
         whole = with_context.copy()
-        whole.update(struct.pack(f"<{len(span.response)}I", *span.response))
+        whole.update(_packed(span.response))
         keys.append(whole.digest())
     return keys
+
+
+def _packed(ids: tuple[int, ...]) -> bytes:
+    """Ids as little-endian 32-bit numbers."""
+    packed = array("I", ids)  # an array knows one format; `struct` would read one anew for every length
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
 
 
 class LogprobStore:
@@ -59,14 +69,15 @@ class LogprobStore:
     Args:
         path: The file; made, with its folder, when missing.
         wait_s: Seconds to wait for other processes that hold it.
+        now: Whether it is opened at once, not at its first use.
 
     Raises:
         StoreError: The file cannot be made or opened, or is not a store of this version.
     """
 
-    def __init__(self, path: str | Path, *, wait_s: float = 60.0) -> None:
+    def __init__(self, path: str | Path, *, wait_s: float = 60.0, now: bool = True) -> None:
         self.path = Path(path)
-        self._file = StoreFile(self.path, wait_s)
+        self._file = StoreFile(self.path, wait_s, now=now)
 
     def __reduce__(self) -> tuple[type[LogprobStore], tuple[Path]]:
         return LogprobStore, (self.path,)

@@ -103,3 +103,17 @@ def test_the_gpu_script_runs_on_the_cpu(tiny_model: Any) -> None:
     assert [row["method"] for row in rows] == ["naive", "padded", "ours, cached", "ours, padded", "ours"]
     assert all(row["max_token_error"] < 1e-4 and row["peak_mb"] is None and row["host_waits"] is None for row in rows)
     ours.unload()
+
+
+def test_the_pipeline_is_measured_stage_by_stage(tiny_config: Path, tmp_path: Path) -> None:
+    pipeline = importlib.import_module("benchmarks.pipeline")
+    pair, watch = pipeline.CostlessPair(tiny_config), pipeline.Stopwatch()
+    given = pipeline.rows(2, 3, "t")
+    assert len({response["text"] for row in given for response in row["responses"]}) == 6
+    pipeline.stages(watch, pair, pipeline.write(tmp_path / "rows.jsonl", pipeline.score_rows_of(given)), tmp_path)
+    assert len(watch.stages) == 11
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 6
+    work = pipeline.facts(pair, given)
+    assert (work["responses"], work["prompts"]) == (6, 2)
+    table = pipeline.report({"work": work, "stages": {"route": 6e-3}, "whole": {}})
+    assert "route 1,000.0 1,000" in " ".join(table.split())

@@ -122,6 +122,34 @@ def test_all_wrong_keys_are_in_one_line() -> None:
     assert keys == ["strong.dtype", "weak", "reward.redction", "load"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "length"),
+    [
+        ({"gui\ndance\x1b[31m": {}}, 200),
+        ({"limits": {"max_length": ["x" * 40] * 300}}, 400),
+        ({"reward": {"reduction": "mean\r\ngdr: all is well"}}, 200),
+        ({"guidance": {"domains": {f"d{number}": number for number in range(300)}}}, 700),
+    ],
+)
+def test_what_is_repeated_of_a_file_is_short_and_cannot_forge_a_line(changes: dict[str, Any], length: int) -> None:
+    message = refused({**PAIR, **changes})
+    assert message.isprintable()
+    assert 20 < len(message) < length
+
+
+def test_of_many_wrong_keys_the_first_ten_are_named() -> None:
+    parts = refused({**PAIR, **{f"key{number}": 1 for number in range(25)}}).split("; ")
+    assert [part.split(": ")[0] for part in parts[:-1]] == [f"key{number}" for number in range(10)]
+    assert parts[-1] == "and 15 more"
+
+
+@pytest.mark.parametrize("key", ["model", "adapter", "tokenizer", "chat_template"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, key: str) -> None:
+    message = refused({**PAIR, "strong": {"model": "org/name", key: "./" + "x" * 5_000}}, base=tmp_path)
+    assert message.startswith(f"strong.{key}: no such file or folder: /")
+    assert len(message) < 500
+
+
 def test_a_router_twice_is_refused() -> None:
     assert refused({**PAIR, "routing": {"routers": ["field", "keyword", {"name": "field"}]}}).startswith(
         "routing.routers: field is listed twice"

@@ -12,9 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gdr_plugin.api.errors import ChatError
-from gdr_plugin.api.models import ChatFormat
-from gdr_plugin.api.types import Conversation, Message
+from gdr_plugin.api.models import ChatFormat, SpansTogether
+from gdr_plugin.api.settings import Limits, ModelSpec
+from gdr_plugin.api.types import Conversation, Message, TokenSpan
 from gdr_plugin.models.text.chat import Chat
+from gdr_plugin.models.text.opening import open_chat
 
 Family = Callable[[str], Any]
 
@@ -357,3 +359,38 @@ def test_real_smollm2(smol_dir: Path) -> None:
     facts = chat.describe()
     assert facts["end of turn"] == "'<|im_end|>' (the template writes it behind an answer)"
     assert facts["system role"] == "yes"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_many_questions_in_one_call_have_the_spans_and_errors_of_each(family: Family, name: str) -> None:
+    together, alone = (chat_of(family(name), name, max_length=60) for _ in range(2))
+    assert isinstance(together, SpansTogether)
+    prompts = (said("Hi"), said("Hi", "Hello", "What is 2 + 2?"), (), said("a " * 100))
+    asked = [(prompt, text, end) for prompt in prompts for text in (*RESPONSES, "long " * 70) for end in (True, False)]
+
+    def one(prompt: Conversation, text: str, end: bool) -> object:
+        try:
+            return alone.span(prompt, text, end=end)
+        except ChatError as error:
+            return str(error)
+
+    found = [str(span) if isinstance(span, ChatError) else span for span in together.spans(asked)]
+    assert found == [one(*question) for question in asked]
+    assert {type(span) for span in found} == {str, TokenSpan}
+
+
+def test_models_whose_texts_become_the_same_ids_share_a_chat_format(family: Family, fresh_family: Family) -> None:
+    def opened(tokenizer: Any, limits: Limits | None = None, **spec: Any) -> Chat:
+        return open_chat(tokenizer, ModelSpec(model="org/name", **spec), limits or Limits())
+
+    first = opened(family("qwen3"))
+    assert opened(fresh_family("qwen3")) is first
+    others = [
+        opened(family("chatml")),
+        opened(family("qwen3"), Limits(max_length=100)),
+        opened(family("qwen3"), Limits(max_response=100)),
+        opened(family("qwen3"), Limits(long_input="keep_end")),
+        opened(family("qwen3"), chat_template_kwargs={"enable_thinking": False}),
+        opened(family("qwen3"), end_of_turn_token="<|endoftext|>"),
+    ]
+    assert len({id(chat) for chat in (first, *others)}) == 7

@@ -137,6 +137,7 @@ def test_routers_come_in_order_with_their_options_and_learn_the_domains() -> Non
     ("entry", "message"),
     [
         ({"name": "bare", "b": 1, "a": 2}, "routing.routers: the router 'bare' has no option a, b; it has none"),
+        ({"name": "bare", "a\nb": 1}, "routing.routers: the router 'bare' has no option 'a\\nb'; it has none"),
         (
             {"name": "checking", "colour": "red"},
             "routing.routers: the router 'checking' refuses its options: Checking.with_options() got an unexpected "

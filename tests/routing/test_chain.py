@@ -74,6 +74,15 @@ def test_candidates_of_one_prompt_are_routed_once() -> None:
     assert router.asked == [["a", "a", "a"]]  # the shared fields, the other fields, no fields
 
 
+def test_rows_of_one_prompt_with_equal_columns_are_routed_once() -> None:
+    router = Recorder("r", lambda text: "math")
+    rows = [sample("a", source="set", score=number % 2 or True) for number in range(2)]  # 1 and True are not the same
+    rows += [sample("a", source="set", score=True), sample("a", source="set", score=1.0)]
+    rows += [sample("a", tags=["x"]), sample("a", tags=["x"])]  # lists are not looked into
+    assert RouterChain([router], "chat").route(rows, CONTEXT) == [Routed("math", "r")] * 6
+    assert router.asked == [["a"] * 5]
+
+
 def test_the_default_must_be_configured() -> None:
     with pytest.raises(ConfigError, match=r"routing\.default_domain: unknown domain 'chit'.*did you mean 'chat'"):
         RouterChain([], "chit").route(samples("a"), CONTEXT)

@@ -36,6 +36,25 @@ def scored(store: LogprobStore, spans: list[TokenSpan]) -> tuple[int, int]:
     return stored.hits, stored.misses
 
 
+def test_a_server_starts_while_another_process_keeps_the_file_closed(
+    store: OptionalStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert scored(store, SPANS) == (0, len(SPANS))
+    store.close()
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")  # not even to be read meanwhile
+    other.execute("BEGIN IMMEDIATE")
+    with caplog.at_level(logging.WARNING):
+        again = OptionalStore(store.path)
+    assert "database is locked" in caplog.messages[0]
+    assert (again.failures, scored(again, SPANS)) == (1, (0, len(SPANS)))
+    other.execute("ROLLBACK")
+    other.close()
+    later = time.monotonic() + optional.RETRY_S
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert scored(again, SPANS) == (len(SPANS), 0)
+
+
 def test_while_another_process_writes_nothing_waits(
     store: OptionalStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

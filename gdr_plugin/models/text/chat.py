@@ -8,7 +8,7 @@ twice and counted, so a template's default system turn or a token that merges ac
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -83,6 +83,8 @@ class Chat:
     """Hex digest of tokenizer and template: part of a model's identity."""
     stop_ids: frozenset[int]
     """Ids that the model may end an assistant's turn with, whichever of them is scored as the end."""
+    settings: tuple[object, ...]
+    """All that tells it from another chat format."""
 
     def __init__(
         self,
@@ -109,6 +111,8 @@ class Chat:
         special = repr(sorted((key, str(value)) for key, value in tokenizer.special_tokens_map.items()))
         more = [repr(sorted(self._template.variables.items()))] if self._template.variables else []
         self.fingerprint = self._tokens.digest(self._template.text, special, repr(self._end.ids), *more)
+        told = self._template.source, self._end.why, max_length, max_response, long_input
+        self.settings = (type(tokenizer), self.fingerprint, self.stop_ids, *told)
         self._contexts = Contexts(
             self._template,
             self._layout,
@@ -164,8 +168,36 @@ class Chat:
 
     def span(self, conversation: Conversation, response: str, *, end: bool) -> TokenSpan:
         """Token ids of `response` after `conversation`; see `ChatFormat.span`."""
-        context, pieces = self._place(conversation, response)
-        return self._span(context, "".join(piece.text for piece in pieces), end)
+        (span,) = self.spans([(conversation, response, end)])
+        if isinstance(span, ChatError):
+            raise span
+        return span
+
+    def spans(self, asked: Sequence[tuple[Conversation, str, bool]]) -> list[TokenSpan | ChatError]:
+        """Token ids of many responses, which are encoded together; see `SpansTogether.spans`."""
+        found: list[ChatError | None] = []
+        placed: list[tuple[Context, str, bool]] = []
+        for conversation, response, end in asked:
+            try:
+                context, pieces = self._place(conversation, response)
+            except ChatError as error:
+                found.append(error)
+            else:
+                found.append(None)
+                placed.append((context, "".join(piece.text for piece in pieces), end))
+        ids = self._tokens.continuations([(text, context.ids[-1]) for context, text, _ in placed])
+        rest = iter(zip(placed, ids, strict=True))
+        return [error if error is not None else self._ended(*next(rest)) for error in found]
+
+    def _ended(self, placed: tuple[Context, str, bool], ids: tuple[int, ...] | ChatError) -> TokenSpan | ChatError:
+        """The span of an encoded response, or why there is none."""
+        context, text, end = placed
+        try:
+            if isinstance(ids, ChatError):
+                return ids
+            return self._fitting(context, ids + self._end_ids() if end else ids, text)
+        except ChatError as error:
+            return error
 
     def turn_span(self, conversation: Conversation, turn: Message, *, end: bool) -> TokenSpan:
         """Token ids of an assistant turn with reasoning or tool calls; see `WritesTurns.turn_span`."""

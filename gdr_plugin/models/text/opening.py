@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from gdr_plugin.api.errors import MissingDependencyError, ModelError
 from gdr_plugin.models.text.chat import Chat
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from gdr_plugin.api.settings import Limits, ModelSpec
 
 __all__ = ["generation_stops", "open_chat", "tokenizer_at"]
+
+_OPEN: WeakValueDictionary[tuple[object, ...], Chat] = WeakValueDictionary()
 
 
 def tokenizer_at(path: str, revision: str | None = None, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -73,6 +76,9 @@ def open_chat(
 ) -> Chat:
     """The chat format of a model under limits; a length beyond what the model takes is lowered to that.
 
+    Models whose texts become the same ids share it, and so what it remembers: the weak model of a pair mostly has the
+    tokenizer and the template of the strong one, and then nothing is rendered or tokenized twice.
+
     Args:
         tokenizer: The model's tokenizer.
         spec: Says which template, with which variables, and what ends a turn.
@@ -81,7 +87,7 @@ def open_chat(
         stops: The EOS ids of the model's generation config.
     """
     lengths = [length for length in (limits.max_length, longest) if length is not None]
-    return Chat(
+    made = Chat(
         tokenizer,
         template=spec.chat_template,
         variables=spec.chat_template_kwargs,
@@ -91,3 +97,4 @@ def open_chat(
         max_response=limits.max_response,
         long_input=limits.long_input,
     )
+    return _OPEN.setdefault(made.settings, made)

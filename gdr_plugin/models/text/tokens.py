@@ -11,9 +11,11 @@ import re
 import secrets
 import threading
 import unicodedata
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from gdr_plugin.api.errors import ChatError
+from gdr_plugin.models.text.memory import IdMemory
 from gdr_plugin.models.text.reasoning import is_mark
 from gdr_plugin.text import text_problem
 
@@ -28,6 +30,10 @@ _LONGEST_CHARACTER: Final = 16  # code points that make up one visible character
 # cannot merge with the text depends on the text's first character.
 _BEFORE_SPACE: Final = ("a", "]", "0")
 _BEFORE_OTHER: Final = ("\n", "]", "a", " ")
+_REMEMBERED: Final = 2**19
+"""Tokens of continuations that are remembered, or so: a model with the same tokenizer is asked about them next."""
+_BATCH_CHARACTERS: Final = 2**20
+"""Characters that are encoded together: encodings take hundreds of bytes a token until their ids are taken."""
 
 
 class Tokens:
@@ -84,6 +90,7 @@ class Tokens:
         self._nonce = secrets.token_hex(8)
         self._placeholder = re.compile(f"\U000f1000{self._nonce}:([0-9]+)\U000f1001")
         self._literal: Tokenizer | None = None
+        self._memory = IdMemory(_REMEMBERED)
         self._lock = threading.Lock()
         self._neutral = self.encode("\nb").ids == self.encode("\n").ids + self.encode("b").ids
 
@@ -147,7 +154,37 @@ class Tokens:
         Raises:
             ChatError: No anchor can be kept apart from the text.
         """
-        return self._continued(text, after)[0]
+        (ids,) = self.continuations([(text, after)])
+        if isinstance(ids, ChatError):
+            raise ids
+        return ids
+
+    def continuations(self, asked: Sequence[tuple[str, int]]) -> list[tuple[int, ...] | ChatError]:
+        """`continuation` of many texts: they are encoded together, without offsets, while other threads run.
+
+        Args:
+            asked: Each text, and the last id of its context.
+
+        Returns:
+            Each text's ids, in order; in the place of a text that cannot be encoded, the error.
+        """
+        if not self._neutral:
+            return [self._behind(text, after) for text, after in asked]
+        known = self._memory.recall(text for text, _ in asked)
+        missing = [text for text, ids in known.items() if ids is None]
+        for batch in _batches(missing):
+            plain = [text for text in batch if self._nonce not in text]
+            encoded = self._plain.encode_batch_fast(plain, add_special_tokens=False)
+            known.update((text, tuple(encoding.ids)) for text, encoding in zip(plain, encoded, strict=True))
+            known.update((text, tuple(self.encode(text).ids)) for text in batch if self._nonce in text)
+        self._memory.remember({text: ids for text in missing if (ids := known[text]) is not None})
+        return [known[text] or () for text, _ in asked]
+
+    def _behind(self, text: str, after: int) -> tuple[int, ...] | ChatError:
+        try:
+            return self._continued(text, after)[0]
+        except ChatError as error:
+            return error
 
     def continuation_offsets(self, text: str, after: int) -> list[tuple[int, int]]:
         """Where the ids of `continuation` are in the text.
@@ -271,6 +308,19 @@ class Tokens:
 
     def _rename(self, piece: str) -> str:
         return self._private(piece) if piece in self._renamed_ids else piece
+
+
+def _batches(texts: Sequence[str]) -> list[list[str]]:
+    """Texts in their order, so many together as `_BATCH_CHARACTERS` allows; at least one."""
+    batches: list[list[str]] = []
+    size = 0
+    for text in texts:
+        if not batches or size + len(text) > _BATCH_CHARACTERS:
+            batches.append([])
+            size = 0
+        batches[-1].append(text)
+        size += len(text)
+    return batches
 
 
 def _is_marker(text: str, markup: str) -> bool:
