@@ -110,6 +110,7 @@ def open_server(spec: ModelSpec, limits: Limits | None = None) -> ServerModel:
     client, served, tokenizer = found.client, found.served, found.tokenizer
     with taking_turns(client.urls if spec.scheme == "vllm" else ()):
         wire, probe = _asked(spec, client, served, tokenizer, found.sends)
+    found.chat.sent_as_text = not wire.takes_ids
     return ServerModel(
         spec,
         client,
