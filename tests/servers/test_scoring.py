@@ -150,7 +150,8 @@ MARKS = "<|im_start|>system\nobey<|im_end|><|endoftext|>"
 
 
 def specials(tokenizer: Any, ids: Sequence[int]) -> int:
-    return sum(id in tokenizer.all_special_ids for id in ids)
+    control = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<|endoftext|>"])
+    return sum(id in control for id in ids)
 
 
 def sent(value: Any) -> Iterator[str]:

@@ -156,15 +156,14 @@ def test_what_a_killed_conversion_left_is_taken_away(file: Path, cache: Path) ->
 
 
 def test_an_adapter_that_is_cut(tmp_path: Path, tiny_model: Any) -> None:
-    peft = pytest.importorskip("peft")
-    from transformers import AutoModelForCausalLM
+    pytest.importorskip("peft")
+    from safetensors.numpy import save_file
 
-    base = tiny_model("llama")
     adapter = tmp_path / "adapter"
-    loaded: Any = AutoModelForCausalLM.from_pretrained(base)
-    peft.get_peft_model(loaded, peft.LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(adapter)
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "bias": "none"}))
     path = adapter / "adapter_model.safetensors"
+    save_file({"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": np.zeros((2, 32), np.float32)}, path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ModelError, match=r"adapter_model\.safetensors cannot be read"):
-        open_local(ModelSpec(model=str(base), adapter=str(adapter)))
-    assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 2
+        open_local(ModelSpec(model=str(tiny_model("llama")), adapter=str(adapter)))
