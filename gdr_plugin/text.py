@@ -6,12 +6,14 @@ Knows strings only. What is wrong is returned as words, so that every caller rai
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 __all__ = [
     "first_line",
     "is_missing",
+    "line_of",
     "one_line",
     "printable",
     "text_problem",
@@ -22,6 +24,8 @@ __all__ = [
 ]
 
 _NUMBER = re.compile(r"\d[\d,]*")
+_BREAK: Final = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+_JOINERS: Final = "\u200c\u200d"  # they belong to the spelling of Persian and Hindi words and of emoji
 
 
 def first_line(error: BaseException) -> str:
@@ -46,15 +50,29 @@ def typed_line(error: BaseException) -> str:
     return name if text == name else f"{name}: {text}"
 
 
-def printable(text: str, *, limit: int) -> str:
-    """Text that can neither break nor forge a line of a log: control and format characters are escaped, the end is cut.
+def line_of(text: str) -> str:
+    """Text on one line that `printable` would leave as it is: a line break with its white space becomes a space."""
+    return printable(text if text.isprintable() else _BREAK.sub(" ", text.strip()))
+
+
+def printable(text: str, *, limit: int | None = None, keep: str = "") -> str:
+    """Text that can neither forge a line of a log nor command a terminal: control and format characters are escaped.
 
     Args:
         text: Any text, from anybody.
-        limit: Most characters that are kept.
+        limit: Most characters that are kept; the end is cut. None: all.
+        keep: Characters that are not escaped, such as the line breaks of a text of several lines.
     """
-    kept = text if len(text) <= limit else text[: limit - 3] + "..."
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in kept)
+    kept = text if limit is None or len(text) <= limit else text[: limit - 3] + "..."
+    if kept.isprintable():
+        return kept
+    return "".join(
+        char if char in keep or _is_shown(char) else char.encode("unicode_escape").decode("ascii") for char in kept
+    )
+
+
+def _is_shown(char: str) -> bool:
+    return char.isprintable() or char in _JOINERS or unicodedata.category(char) == "Zs"
 
 
 def without_numbers(reason: str) -> str:

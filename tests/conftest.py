@@ -195,3 +195,16 @@ def demo_adapter() -> Path:
     if not (folder / "adapter_config.json").is_file():
         pytest.skip("examples/demo-pair holds no adapter")
     return folder
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Any]:
+    """A disk of 4 MiB at `tmp_path / "disk"`; where nothing can be mounted, the test is skipped."""
+    from tests.disk import Disk
+
+    try:
+        mounted = Disk(tmp_path / "disk", 4 << 20)
+    except FileNotFoundError:
+        pytest.skip("a disk cannot be mounted here: there is no `mount`")
+    yield mounted
+    mounted.unmount()

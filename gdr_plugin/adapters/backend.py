@@ -9,7 +9,6 @@ way) or `GDR_CONFIG` (a gdr.yaml). `GDR_POLICY_TOKENIZER`, `GDR_SCALE`, `GDR_CLI
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +22,9 @@ from gdr_plugin.api.errors import ConfigError
 from gdr_plugin.api.service import ServeSettings
 from gdr_plugin.api.types import Sample, Score
 from gdr_plugin.api.unscored import Unscored
+from gdr_plugin.logs import logger
 
-log = logging.getLogger("gdr_plugin.adapters")
+log = logger("gdr_plugin.adapters")
 
 _NUMBERS: Final = ("scale", "clip", "temperature")
 _THREADS: Final = 64

@@ -6,8 +6,9 @@ files belong to which configuration.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -16,6 +17,11 @@ from gdr_plugin.annotation.tables import TABLES
 from gdr_plugin.api.guidance import RenderedGuidance
 from gdr_plugin.arithmetic.reduction import UNITS
 from gdr_plugin.config.schema import Config
+from gdr_plugin.text import printable
+
+_MARKUP: Final = re.compile(r"[\\`*\[\]<>&|~$@]|(?<![^\W_])_|_(?![^\W_])|(?<=:)(?=//)|(?<=www)(?=\.)")
+"""What Markdown, HTML or mathematics could begin with. An underscore within a word is only itself; a backslash in an
+address keeps it from becoming a link."""
 
 
 def card(summary: Summary, config: Config, rendered: Mapping[str, RenderedGuidance]) -> str:
@@ -135,15 +141,15 @@ def _models(run: RunFacts, config: Config) -> str:
     return "\n".join(
         [
             _table(("", "model", "adapter", "identity"), rows),
-            f"Input: {source}, {run['input']['rows']:,} rows, content {run['input']['content']}.\n",
-            f"Versions: {versions}.\n",
+            f"Input: {_inline(source)}, {run['input']['rows']:,} rows, content {run['input']['content']}.\n",
+            f"Versions: {_inline(versions)}.\n",
         ]
     )
 
 
 def _guidance(rendered: Mapping[str, RenderedGuidance]) -> Iterable[str]:
     for domain, guidance in rendered.items():
-        yield f"### {domain}: `{guidance.id}`\n"
+        yield f"### {_inline(domain)}: {_code(guidance.id)}\n"
         if guidance.text:
             yield _block("text", guidance.text + "\n")
 
@@ -167,5 +173,18 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    text = f"{value:,}" if isinstance(value, int) else str(value)
-    return " ".join(text.split()).replace("|", "\\|")
+    return f"{value:,}" if isinstance(value, int) else _inline(str(value))
+
+
+def _inline(text: str) -> str:
+    """Text of others as it is, on one line: nothing in it becomes a link, an element of HTML or other markup."""
+    return _MARKUP.sub(r"\\\g<0>", printable(" ".join(text.split())))
+
+
+def _code(text: str) -> str:
+    """Text of others as code, which knows no markup but the backquotes around it."""
+    fence = "`"
+    while fence in text:
+        fence += "`"
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{printable(' '.join(text.split()))}{space}{fence}"

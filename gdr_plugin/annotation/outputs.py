@@ -18,12 +18,11 @@ from gdr_plugin.annotation.records import ScoredRecord, Seconds, read_scored
 from gdr_plugin.annotation.statistics import Statistics
 from gdr_plugin.annotation.summary import RunFacts, Summary
 from gdr_plugin.annotation.tables import Tables, has_tools, is_structured
-from gdr_plugin.api.errors import OutputError
 from gdr_plugin.api.guidance import RenderedGuidance
 from gdr_plugin.api.selectors import Candidate, Selector
 from gdr_plugin.arithmetic.noise import RewardNoise
 from gdr_plugin.config.schema import Config
-from gdr_plugin.files import atomic
+from gdr_plugin.files import atomic, not_written
 from gdr_plugin.progress import Progress, silent
 from gdr_plugin.scoring.run_folder import SUMMARY_FILE, RunFolder
 
@@ -107,7 +106,7 @@ def write_outputs(
                     _add(record, picking, tables, statistics)
             progress("writing", statistics.rows, rows)
     except OSError as error:
-        raise OutputError(f"{folder.root}: cannot be written ({error.strerror}); free space and run again") from error
+        raise not_written(folder.root, error) from error
     rounded = {stage: round(spent, 1) for stage, spent in asdict(seconds).items()}
     summary: Summary = {**statistics.figures(), "seconds": rounded, "tables": tables.rows, "run": run}
     tables.publish(folder.root)

@@ -11,8 +11,9 @@ theirs, all else is called `gdr_...`. They give a meaning to a column called `ma
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -21,7 +22,7 @@ from gdr_plugin.annotation.records import ScoredCandidate, ScoredRecord
 from gdr_plugin.api.errors import MissingDependencyError, OutputError
 from gdr_plugin.api.types import parts_of
 from gdr_plugin.data.messages import as_json
-from gdr_plugin.files import dumps, sync_folder
+from gdr_plugin.files import dumps, sync, sync_folder, writing
 
 try:
     import pyarrow as pa
@@ -107,7 +108,7 @@ class OutputTable:
         self._schema = _with_kind(schema, structured, pa.list_(pa.string()))
         self._final = _with_kind(schema, structured, pa.list_(pa.json_())) if structured else schema
         self._buffer: list[Mapping[str, Any]] = []
-        self._parquet = pq.ParquetWriter(self.files[0], self._final, compression="zstd")
+        self._parquet = pq.ParquetWriter(self.files[0], self._final, compression="zstd", write_page_checksum=True)
         self._jsonl: IO[str] = self.files[1].open("w", encoding="utf-8", newline="\n")
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -123,6 +124,12 @@ class OutputTable:
         self._flush()
         self._parquet.close()
         self._jsonl.close()
+
+    def abandon(self) -> None:
+        """Close the files as they are; a full disk refuses what is still to be written, again."""
+        for close in (self._parquet.close, self._jsonl.close):
+            with suppress(OSError, pa.ArrowException):
+                close()
 
     def _flush(self) -> None:
         if self._buffer:
@@ -154,24 +161,37 @@ class Tables:
         self._folder = work / "outputs"
         self._folder.mkdir(exist_ok=True)
         columns = [*([_PROMPT] if structured else []), *([_TOOLS] if tools else [])]
-        self._tables = {
-            name: OutputTable(
-                self._folder,
-                name,
-                schema.append(pa.field(_TOOLS, pa.list_(pa.string()))) if tools else schema,
-                structured=columns,
-            )
-            for name, schema in TABLES.items()
-        }
-        self._rejects = (self._folder / "rejects.jsonl").open("w", encoding="utf-8", newline="\n")
+        self._tables: dict[str, OutputTable] = {}
+        try:
+            for name, schema in TABLES.items():
+                own = schema.append(pa.field(_TOOLS, pa.list_(pa.string()))) if tools else schema
+                self._tables[name] = OutputTable(self._folder, name, own, structured=columns)
+            self._rejects = (self._folder / "rejects.jsonl").open("w", encoding="utf-8", newline="\n")
+        except OSError:
+            self._give_up()
+            raise
 
     def __enter__(self) -> Tables:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                for table in self._tables.values():
+                    table.close()
+            self._rejects.close()
+        except OSError:
+            self._give_up()
+            if kind is None:
+                raise
+        if kind is not None:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Leave no half files: they take room that others need."""
         for table in self._tables.values():
-            table.close()
-        self._rejects.close()
+            table.abandon()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def rows(self) -> dict[str, int]:
@@ -259,14 +279,11 @@ class Tables:
         Raises:
             OutputError: A file cannot be moved.
         """
-        try:
+        with writing(root):
             for path in sorted(self._folder.iterdir()):
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+                sync(path)
                 path.replace(root / path.name)
             sync_folder(root)
-        except OSError as error:
-            raise OutputError(f"{root}: cannot be written ({error.strerror}); free space and run again") from error
 
 
 def is_structured(record: ScoredRecord) -> bool:

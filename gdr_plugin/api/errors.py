@@ -26,9 +26,17 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gdr_plugin.text import line_of
+
 
 class GDRError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of all errors that this package raises on purpose.
+
+    Its text is one line, whatever the values that a message repeats: nobody can forge a line of a log with them.
+    """
+
+    def __str__(self) -> str:
+        return line_of(super().__str__())
 
 
 class ConfigError(GDRError):
@@ -126,11 +134,18 @@ def quoted(value: object) -> str:
     return text if len(text) <= 2 * _QUOTED else text[:_QUOTED] + "..."
 
 
-class EngineWarning(UserWarning):
+class _OneLineWarning(UserWarning):
+    """A warning whose text is one line, as that of `GDRError` is."""
+
+    def __str__(self) -> str:
+        return line_of(super().__str__())
+
+
+class EngineWarning(_OneLineWarning):
     """The local engine computes in a slower or less certain way than it could; the message says which and why."""
 
 
-class DataWarning(UserWarning):
+class DataWarning(_OneLineWarning):
     """An input has columns that may belong to the prompt and that nothing reads; the message names them."""
 
 

@@ -11,6 +11,7 @@ import typer
 from gdr_plugin.cli import options
 from gdr_plugin.cli.engine import chosen_engine
 from gdr_plugin.cli.main import app
+from gdr_plugin.cli.show import say
 
 if TYPE_CHECKING:
     from gdr_plugin.annotation.annotate import Annotated as Result
@@ -113,7 +114,7 @@ def _print(result: Result) -> None:
 
     summary, out = result.summary, result.out
     if result.already_complete:
-        print(f"already complete: {out}")
+        say(f"already complete: {out}")
     print_table(
         "",
         ("domain", "prompts", "with pair", "pairs", "margin mean", "median", "p10", "p90"),
@@ -131,13 +132,13 @@ def _print(result: Result) -> None:
         },
     )
     if summary["candidates"] and summary["candidates_unfinished"] == summary["candidates"]:
-        print("every response was cut at the length limit, so no end of turn counted: raise --max-new-tokens")
+        say("every response was cut at the length limit, so no end of turn counted: raise --max-new-tokens")
     if result.spelt_marks:
-        print(f"{result.spelt_marks:,} responses or their prompts hold marks of a chat template (scored as text)")
+        say(f"{result.spelt_marks:,} responses or their prompts hold marks of a chat template (scored as text)")
     if summary["pairs"]:
-        print(f'load with: datasets.load_dataset("{out}", split="train")')
+        say(f'load with: datasets.load_dataset("{out}", split="train")')
     else:
-        print(f"no prompt gave a pair: {out / 'rejects.jsonl'} says why")
+        say(f"no prompt gave a pair: {out / 'rejects.jsonl'} says why")
 
 
 def _domain(name: str, counts: Mapping[str, Any]) -> list[str]:

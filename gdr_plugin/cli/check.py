@@ -10,6 +10,7 @@ import typer
 
 from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
+from gdr_plugin.cli.show import say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -252,4 +253,4 @@ def _print(facts: dict[str, Any]) -> None:
         print_facts(f"probe ({probe['seconds']} s): {probe['prompt']}", rewards | {"so": _judged(probe["answers"])})
     for title, concerned in facts.get("for", {}).items():
         print_facts(f"in {title}", concerned)
-    print(f"{facts['config']} is fine")
+    say(f"{facts['config']} is fine")

@@ -39,10 +39,10 @@ def compare(
 
 
 def _print(found: Comparison) -> None:
-    from gdr_plugin.cli.show import print_facts, print_tables
+    from gdr_plugin.cli.show import print_facts, print_tables, say
 
     print_facts("runs", found.facts())
-    print()
+    say()
     print_tables(found.tables(), found.verdict())
 
 

@@ -9,6 +9,7 @@ import typer
 
 from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
+from gdr_plugin.cli.show import say
 
 if TYPE_CHECKING:
     from gdr_plugin.evaluation.summary import Report
@@ -105,8 +106,8 @@ def _print(report: Report, origin: dict[str, str]) -> None:
 
     print_tables(tables(report))
     print_facts("data", shown(origin) | facts(report))
-    print()
+    say()
     if report.ablations is not None:
         print_tables(ablations_report.tables(report.ablations), ablations_report.summary(report.ablations))
-        print()
+        say()
     print_tables([], verdict(report))

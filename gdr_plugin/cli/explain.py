@@ -9,6 +9,7 @@ import typer
 
 from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
+from gdr_plugin.cli.show import say
 
 
 @app.command()
@@ -52,4 +53,4 @@ def explain(
         )
     responses = sum(len(row.guided) for row in shown)
     rows = "1 row" if len(shown) == 1 else f"{len(shown):,} rows"
-    print(f"{out}: {rows}, {responses:,} {'response' if responses == 1 else 'responses'}; open it in a browser")
+    say(f"{out}: {rows}, {responses:,} {'response' if responses == 1 else 'responses'}; open it in a browser")

@@ -9,6 +9,7 @@ import typer
 
 from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
+from gdr_plugin.cli.show import say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +57,7 @@ def guidance(
         print_json({**facts, "text": shown.text})
         return
     print_facts(chosen.name, {**facts, "exemplars": ", ".join(shown.exemplars) or "none"})
-    print(f"\n{shown.text}")
+    say("", *shown.text.split("\n"))
 
 
 def _known(ctx: typer.Context, config: Path) -> tuple[Mapping[str, Guidance], Mapping[str, str], GuidanceSection]:

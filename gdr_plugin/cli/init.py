@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from gdr_plugin.cli.main import app
+from gdr_plugin.cli.show import say
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -35,17 +36,15 @@ def init(
 ) -> None:
     """Write a commented gdr.yaml with every setting."""
     from gdr_plugin.api.errors import OutputError
+    from gdr_plugin.files import atomic
 
     if path.is_dir():
         path = path / "gdr.yaml"
-    try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(template(strong, weak, name=path.name))
-    except FileExistsError:
-        raise OutputError(f"{path} is there already: name another file, or overwrite it with --force") from None
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
-    print(f"wrote {path}; next: gdr check {path}")
+    if path.exists() and not force:
+        raise OutputError(f"{path} is there already: name another file, or overwrite it with --force")
+    with atomic(path) as file:
+        file.write(template(strong, weak, name=path.name))
+    say(f"wrote {path}; next: gdr check {path}")
 
 
 def template(strong: str = STRONG, weak: str = WEAK, *, name: str = "gdr.yaml") -> str:

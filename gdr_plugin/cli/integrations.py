@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gdr_plugin.cli.main import app
+from gdr_plugin.cli.show import say
 
 if TYPE_CHECKING:
     from gdr_plugin.adapters.catalogue import Integration
@@ -38,7 +39,7 @@ def integrations(
         "documentation": f"docs/{shown.page or f'{name}.md'}",
     }
     print_facts(shown.title, {**facts, **({"entry point": _registered(shown)} if shown.entry_point else {})})
-    print(f"\n{shown.snippet}")
+    say("", *shown.snippet.split("\n"))
 
 
 def _registered(integration: Integration) -> str:

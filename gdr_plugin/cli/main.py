@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +21,9 @@ from typer.core import TyperGroup
 
 from gdr_plugin.api.errors import GDRError
 from gdr_plugin.cli.threads import settle_threads
-from gdr_plugin.text import one_line, typed_line
+from gdr_plugin.files import advice, not_written
+from gdr_plugin.logs import LineFormatter
+from gdr_plugin.text import line_of, one_line, typed_line
 from gdr_plugin.version import __version__
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ class Settings:
     def note(self, line: str) -> None:
         """Say something on standard error that is no result, unless `--quiet`."""
         if not self.quiet:
-            print(f"gdr: {line}", file=sys.stderr)
+            _say(line)
 
     def plugins(self) -> Plugins:
         """Load the plugins: built-in, installed, and those given with `--plugin`."""
@@ -144,7 +146,7 @@ def _say_what_happens(ctx: typer.Context, *, quiet: bool, verbose: bool) -> None
     if not verbose and "huggingface_hub" not in sys.modules:
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("gdr: %(message)s"))
+    handler.setFormatter(LineFormatter("gdr: %(message)s"))
     levels = {"gdr_plugin": logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING}
     if not quiet:
         levels["gdr_plugin.models.local.gguf"] = logging.INFO  # a conversion takes long, and is done once
@@ -199,30 +201,40 @@ def _run(arguments: Sequence[str]) -> int:
     except _ReaderGoneError:
         return _quiet()
     except OSError as error:  # a full disk or a missing permission, not a defect of ours
-        _report(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", error, arguments)
-        return 2
+        where = f": {error.filename}" if error.filename else ""
+        _report(f"{error.strerror or error}{where}{advice(error)}", error, arguments)
+        return _after_failure(2)
     except GDRError as error:
         _report(one_line(error), error, arguments)
-        return 2
+        return _after_failure(2)
     except Exception as error:
         _report(f"internal error: {typed_line(error)} (--debug shows where; please report it)", error, arguments)
-        return 1
+        return _after_failure(1)
     return 0
 
 
 def _exit_code(code: str | int | None) -> int:
     """The code to exit with, after what was printed has reached its reader."""
     if code == 130:
-        print("gdr: interrupted", file=sys.stderr)
+        _say("interrupted")
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         return _quiet()
     except OSError as error:
-        print(f"gdr: standard output: {error.strerror}", file=sys.stderr)
+        _say(f"{not_written('standard output', error)}")
         _quiet()
         return 2
     return code if isinstance(code, int) else int(code is not None)
+
+
+def _after_failure(code: int) -> int:
+    """The code, when what was printed has reached its reader or is known to be lost: Python itself would say 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _quiet()
+    return code
 
 
 def _quiet() -> int:
@@ -236,4 +248,10 @@ def _report(line: str, error: Exception, arguments: Sequence[str]) -> None:
     if "--debug" in arguments or os.environ.get("GDR_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     rank = f"rank {os.environ.get('RANK')}: " if os.environ.get("WORLD_SIZE", "1") not in ("", "1") else ""
-    print(f"gdr: {rank}{line}", file=sys.stderr)
+    _say(f"{rank}{line}")
+
+
+def _say(line: str) -> None:
+    """Write a line of ours on standard error."""
+    with suppress(OSError):  # it is full or gone: there is nowhere left to say so
+        print(f"gdr: {line_of(line)}", file=sys.stderr)

@@ -119,9 +119,9 @@ def _check_outputs(html: Path | None, plots: Path | None, inputs: list[str | Pat
 
 
 def _print(report: ModelPairsReport) -> None:
-    from gdr_plugin.cli.show import print_facts, print_tables
+    from gdr_plugin.cli.show import print_facts, print_tables, say
     from gdr_plugin.evaluation.pairs.report import SHOWN
 
     print_facts("pairs of models", report.facts)
-    print()
+    say()
     print_tables(report.tables(shown=SHOWN), report.advice)

@@ -9,6 +9,7 @@ import typer
 
 from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
+from gdr_plugin.cli.show import say
 
 
 @app.command()
@@ -67,7 +68,7 @@ def plan(
         print_json(plan_json(made, price))
         return
     print_tables(plan_tables(made, price))
-    print("assumed")
+    say("assumed")
     for note in made.assumptions:
-        print(f"  - {note}")
-    print(f"\n{made.recommendation}")
+        say(f"  - {note}")
+    say("", made.recommendation)

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from gdr_plugin.text import line_of
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -50,7 +52,7 @@ def _bars(unit: str, console: Console) -> Iterator[Progress]:
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # the names of models are in it
         BarColumn(),
         TextColumn("{task.fields[count]}"),
         TextColumn("{task.fields[rate]}"),
@@ -62,7 +64,7 @@ def _bars(unit: str, console: Console) -> Iterator[Progress]:
 
         def show(stage: str, done: int, total: int | None) -> None:
             if stage not in stages:
-                task = bars.add_task(stage, total=total, completed=done, count="", rate="")
+                task = bars.add_task(line_of(stage), total=total, completed=done, count="", rate="")
                 stages[stage] = task, done, time.monotonic()
             task, first, started = stages[stage]
             rate = _rate(done - first, time.monotonic() - started)
@@ -121,7 +123,7 @@ class Lines:
             parts.append(f"{_number(rate)} {self._unit}/s")
             if total:
                 parts.append(f"{_clock((total - done) / rate)} left")
-        return ", ".join(parts)
+        return line_of(", ".join(parts))
 
     def _tell(self) -> None:
         while not self._over.wait(self._every):

@@ -131,15 +131,19 @@ def _delimiter(steps: str | None) -> str | None:
 @contextlib.contextmanager
 def _writer(out: Path | None, inputs: list[str | Path]) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
     """Where output rows go: standard output, or a file that appears when the block ends well."""
-    from gdr_plugin.files import atomic, check_output
+    from gdr_plugin.files import atomic, check_output, writing
+
+    def write(name: str | Path, file: Any, rows: list[dict[str, Any]]) -> None:
+        with writing(name):
+            _write(file, rows)
 
     if out is None:
-        yield lambda rows: _write(sys.stdout, rows)
+        yield lambda rows: write("standard output", sys.stdout, rows)
         return
     check_output("-o", out, inputs, devices=True)
     if out.exists() and not out.is_file():  # a device or a named pipe cannot be replaced
         with out.open("w", encoding="utf-8") as file:
-            yield lambda rows: _write(file, rows)
+            yield lambda rows: write(out, file, rows)
         return
     with atomic(out) as file:
         yield lambda rows: _write(file, rows)

@@ -10,6 +10,7 @@ import typer
 
 from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
+from gdr_plugin.text import line_of
 
 
 @app.command()
@@ -122,7 +123,7 @@ def serve(
     url = f"http://{name}:{bound.getsockname()[1]}"
 
     def announce() -> None:
-        print(f"gdr: serving {config} on {url} (routes: {url}/docs)", flush=True)
+        print(line_of(f"gdr: serving {config} on {url} (routes: {url}/docs)"), flush=True)
         if taught is not None:
             facts = taught.describe()
             print(f"gdr: teacher: {facts['values']}; {facts['domain']}: guidance {facts['guidance']}", flush=True)

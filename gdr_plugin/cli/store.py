@@ -11,11 +11,12 @@ import typer
 
 from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
+from gdr_plugin.cli.show import say
 
 if TYPE_CHECKING:
     from gdr_plugin.store.store import LogprobStore
 
-store = typer.Typer(name="store", no_args_is_help=True, help="The log-prob store: info and prune.")
+store = typer.Typer(name="store", no_args_is_help=True, help="The log-prob store: info, prune and repair.")
 app.add_typer(store)
 
 _Where = Annotated[Path, typer.Argument(metavar="PATH", help="The store's file, or a gdr.yaml that names it.")]
@@ -92,14 +93,32 @@ def prune(
     rows, freed = opened.prune(older_than_days=days, model=model, max_bytes=limit, dry_run=dry_run)
     left = opened.path.stat().st_size
     verb = "would delete" if dry_run else "deleted"
-    print(f"{verb} {rows:,} responses, about {_size(freed)}; the file has {_size(left)}")
+    say(f"{verb} {rows:,} responses, about {_size(freed)}; the file has {_size(left)}")
+
+
+@store.command()
+def repair(path: _Where = Path("gdr.yaml")) -> None:
+    """Save the log-probs of a damaged store that are whole; stop what uses the store first."""
+    from gdr_plugin.store.repair import repair as run
+
+    path = _file(path)
+    done = run(path)
+    lost = "; parts of the file could not be read" if done.unreadable else ""
+    say(f"{path}: kept {done.kept:,} responses, left out {done.dropped:,} that were damaged{lost}")
 
 
 def _open(path: Path) -> LogprobStore:
     """The store at `path` or named by the gdr.yaml there; never makes one."""
+    from gdr_plugin.store.store import LogprobStore
+
+    return LogprobStore(_file(path))
+
+
+def _file(path: Path) -> Path:
+    """The store's file; it exists."""
     from gdr_plugin.api.errors import ConfigError, StoreError
     from gdr_plugin.config.load import load_config
-    from gdr_plugin.store.store import DEFAULT_STORE, LogprobStore
+    from gdr_plugin.store.store import DEFAULT_STORE
 
     if path.suffix.lower() in (".yaml", ".yml"):
         section = load_config(path).store
@@ -110,7 +129,7 @@ def _open(path: Path) -> LogprobStore:
         )  # where `gdr evaluate` keeps one for those that name none
     if not path.is_file():
         raise StoreError(f"there is no store at {path}: the first run that scores makes it")
-    return LogprobStore(path)
+    return path
 
 
 def _days(text: str | None) -> int | None:

@@ -10,6 +10,7 @@ import typer
 
 from gdr_plugin.cli import options
 from gdr_plugin.cli.main import app
+from gdr_plugin.cli.show import say
 
 if TYPE_CHECKING:
     from gdr_plugin.tuning.report import TuneReport
@@ -101,17 +102,18 @@ def _print(report: TuneReport, out: Path, config: Path) -> None:
     _search(report)
     _held_out(report)
     cost = report.cost
-    print(
-        f"\ncost: {cost.computed:,} responses computed by the two models, {cost.saved:,} more were in the store; "
-        f"{report.seconds:,.1f} s"
+    say(
+        "",
+        f"cost: {cost.computed:,} responses computed by the two models, {cost.saved:,} more were in the store; "
+        f"{report.seconds:,.1f} s",
     )
     for reason, count in report.not_scored.items():
-        print(f"not scored: {count:,} x {reason}")
-    print(f"\n{report.verdict.because[0].upper()}{report.verdict.because[1:]}.")
+        say(f"not scored: {count:,} x {reason}")
+    say("", f"{report.verdict.because[0].upper()}{report.verdict.because[1:]}.")
     if report.verdict.use:
         _registration(report, out, config)
     else:
-        print(f"{out} was not written (--json shows the best candidate's text).")
+        say(f"{out} was not written (--json shows the best candidate's text).")
 
 
 def _search(report: TuneReport) -> None:
@@ -128,7 +130,7 @@ def _search(report: TuneReport) -> None:
         [[report.candidates[index].label, f"{last[index][0]}", f"{last[index][1]:.2f}"] for index in shown],
     )
     more = f"and {len(order) - len(shown)} more that left earlier; " if len(order) > len(shown) else ""
-    print(f"{more}these prompts chose the winner, so these numbers are no result\n")
+    say(f"{more}these prompts chose the winner, so these numbers are no result", "")
 
 
 def _held_out(report: TuneReport) -> None:
@@ -151,13 +153,13 @@ def _held_out(report: TuneReport) -> None:
     title = f"Held out: {result.tuned.n} prompts that chose nothing (95 % intervals)"
     print_table(title, ("guidance", "accuracy", "best found minus this"), rows)
     if guidance is not None and guidance.instruction:
-        print(f"best found says: {shorten(guidance.instruction, _QUOTED, placeholder=' ...')}")
-    print(
+        say(f"best found says: {shorten(guidance.instruction, _QUOTED, placeholder=' ...')}")
+    say(
         f"best found against no guidance: better on {result.better} prompts, worse on {result.worse}, "
         f"sign test p = {result.sign_p:.2g}"
     )
     if result.not_scored:
-        print(f"left out: {result.not_scored} prompts that one of the three cannot score")
+        say(f"left out: {result.not_scored} prompts that one of the three cannot score")
 
 
 def _registration(report: TuneReport, out: Path, config: Path) -> None:
@@ -167,11 +169,12 @@ def _registration(report: TuneReport, out: Path, config: Path) -> None:
     guidance = report.best.guidance
     assert guidance is not None  # no guidance is never recommended
     now = report.config
-    print(f"Written to {out}. To use it, {config} needs:\n")
-    print(registration(now, config.parent, out, domain=report.domain, guidance=guidance))
+    say(f"Written to {out}. To use it, {config} needs:", "")
+    say(*registration(now, config.parent, out, domain=report.domain, guidance=guidance).split("\n"))
     if len(guidance.exemplars) > now.guidance.exemplars:
-        print(f"\nexemplars: {len(guidance.exemplars)} holds for every domain's guidance, not only for this one.")
-    print(
-        f'\nIt applies to rows with "domain": "{report.domain}" (router field); for all prompts that no router '
-        f"decides, set routing.default_domain: {report.domain}."
+        say("", f"exemplars: {len(guidance.exemplars)} holds for every domain's guidance, not only for this one.")
+    say(
+        "",
+        f'It applies to rows with "domain": "{report.domain}" (router field); for all prompts that no router '
+        f"decides, set routing.default_domain: {report.domain}.",
     )

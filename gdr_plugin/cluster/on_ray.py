@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from gdr_plugin.api.errors import ConfigError, GDRError, MissingDependencyError, ModelError
 from gdr_plugin.cluster.engine import Failure, Stage, Worker, checked
 from gdr_plugin.cluster.pools import Pool
+from gdr_plugin.logs import logger
 from gdr_plugin.text import typed_line
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["RayEngine"]
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _RETRIES: Final = 4
 """How often an item is given to a new actor after one has died with it; a lost machine is not its fault."""

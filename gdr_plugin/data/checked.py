@@ -24,6 +24,7 @@ from typing import Any, Generic
 from gdr_plugin.api.errors import DataError, OutputError
 from gdr_plugin.data.read import BadRow, CheckColumns, Parsed, check_rows
 from gdr_plugin.data.sources import Row
+from gdr_plugin.files import writing
 from gdr_plugin.text import one_line
 
 __all__ = ["CheckedRows", "SavedWindows"]
@@ -114,12 +115,9 @@ class CheckedRows(Generic[Parsed]):
         Raises:
             OutputError: The file cannot be written.
         """
-        try:
-            with path.open("wb") as file:
-                self._file.seek(0)
-                shutil.copyfileobj(self._file, file, 1 << 20)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error.strerror}); free space and run again") from error
+        with writing(path), path.open("wb") as file:
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, file, 1 << 20)
         return SavedWindows(path, self._starts, size)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import gzip
 import json
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,8 +149,10 @@ def _text_file(path: Path, kind: str) -> Iterator[Located]:
                 yield from read_json_array(file, str(path))
             else:
                 yield from read_jsonl(file, str(path))
-    except (OSError, EOFError) as error:  # a damaged .gz is one of the two
-        raise DataError(f"{path} cannot be read: {error}") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is damaged ({first_line(error)}): make or fetch the file again") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _starts_an_array(file: IO[bytes]) -> bool:
@@ -167,7 +170,8 @@ def _parquet(path: Path) -> Iterator[Located]:
 
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        # Pages of files that carry checksums, as ours do, are compared with them.
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=_BATCH):
                 encoded = [field.name for field in batch.schema if _is_json(field.type)]
                 for content in batch.to_pylist():
@@ -175,8 +179,13 @@ def _parquet(path: Path) -> Iterator[Located]:
                     for name in encoded:
                         content[name] = _decoded(content[name])
                     yield f"{path} row {number}", content
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:  # damaged bytes raise any
+        after = f" after row {number:,}" if number else ""
+        raise DataError(
+            f"{path} cannot be read as Parquet{after}: {first_line(error)}; make or fetch the file again"
+        ) from error
 
 
 def _is_json(kind: Any) -> bool:

@@ -34,8 +34,15 @@ def as_csv(report: Report, origin: Mapping[str, str]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*_COLUMNS, *origin])
     for row in _rows(report):
-        writer.writerow([*("" if cell is None else cell for cell in row), *origin.values()])
+        writer.writerow([_cell(value) for value in (*row, *origin.values())])
     return out.getvalue()
+
+
+def _cell(value: object) -> object:
+    """A value as a cell; a text that a spreadsheet would run as a formula gets the apostrophe that makes it text."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return "" if value is None else value
 
 
 def _rows(report: Report) -> Iterator[tuple[Any, ...]]:

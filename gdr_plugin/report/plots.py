@@ -11,13 +11,12 @@ import contextlib
 import importlib.util
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from gdr_plugin.api.errors import MissingDependencyError, OutputError
-from gdr_plugin.files import PARTIAL
+from gdr_plugin.files import PARTIAL, writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -227,14 +226,14 @@ def save(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     format = _format(path)
     partial = path.with_name(path.name + PARTIAL)
+    drawn = image(figure, format)
     try:
-        partial.write_bytes(image(figure, format))
-        os.replace(partial, path)  # noqa: PTH105 - the same as everywhere else, whole or not at all
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+        with writing(path):
+            partial.write_bytes(drawn)
+            partial.replace(path)
     finally:
         with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+            partial.unlink()
     return path
 
 
@@ -285,10 +284,14 @@ def _open(axes: Axes) -> None:
 
 def _finished(figure: Figure, axes: Axes, title: str, note: str = "") -> Figure:
     """Title, and one size of type everywhere."""
+    from matplotlib.text import Text
+
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=_FONT + 1.5, fontweight="bold")
     if note:
         axes.set_title(note, loc="left", fontsize=_FONT - 0.5, color=_GREY)
+    for text in figure.findobj(Text):  # a name with `$` in it is no formula
+        text.set_parse_math(False)
     for part in figure.axes:  # the scale is one, too
         part.tick_params(labelsize=_FONT)
         part.xaxis.label.set_fontsize(_FONT)

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from gdr_plugin.api.errors import OutputError
-from gdr_plugin.files import PARTIAL, atomic, dumps
+from gdr_plugin.files import PARTIAL, atomic, dumps, not_written, writing
 from gdr_plugin.text import one_line
 
 RUN_FILE = "run.json"
@@ -55,7 +55,7 @@ class RunFolder:
         except Timeout as error:
             raise OutputError(f"{self.root}: another gdr is working on it: wait for it or choose another -o") from error
         except OSError as error:
-            raise OutputError(f"{self.root}: cannot be written ({error.strerror}): choose another -o") from error
+            raise not_written(self.root, error) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -105,7 +105,8 @@ class RunFolder:
                     f"{self.root}: belongs to another run ({'; '.join(changes[:3])}{more}): choose another -o, or "
                     "delete the folder to start over"
                 )
-        self.work.mkdir(exist_ok=True)
+        with writing(self.work):
+            self.work.mkdir(exist_ok=True)
         if begun is None:
             with atomic(path) as file:
                 file.write(json.dumps({**run, "compare": compare}, ensure_ascii=False, indent=2) + "\n")

@@ -8,7 +8,6 @@ teacher's ids get log-probs. This module knows neither HTTP nor models.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections import OrderedDict
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gdr_plugin.api.errors import RequestError
 from gdr_plugin.api.service import ServeSettings
+from gdr_plugin.logs import logger
 from gdr_plugin.serve.entry import Entry, Key, Outcome, Work, unwrap
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 BATCH_CHARS = 2_000_000
 """Characters beyond which a batch takes no further sample: a few long ones are work enough."""
+SHARE = 16
+"""Samples that a request has in a batch before others have theirs: those of one prompt mostly stand together."""
 GRACE_S = 10.0
 """Seconds that a sample which nobody waits for keeps its place: a client that retries finds it again."""
 WAITING_PER_SLOT = 8
@@ -33,7 +35,7 @@ WAITING_PER_SLOT = 8
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
-log = logging.getLogger("gdr_plugin.serve")
+log = logger("gdr_plugin.serve")
 
 
 class Batcher:
@@ -68,6 +70,7 @@ class Batcher:
         self._work = threading.Condition()
         self._queue: OrderedDict[Entry, None] = OrderedDict()
         self._live = 0  # queued entries that somebody waits for
+        self._turn = 0  # of the last entry that was taken: see `Entry.turn`
         self._stopping = False
 
     @property
@@ -130,14 +133,14 @@ class Batcher:
                 f"the server is overloaded: {self.waiting:,} samples wait for room in the queue; try again later",
                 status=503,
             )
-        left = len(questions)
+        left, turn = len(questions), self._turn
         self.waiting += left
         held: list[Any] = []
         try:
             for number, question in enumerate(questions):
                 if number % 256 == 255:
                     await asyncio.sleep(0)  # hashing thousands of samples must not hold up other requests
-                held.append(await self._admit(work, question))
+                held.append(await self._admit(work, question, turn + number // SHARE))
                 left -= 1
                 self.waiting -= 1
             futures = {answer.done for answer in held if isinstance(answer, Entry) and not answer.done.done()}
@@ -153,7 +156,7 @@ class Batcher:
         ]
         return answers
 
-    async def _admit(self, work: Work[Any, Any], question: Any) -> Any:
+    async def _admit(self, work: Work[Any, Any], question: Any, turn: int) -> Any:
         """The question's answer if it is known, else its place in the queue; waits until there is room."""
         digest = work.key(question)
         key = None if digest is None else (work.name, digest)
@@ -169,7 +172,7 @@ class Batcher:
         if known is not None:
             self._slots.release()
             return known
-        entry = Entry(work, question, key, self._loop.create_future())
+        entry = Entry(work, question, key, self._loop.create_future(), max(turn, self._turn))
         self._unfinished.add(entry)
         if key is not None:
             self._in_flight[key] = entry
@@ -254,12 +257,13 @@ class Batcher:
     def _take(self) -> list[Entry]:
         batch: list[Entry] = []
         chars = 0
-        for entry in self._queue:
-            if entry.waiters:
-                batch.append(entry)
-                chars += entry.work.size(entry.question)
-                if len(batch) == self._settings.max_batch or chars > BATCH_CHARS:
-                    break
+        # Requests take turns: a small one does not wait for all of a large one, nor a large one for all small ones.
+        for entry in sorted((entry for entry in self._queue if entry.waiters), key=lambda entry: entry.turn):
+            batch.append(entry)
+            chars += entry.work.size(entry.question)
+            if len(batch) == self._settings.max_batch or chars > BATCH_CHARS:
+                break
+        self._turn = max(self._turn + 1, batch[-1].turn)
         for entry in batch:
             del self._queue[entry]
         self._live -= len(batch)

@@ -81,6 +81,8 @@ class Entry:
     question: Any
     key: Key | None
     done: asyncio.Future[Outcome]
+    turn: int
+    """When it is taken, beside those of other requests: of each request, so many have the same turn (`SHARE`)."""
     arrived: float = field(default_factory=time.monotonic)
     waiters: int = 1
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import logging
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode
 
+from gdr_plugin.logs import logger
 from gdr_plugin.serve.answers import problem
 from gdr_plugin.serve.service import BODY_BYTES
 from gdr_plugin.text import printable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from gdr_plugin.serve.service import BatchingService
 
-log = logging.getLogger("gdr_plugin.serve")
+log = logger("gdr_plugin.serve")
 
 BODY_S = 60.0
 """Seconds that a body may take, beside those that `BODY_RATE` gives it: nobody keeps a place by dripping."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from itertools import starmap
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from gdr_plugin.api.errors import DataError
+from gdr_plugin.api.errors import DataError, RequestError
 from gdr_plugin.api.types import Score
 from gdr_plugin.data.rows import ScoreRow, parse_score_row, response_column
 from gdr_plugin.data.sources import Row
-from gdr_plugin.serve.answers import JsonAnswer
+from gdr_plugin.serve.answers import JsonAnswer, LongAnswer
 from gdr_plugin.serve.entry import TOKEN_FIELDS
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 _ID = 1_000
 """Most characters of a row's id, which the answer repeats."""
+FEW = 100
+"""Scores that are answered at once; more of them are sent while they are encoded."""
+MAX_TOKENS_OF = 262_144
+"""Most characters of a request's responses, all together, for which token log-probs are sent."""
 _ROW: dict[str, Any] = {
     "prompt": "How many days are there in a leap year?",
     "response": "366.",
@@ -81,12 +86,25 @@ def routes(service: ScoringService) -> APIRouter:
     api = APIRouter(tags=["gdr"])
 
     @api.post("/v1/gdr/score", response_model=RowScores, summary="Score rows")
-    async def score(body: ScoreRows) -> JsonAnswer:
+    async def score(body: ScoreRows) -> Response:
         rows = await service.read(lambda: list(starmap(_row, enumerate(body.rows))), items=len(body.rows))
+        if body.tokens:
+            _check_tokens(rows)
         scores = await service.score([row.sample for row in rows], tokens=body.tokens)
-        return JsonAnswer({"scores": [_as_json(row, score) for row, score in zip(rows, scores, strict=True)]})
+        made = (_as_json(row, score) for row, score in zip(rows, scores, strict=True))
+        few = len(rows) <= FEW and not body.tokens
+        return JsonAnswer({"scores": list(made)}) if few else LongAnswer("scores", made)
 
     return api
+
+
+def _check_tokens(rows: Sequence[ScoreRow]) -> None:
+    """Refuse what would be answered with more numbers than a client can want: some hundred bytes for each token."""
+    size = sum(len(row.sample.text) for row in rows)
+    if size > MAX_TOKENS_OF:
+        raise RequestError(
+            f"responses of {size:,} characters with `tokens: true`: send at most {MAX_TOKENS_OF:,} in one request"
+        )
 
 
 def _row(number: int, content: dict[str, Any]) -> ScoreRow:

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.errors import ConfigError, MissingDependencyError, ModelError
+from gdr_plugin.logs import LineFormatter
+from gdr_plugin.text import line_of
 
 try:
     import uvicorn
@@ -98,7 +100,9 @@ def serve(
     Raises:
         ModelError: The models could not be loaded.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    shown = logging.StreamHandler()
+    shown.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[shown])
     logging.getLogger("uvicorn.access").setLevel(logging.INFO)
     files = _raise_file_limit()
     config = uvicorn.Config(
@@ -125,7 +129,7 @@ def serve(
         within = f"within the {service.settings.drain_s:g} seconds of --drain-s"
         print(f"gdr: {server.left:,} samples were not scored {within}: their requests got 503", file=sys.stderr)
     elif service.failure is not None:
-        print(f"gdr: {service.failure}", file=sys.stderr)
+        print(f"gdr: {line_of(service.failure)}", file=sys.stderr)
     code = int(server.left > 0 or service.failure is not None)
     if service.batcher.busy_since is not None:
         # A thread inside torch cannot be stopped, and taking the libraries down under it may crash.

@@ -7,7 +7,6 @@ Knows nothing of HTTP but the status of a refused request. A route author needs 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from gdr_plugin.api.errors import ConfigError, ModelError, RequestError
 from gdr_plugin.api.service import ServeSettings
 from gdr_plugin.api.types import Message, Sample, Score
+from gdr_plugin.logs import logger
 from gdr_plugin.serve.batcher import Batcher
 from gdr_plugin.serve.entry import ScoreQuestion, ScoreWork, TeachWork, characters
 from gdr_plugin.text import one_line
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gdr_plugin.reward.teacher import RawIds, Teacher, TokenValues
     from gdr_plugin.serve.metrics import Metrics
 
-log = logging.getLogger("gdr_plugin.serve")
+log = logger("gdr_plugin.serve")
 T = TypeVar("T")
 
 BODY_BYTES: ContextVar[int] = ContextVar("gdr_body_bytes", default=0)

@@ -11,14 +11,15 @@ import sqlite3
 import threading
 import time
 import weakref
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gdr_plugin.api.errors import StoreError
 
-SCHEMA_VERSION = 1
-_APPLICATION_ID = 0x47445250  # marks the file as ours ("GDRP")
+SCHEMA_VERSION = 2
+APPLICATION_ID = 0x47445250  # marks the file as ours ("GDRP")
 _CACHE_KIB = 64 << 10
 _LOG_PAGES = 16_000
 """Pages of the log, 4 KiB each, before they are written into the file."""
@@ -27,10 +28,10 @@ CREATE TABLE models (
     id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE, name TEXT NOT NULL, created INTEGER NOT NULL
 );
 CREATE TABLE logprobs (
-    key BLOB PRIMARY KEY, model INTEGER NOT NULL, used INTEGER NOT NULL, value BLOB NOT NULL
+    key BLOB PRIMARY KEY, model INTEGER NOT NULL, used INTEGER NOT NULL, value BLOB NOT NULL, crc INTEGER
 );
 """
-# `created` and `used` are days since 1970-01-01 (UTC), `value` is little-endian float32.
+# `created` and `used` are days since 1970-01-01 (UTC), `value` is little-endian float32, `crc` is `checksum`.
 
 
 class StoreFile:
@@ -74,7 +75,7 @@ class StoreFile:
                     self._closer = weakref.finalize(self, self._connection.close)
                 yield self._connection
             except (OSError, sqlite3.Error) as error:
-                raise StoreError(_explain(self.path, error)) from error
+                raise StoreError(explain(self.path, error)) from error
 
     @contextmanager
     def transaction(self, *, wait: bool = True) -> Iterator[sqlite3.Connection]:
@@ -139,6 +140,16 @@ def _open(path: Path, wait_s: float) -> sqlite3.Connection:
     return connection
 
 
+def checksum(key: bytes, value: bytes) -> int:
+    """What tells an entry that a disk has changed: SQLite reads back whatever is in the file."""
+    return zlib.crc32(value, zlib.crc32(key))
+
+
+def is_whole(key: object, value: object, crc: object) -> bool:
+    """Whether an entry is what was written; a damaged file may give values of any type."""
+    return isinstance(key, bytes) and isinstance(value, bytes) and not len(value) % 4 and crc == checksum(key, value)
+
+
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables in a new file; refuse a file that is not ours."""
     version, application = pragma(connection, "user_version"), pragma(connection, "application_id")
@@ -149,10 +160,12 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
                     raise StoreError(f"{path} is another program's SQLite file: name another file in store.path")
                 for statement in _SCHEMA.split(";"):
                     connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    elif application != _APPLICATION_ID:
+    elif application != APPLICATION_ID:
         raise StoreError(f"{path} is another program's SQLite file: name another file in store.path")
+    elif version == 1:
+        _add_checksums(connection)
     elif version != SCHEMA_VERSION:
         raise StoreError(
             f"{path} is a log-prob store of version {version}, this release reads version {SCHEMA_VERSION}: "
@@ -164,6 +177,16 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
     connection.execute("PRAGMA synchronous = NORMAL")  # in WAL: power loss may cost the last commits, never the file
+
+
+def _add_checksums(connection: sqlite3.Connection) -> None:
+    """Bring a file of version 1 up to date: its entries are read once, and kept as they are."""
+    connection.create_function("checksum", 2, checksum, deterministic=True)
+    with _transaction(connection):
+        if pragma(connection, "user_version") == 1:  # nobody else was faster
+            connection.execute("ALTER TABLE logprobs ADD COLUMN crc INTEGER")
+            connection.execute("UPDATE logprobs SET crc = checksum(key, value)")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def pragma(connection: sqlite3.Connection, name: str) -> int:
@@ -185,10 +208,31 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
-def _explain(path: Path, error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, OSError) or "unable to open" in text or "readonly" in text:
+def explain(path: Path, error: Exception) -> str:
+    """An error of SQLite or the operating system as one line that says what to do.
+
+    Args:
+        path: The store's file.
+        error: What went wrong.
+    """
+    text, code = str(error), getattr(error, "sqlite_errorcode", 0)
+    kind = code & 0xFF  # the rest says more exactly what it was
+    if isinstance(error, OSError) or kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         return f"the store {path} cannot be written ({text}): name another file in store.path"
-    if isinstance(error, sqlite3.OperationalError):
-        return f"the store {path} cannot be used ({text}): free the disk or stop the process that holds it, and go on"
-    return f"{path} is not a readable log-prob store ({text}): delete it, or name another file in store.path"
+    if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or "locked" in text:
+        return f"the store {path} cannot be used ({text}): stop the process that holds it, and go on"
+    if kind == sqlite3.SQLITE_FULL or (kind == sqlite3.SQLITE_IOERR and code != sqlite3.SQLITE_IOERR_SHORT_READ):
+        return f"the store {path} cannot be written ({text}): free space, and go on"
+    if kind == sqlite3.SQLITE_NOTADB:
+        return f"{path} is not a readable log-prob store ({text}): delete it, or name another file in store.path"
+    return damaged(path, text)
+
+
+def damaged(path: Path, found: str) -> str:
+    """What is said of a store whose file has changed on the disk.
+
+    Args:
+        path: The file.
+        found: How it was noticed.
+    """
+    return f"the store {path} is damaged ({found}): `gdr store repair {path}` keeps what is whole, or delete it"

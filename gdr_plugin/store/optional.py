@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -11,11 +10,12 @@ from typing import Final, TypeVar
 
 from gdr_plugin.api.errors import StoreError
 from gdr_plugin.api.types import Logprobs
+from gdr_plugin.logs import logger
 from gdr_plugin.store.store import LogprobStore
 
 __all__ = ["OptionalStore"]
 
-log = logging.getLogger("gdr_plugin.store")
+log = logger("gdr_plugin.store")
 T = TypeVar("T")
 
 WAIT_S: Final = 2.0

@@ -20,7 +20,7 @@ import numpy as np
 
 from gdr_plugin.api.errors import StoreError
 from gdr_plugin.api.types import Logprobs, TokenSpan
-from gdr_plugin.store.file import StoreFile
+from gdr_plugin.store.file import StoreFile, checksum, damaged, is_whole
 from gdr_plugin.store.usage import ModelUsage, prune, today, usage
 
 __all__ = ["DEFAULT_STORE", "LogprobStore", "ModelUsage", "span_keys"]
@@ -92,17 +92,19 @@ class LogprobStore:
             Each span's log-probs, shape `(len(span.response),)`, or None where they are not known.
 
         Raises:
-            StoreError: The file cannot be read.
+            StoreError: The file cannot be read, or an entry is not what was written.
         """
         found: dict[bytes, bytes] = {}
         stale: list[bytes] = []
         now = today()
         with self._file.session() as connection:
             for chunk in windows(keys, _KEYS_A_QUERY):
-                query = f"SELECT key, used, value FROM logprobs WHERE key IN ({_marks(chunk)})"
-                for key, used, value in connection.execute(query, chunk):
+                query = f"SELECT key, used, value, crc FROM logprobs WHERE key IN ({_marks(chunk)})"
+                for key, used, value, crc in connection.execute(query, chunk):
+                    if not is_whole(key, value, crc):
+                        raise StoreError(damaged(self.path, "an entry is not what was written"))
                     found[key] = value
-                    if used < now:
+                    if not isinstance(used, int) or used < now:
                         stale.append(key)
         if stale:
             self._touch(stale, now)
@@ -124,16 +126,17 @@ class LogprobStore:
             StoreError: The file cannot be written.
         """
         now = today()
-        rows = [
-            (key, now, np.ascontiguousarray(values, dtype="<f4").tobytes())
+        fit = [
+            (key, np.ascontiguousarray(values, dtype="<f4").tobytes())
             for key, values in zip(keys, logprobs, strict=True)
             if np.isfinite(values).all()
         ]
+        rows = [(key, now, value, checksum(key, value)) for key, value in fit]
         if not rows:
             return 0
         with self._file.transaction() as connection:
             model = _model_id(connection, identity, name, now)
-            connection.executemany(f"INSERT OR IGNORE INTO logprobs VALUES (?, {model}, ?, ?)", rows)
+            connection.executemany(f"INSERT OR IGNORE INTO logprobs VALUES (?, {model}, ?, ?, ?)", rows)
         return len(rows)
 
     def info(self) -> list[ModelUsage]:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from gdr_plugin.api.errors import StoreError, unknown
-from gdr_plugin.store.file import StoreFile, pragma
+from gdr_plugin.store.file import StoreFile, damaged, pragma
 
 _OVERHEAD = 64  # bytes a row costs beside its value: the key twice, and both b-trees' cells
 
@@ -42,18 +42,21 @@ def usage(file: StoreFile) -> list[ModelUsage]:
     with file.session() as connection:
         rows = connection.execute(query).fetchall()
         scale = _scale(connection)
-    return [
-        ModelUsage(
-            name=name,
-            identity=identity,
-            rows=count,
-            tokens=size // 4,
-            bytes=round((size + count * _OVERHEAD) * scale),
-            first_used=_date(first),
-            last_used=_date(last),
-        )
-        for name, identity, count, size, first, last in rows
-    ]
+    try:
+        return [
+            ModelUsage(
+                name=name,
+                identity=identity,
+                rows=count,
+                tokens=size // 4,
+                bytes=round((size + count * _OVERHEAD) * scale),
+                first_used=_date(first),
+                last_used=_date(last),
+            )
+            for name, identity, count, size, first, last in rows
+        ]
+    except (TypeError, OverflowError) as error:
+        raise StoreError(damaged(file.path, "a date or a size is none")) from error
 
 
 def prune(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from gdr_plugin.api.errors import ConfigError, DataError
 from gdr_plugin.api.unscored import GivenUnscored, Unscored
 from gdr_plugin.config.schema import Config
+from gdr_plugin.text import line_of
 from gdr_trl.completion import Completion, Reasoning, read_completion, row_fields
 from gdr_trl.completion_reward import CompletionReward, Shaping, join
 from gdr_trl.ends import CompletionTokens, Ends
@@ -213,7 +214,7 @@ class _Reward:
     def _warn(self, message: str, key: str | None = None) -> None:
         if (key or message) not in self._warned:
             self._warned.add(key or message)
-            warnings.warn(f"{self.__name__}: {message}", UserWarning, stacklevel=2)
+            warnings.warn(line_of(f"{self.__name__}: {message}"), UserWarning, stacklevel=2)
 
 
 class GDRReward(_Reward):

@@ -78,7 +78,7 @@ def test_init_in_a_folder_and_without_one(tmp_path: Path, gdr, monkeypatch: pyte
     assert (tmp_path / "gdr.yaml").exists()
     code, _, err = gdr("init", tmp_path / "no/such/folder.yaml")
     assert code == 2
-    assert "cannot be written: No such file or directory" in err
+    assert "cannot be written (No such file or directory); name another place" in err
     other = tmp_path / "other"
     other.mkdir()
     monkeypatch.chdir(other)

@@ -71,6 +71,13 @@ def test_csv_has_every_accuracy(folder: Path) -> None:
     assert ("all", "longer wins", "tokens") in found
 
 
+def test_a_text_that_a_spreadsheet_would_run_is_text_in_csv(folder: Path) -> None:
+    (folder / "=1+1.jsonl").write_text((folder / "data.jsonl").read_text())
+    evaluate_data("=1+1.jsonl", Config.model_validate(CONFIG), Outputs(csv=folder / "out.csv"))
+    rows = list(csv.DictReader(io.StringIO((folder / "out.csv").read_text())))
+    assert {row["data"] for row in rows} == {"'=1+1.jsonl"}
+
+
 def test_latex_is_a_table_that_says_what_is_partial(folder: Path) -> None:
     (folder / "a_b.jsonl").write_text((folder / "data.jsonl").read_text())
     report, _ = evaluate_data("a_b.jsonl", Config.model_validate(CONFIG), Outputs(latex=folder / "out.tex"))

@@ -66,6 +66,45 @@ async def test_long_samples_make_small_batches(
     assert model.batches == [3, 3, 1]
 
 
+async def test_small_requests_do_not_wait_for_a_large_one_nor_it_for_them(
+    ratio: GuidedDensityRatio, model: Any, make: Make, until: Until
+) -> None:
+    async with service_of(ratio, max_batch=64) as service:
+        model.gate.clear()
+        blocker = asyncio.ensure_future(service.score([make("blocker")]))
+        await until(lambda: service.batcher.busy_since is not None)
+        large = asyncio.ensure_future(service.score([make(f"large {i}") for i in range(1_000)]))
+        await until(lambda: service.batcher.queued == 1_000)
+        small = [asyncio.ensure_future(service.score([make(f"small {i}")])) for i in range(3)]
+        await until(lambda: service.batcher.queued == 1_003)
+        model.responses.clear()
+        model.gate.set()
+        await asyncio.gather(blocker, *small)
+        assert not large.done()
+        scores = await large
+    asked = model.responses
+    assert max(asked.index(f"small {i}") for i in range(3)) <= 64  # behind the blocker, in the first batch
+    assert [text for text in asked if text.startswith("large")] == [f"large {i}" for i in range(1_000)]
+    assert [score.reward for score in scores] == [
+        score.reward for score in ratio.score([make(f"large {i}") for i in range(1_000)])
+    ]
+
+
+async def test_a_large_request_is_not_starved_by_small_ones(ratio: GuidedDensityRatio, model: Any, make: Make) -> None:
+    async with service_of(ratio, max_batch=8) as service:
+        large = asyncio.ensure_future(service.score([make(f"large {i}") for i in range(64)]))
+
+        async def client(number: int) -> int:
+            asked = 0
+            while not large.done():
+                await service.score([make(f"small {number} {asked}")])
+                asked += 1
+            return asked
+
+        asked = await asyncio.wait_for(asyncio.gather(*map(client, range(32))), 20)
+    assert min(asked) > 0
+
+
 async def test_a_sample_in_flight_is_scored_once(
     ratio: GuidedDensityRatio, model: Any, make: Make, until: Until
 ) -> None:

@@ -89,6 +89,35 @@ async def test_rows_with_token_logprobs(connect: Connect) -> None:
     assert set(score) <= set(RowScore.model_fields)
 
 
+async def test_long_token_logprobs_are_sent_in_pieces(connect: Connect, strict_json: Any) -> None:
+    from gdr_plugin.serve.answers import LongAnswer
+
+    rows = [{"id": 'a"b', "prompt": "Hi", "response": "Yo" * 6_000}, {"prompt": "Hi", "response": "é"}]
+    async with connect() as client:
+        answer = await client.post("/v1/gdr/score", json={"rows": rows, "tokens": True})
+        short = await client.post("/v1/gdr/score", json={"rows": rows[1:], "tokens": True})
+    assert answer.headers["content-type"] == "application/json"
+    long, other = strict_json(answer.text)["scores"]
+    assert long["id"] == 'a"b'
+    assert len(long["weak_token_logprobs"]) == len(long["strong_token_offsets"]) == long["strong_tokens"] == 12_001
+    assert sum(long["token_rewards"]) == pytest.approx(long["reward"])
+    assert {**other, "id": "row-000001"} == strict_json(short.text)["scores"][0]
+    items = [{"x": 1, "y": list(range(5_001)), "z": [], "w": None}, {}, {"y": [[1, 2]]}]
+    pieces = [piece async for piece in LongAnswer("é", items).body_iterator]
+    assert len(pieces) > 1
+    assert strict_json(b"".join(pieces).decode("ascii")) == {"é": items}
+
+
+async def test_more_token_logprobs_than_anybody_wants_are_refused(connect: Connect) -> None:
+    rows = [{"prompt": "Hi", "response": "x" * 70_000}] * 4
+    async with connect() as client:
+        answer = await client.post("/v1/gdr/score", json={"rows": rows, "tokens": True})
+        assert answer.status_code == 413
+        message = "responses of 280,000 characters with `tokens: true`: send at most 262,144 in one request"
+        assert answer.json()["error"]["message"] == message
+        assert (await client.post("/v1/gdr/score", json={"rows": rows})).status_code == 200
+
+
 async def test_what_is_not_scored_is_null_with_a_reason(connect: Connect, strict_json: Any) -> None:
     async with connect() as client:
         answer = await client.post("/v1/gdr/score", json={"rows": [{"prompt": "Hi", "response": "nan"}]})

@@ -97,6 +97,20 @@ def test_a_damaged_file_costs_the_cache_alone(store: OptionalStore) -> None:
     assert store.failures == 1
 
 
+def test_an_entry_that_a_disk_changed_is_no_log_prob(store: OptionalStore, caplog: pytest.LogCaptureFixture) -> None:
+    assert scored(store, SPANS) == (0, len(SPANS))
+    assert scored(store, SPANS) == (len(SPANS), 0)
+    store.close()
+    connection = sqlite3.connect(store.path)
+    ((key, value),) = connection.execute("SELECT key, value FROM logprobs LIMIT 1").fetchall()
+    connection.execute("UPDATE logprobs SET value = ? WHERE key = ?", (bytes([value[0] ^ 1]) + value[1:], key))
+    connection.commit()
+    connection.close()
+    assert scored(store, SPANS) == (0, len(SPANS))  # and `scored` compares the numbers
+    assert store.failures == 1
+    assert "an entry is not what was written" in caplog.text
+
+
 def test_a_wrong_path_is_said_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "store.sqlite").write_text("a diary, not a store" * 100)
     with pytest.raises(StoreError, match="not a readable log-prob store"):

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from gdr_plugin.models.fake import FakeModel
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_plugin.routing import RouterChain
 from gdr_plugin.store.model import StoredModel
+from gdr_plugin.store.repair import repair
 from gdr_plugin.store.store import LogprobStore, span_keys
 
 
@@ -271,7 +273,7 @@ class TestUnusableFiles:
         connection = sqlite3.connect(store.path)
         connection.execute("PRAGMA user_version = 99")
         connection.close()
-        with pytest.raises(StoreError, match="version 99, this release reads version 1: delete it"):
+        with pytest.raises(StoreError, match="version 99, this release reads version 2: delete it"):
             LogprobStore(store.path)
 
     def test_damaged(self, store: LogprobStore) -> None:
@@ -281,8 +283,28 @@ class TestUnusableFiles:
         with store.path.open("r+b") as file:
             file.seek(8192)
             file.write(os.urandom(size - 8192))
-        with pytest.raises(StoreError, match="not a readable log-prob store"):
+        with pytest.raises(StoreError, match=r"is damaged .*`gdr store repair .*` keeps what is whole, or delete it"):
             look_up(LogprobStore(store.path), "a", spans(2000))
+        done = repair(store.path)  # nothing but the heads of the tables is left
+        assert (done.kept, done.dropped, done.unreadable) == (0, 0, True)
+        assert LogprobStore(store.path).info() == []
+
+    def test_repair_keeps_models_and_days(self, store: LogprobStore, clock: list[float]) -> None:
+        model, some = FakeModel("a"), spans(1200)
+        keep(store, model.identity, "one", some, model.score(some))
+        clock[0] += 86_400 * 40
+        other = FakeModel("b")
+        keep(store, other.identity, "two", some[:5], other.score(some[:5]))
+        before = store.info()
+        store.close()
+        done = repair(store.path)
+        assert (done.kept, done.dropped, done.unreadable) == (1205, 0, False)
+        assert sorted(path.name for path in store.path.parent.iterdir()) == [store.path.name]
+        after = LogprobStore(store.path).info()
+        assert [replace(usage, bytes=0) for usage in after] == [replace(usage, bytes=0) for usage in before]
+        np.testing.assert_array_equal(
+            look_up(LogprobStore(store.path), model.identity, some)[7], model.score(some[7:8])[0]
+        )
 
     def test_a_folder_or_below_a_file(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="cannot be written"):

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gdr_plugin.api.errors import MissingDependencyError, OutputError
+from gdr_plugin.api.errors import MissingDependencyError
 from gdr_plugin.evaluation.pairs.correlation import Correlation
 from gdr_plugin.evaluation.pairs.matrix import ModelPairStudy
 from gdr_plugin.evaluation.pairs.report import ModelPairsReport, gap_words, spread
+from gdr_plugin.files import writing
 from gdr_plugin.report.tables import section
 
 if TYPE_CHECKING:
@@ -72,10 +73,8 @@ def save_plots(report: ModelPairsReport, folder: Path) -> list[Path]:
     """
     from gdr_plugin.report.plots import save
 
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror}): choose another --plots") from error
     files = {
         folder / f"{name}.{end}": figure for name, figure in figures(report).items() for end in ("png", "pdf", "svg")
     }

@@ -7,7 +7,8 @@ reads a GGUF: it sees the converted folder only.
 from __future__ import annotations
 
 import copy
-import logging
+import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -19,14 +20,16 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from gdr_plugin.api.errors import EngineWarning, MissingDependencyError, ModelError
+from gdr_plugin.files import sync, sync_folder
+from gdr_plugin.logs import logger
 from gdr_plugin.models.local.building import building, load_complete
 from gdr_plugin.models.local.identity import cache_folder, file_digest
-from gdr_plugin.text import first_line
+from gdr_plugin.text import first_line, typed_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _DTYPES = ("float32", "bfloat16", "float16")
 FORMAT = 2
@@ -63,8 +66,10 @@ def converted(path: Path, dtype: str) -> Path:
             if not folder.is_dir():
                 _convert(path, dtype, folder)
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else first_line(error)
         raise ModelError(
-            f"cannot convert {path} into {folder}: {error}; set GDR_CACHE to a folder with room"
+            f"{path} cannot be converted: {folder.parent} cannot be written ({reason}); free space there, or set "
+            "GDR_CACHE to another folder, and run again"
         ) from error
     return folder
 
@@ -83,19 +88,34 @@ def _convert(path: Path, dtype: str, folder: Path) -> None:
         import gguf  # noqa: F401 - transformers reads the file with it
     except ImportError as error:
         raise MissingDependencyError("gguf", "gguf", "to read .gguf files") from error
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+    making = f".making-{folder.name}-"
+    for left in folder.parent.glob(f"{making}*"):  # by a conversion that was killed: nobody else has this one's lock
+        shutil.rmtree(left, ignore_errors=True)
+    from safetensors import SafetensorError
+
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=making))
     try:
         log.info("converting %s into %s, once: this takes a while", path.name, dtype)
         with building():
             model, tokenizer = read_gguf(path, dtype)
-            plain_copy(model).save_pretrained(work)
-            tokenizer.save_pretrained(work)
+            try:
+                plain_copy(model).save_pretrained(work)
+                tokenizer.save_pretrained(work)
+            except SafetensorError as error:  # its way to say what the operating system said
+                raise _as_os_error(error) from error
         for file in work.iterdir():
             file.chmod(0o644)
+            sync(file)  # else a power cut leaves a folder that looks complete and is not
         work.chmod(0o755)
         work.replace(folder)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _as_os_error(error: Exception) -> OSError:
+    code = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(code[1]), str(error)) if code else OSError(str(error))
 
 
 def read_gguf(path: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -152,7 +172,9 @@ def _alone(path: Path) -> Iterator[str]:
     except ModelError:
         raise
     except Exception as error:  # the parsers of transformers and gguf raise errors of all kinds
-        raise ModelError(f"{path} cannot be read as a GGUF language model: {first_line(error)}") from error
+        raise ModelError(
+            f"{path} cannot be read as a GGUF language model: {typed_line(error)[:300]}; is it complete? Fetch it again"
+        ) from error
 
 
 def _tokenizer(folder: str, path: Path) -> PreTrainedTokenizerBase:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Logprobs, TokenSpan
+from gdr_plugin.logs import logger
 from gdr_plugin.models.digests import combine
 from gdr_plugin.models.local.adapters import Adapter
 from gdr_plugin.models.local.engine import Engine
@@ -23,7 +23,7 @@ from gdr_plugin.models.text.chat import Chat
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _UNKNOWN_STRATEGY = {"strategy": "chosen when the weights are loaded"}
 

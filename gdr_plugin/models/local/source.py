@@ -17,7 +17,7 @@ from gdr_plugin.models.digests import combine
 from gdr_plugin.models.local.building import building
 from gdr_plugin.models.local.device import dtype_name, resolve_device
 from gdr_plugin.models.local.gguf import already_converted, converted, describe_gguf
-from gdr_plugin.models.local.identity import file_digest, folder_digest
+from gdr_plugin.models.local.identity import cache_folder, file_digest, folder_digest
 from gdr_plugin.models.local.packages import EXTRA, check_packages
 from gdr_plugin.models.text.opening import tokenizer_at
 from gdr_plugin.text import first_line, one_line
@@ -246,6 +246,28 @@ def _check_folder(folder: Path, spec: ModelSpec) -> None:
                 "save_pretrained, which writes safetensors"
             )
         raise ModelError(f"{folder} holds no weights (*.safetensors)")
+    check_weights(folder)
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse weights whose file ends too early or is another one's, from its header alone: before anything is loaded.
+
+    Args:
+        folder: With files `*.safetensors`.
+
+    Raises:
+        ModelError: A file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            made = folder.is_relative_to(cache_folder())
+            todo = f"delete {folder}, which is made again" if made else "fetch or save it again"
+            raise ModelError(f"{path} is damaged ({first_line(error)}): {todo}") from error
 
 
 def _unreadable(spec: ModelSpec, local: bool, error: Exception) -> ModelError:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import torch
+from safetensors import SafetensorError
 
 from gdr_plugin.api.errors import ModelError
 from gdr_plugin.models.local.building import building, load_complete
@@ -92,7 +93,7 @@ class Weights:
                     self._peft = PeftModel.from_pretrained(self.model, folder, name, low_cpu_mem_usage=True)
                 else:
                     self._peft.load_adapter(folder, name, low_cpu_mem_usage=True)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError(f"adapter {str(folder)!r} cannot be loaded: {first_line(error)}") from error
         if any(parameter.is_meta and name in key for key, parameter in self.model.named_parameters()):
             raise ModelError(f"adapter {str(folder)!r} is not complete: it lacks weights that it names")
@@ -221,7 +222,7 @@ def _load(spec: ModelSpec, source: Source, **placed: Any) -> PreTrainedModel:
             f"model {spec.target!r} does not fit on {source.device}: try `dtype: bfloat16`, `device_map: auto`, or "
             "`load: sequential`"
         ) from error
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"model {spec.target!r} cannot be loaded: {first_line(error)}") from error
     model.train(False)
     # transformers before 5.21 gives Gemma 2 PyTorch's own attention, which leaves out the soft-capping in silence.

@@ -36,6 +36,11 @@ class Wire(Protocol):
         ...
 
     @property
+    def takes_ids(self) -> bool:
+        """Whether token ids are sent, rather than text that the server cuts into tokens itself."""
+        ...
+
+    @property
     def strategy(self) -> str:
         """What is asked, in words."""
         ...

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -110,12 +111,16 @@ def open_server(spec: ModelSpec, limits: Limits | None = None) -> ServerModel:
     client, served, tokenizer = found.client, found.served, found.tokenizer
     with taking_turns(client.urls if spec.scheme == "vllm" else ()):
         wire, probe = _asked(spec, client, served, tokenizer, found.sends)
+    chat = found.chat
+    if not wire.takes_ids:
+        chat = copy(chat)  # a model of this process may have the same one
+        chat.sent_as_text = True
     return ServerModel(
         spec,
         client,
         served,
         wire,
-        found.chat,
+        chat,
         vocabulary=len(tokenizer),
         probe=probe,
         tokenizer=found.origin,

@@ -83,6 +83,11 @@ class EchoWire:
 
     reuses = False
 
+    @property
+    def takes_ids(self) -> bool:
+        """See `Wire.takes_ids`."""
+        return self._as_ids
+
     def __init__(self, served: Served, tokenizer: PreTrainedTokenizerBase, *, as_ids: bool, generate: int) -> None:
         self._name = served.name
         self._tokenizer = tokenizer

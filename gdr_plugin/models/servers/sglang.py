@@ -66,6 +66,7 @@ class SGLangWire:
     """
 
     reuses = True
+    takes_ids = True
     strategy = "SGLang, /generate"
     why = "its cache gives the whole context, and only the response's rows are computed"
 

@@ -126,6 +126,7 @@ class GenerateWire:
     """
 
     reuses = True
+    takes_ids = True
     strategy = f"vLLM, {_GENERATE}"
     why = "cached contexts are reused, and the head runs on the response's rows only"
 
@@ -173,6 +174,7 @@ class CompletionsWire:
     """
 
     reuses = False
+    takes_ids = True
     strategy = "vLLM, /v1/completions with prompt_logprobs"
 
     def __init__(self, served: Served, why: str) -> None:

@@ -85,6 +85,8 @@ class Chat:
     """Ids that the model may end an assistant's turn with, whichever of them is scored as the end."""
     settings: tuple[object, ...]
     """All that tells it from another chat format."""
+    sent_as_text: bool = False
+    """Whether ids reach the model as text, where a spelt control token would become one: such samples are refused."""
 
     def __init__(
         self,
@@ -286,7 +288,12 @@ class Chat:
     def _fitting(self, context: Context, ids: tuple[int, ...], text: str) -> TokenSpan:
         if len(context.ids) + len(ids) > self.max_length:
             raise ChatError(self._too_long(len(context.ids), len(ids)))
-        return TokenSpan(context.ids, ids, context.dropped, context.mark or self._tokens.mark_in(text))
+        mark = context.mark or self._tokens.mark_in(text)
+        if mark is not None and self.sent_as_text:
+            raise ChatError(
+                f"it spells out {mark!r}, which a server that takes no token ids would read as a control token"
+            )
+        return TokenSpan(context.ids, ids, context.dropped, mark)
 
     def _place(self, conversation: Conversation, response: str, reasoning: str = "") -> tuple[Context, list[Piece]]:
         """The context that a response follows, and the text that is encoded behind it."""
