@@ -192,12 +192,12 @@ class LocalModel:
     def _strategy(self) -> dict[str, str]:
         engine = self._engine
         if engine is not None:
-            self._known_strategy = _words(engine.strategy, engine.why)
+            self._known_strategy = _words(engine.strategy, engine.why, engine.attention)
         return self._known_strategy
 
 
-def _words(strategy: Strategy, why: str) -> dict[str, str]:
-    return {"strategy": strategy.words, "why": why}
+def _words(strategy: Strategy, why: str, attention: str | None = None) -> dict[str, str]:
+    return {"strategy": strategy.words, "why": why} | ({} if attention is None else {"attention": attention})
 
 
 def open_local(spec: ModelSpec, limits: Limits | None = None) -> LocalModel:
