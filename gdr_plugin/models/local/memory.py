@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 CPU_TOKENS = 2048
-MOST_TOKENS, FEWEST_TOKENS = 32768, 1024
+MOST_TOKENS, FEWEST_TOKENS = 16384, 1024
 """On a GPU: more would only hold up the first results, with fewer it would wait for the host."""
 _SHARE = 0.5
 """Of the free memory: the rest is for what the allocator cannot reuse, and for who shares the GPU."""

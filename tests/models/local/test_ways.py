@@ -109,7 +109,7 @@ KERNELS = [Kernel(0.4, None, None), Kernel(0.4, 500, None), Kernel(0.4, 11, None
 @pytest.mark.parametrize("kernel", KERNELS, ids=["full", "wide window", "window", "window and soft-capping"])
 @pytest.mark.parametrize("before", [0, 1, 140])
 def test_each_way_gives_what_segments_give(kernel: Kernel, before: int) -> None:
-    for seed in range(6):
+    for seed in range(3):
         rng, draw = random.Random(f"{seed} {before}"), torch.Generator().manual_seed(seed)
         branches = random_branches(rng)
         front = [(torch.randn(1, KV_HEADS, before, WIDTH, generator=draw),) * 2] if before else None
@@ -407,10 +407,10 @@ def test_the_token_budget_follows_free_memory() -> None:
     half = torch.bfloat16
     assert token_budget(large, half, None) == 2048
     assert bytes_per_token(large, half) == 2 * (4 * 4096 + 3 * 14336)
-    assert token_budget(large, half, 6 << 30) == ((3 << 30) - (1 << 30)) // 118784
-    assert token_budget(large, half, 100 << 30) == token_budget(small, half, 100 << 30) == 32768
+    assert token_budget(large, half, 5 << 30) == ((5 << 29) - (1 << 30)) // 118784
+    assert token_budget(large, half, 100 << 30) == token_budget(small, half, 100 << 30) == 16384
     assert token_budget(large, half, 1 << 30) == 1024
-    assert token_budget(small, half, 4 << 30) > token_budget(large, half, 4 << 30)
+    assert token_budget(small, half, 3 << 30) > token_budget(large, half, 3 << 30)
     assert bytes_per_token(large, torch.float32) == 2 * bytes_per_token(large, half)
 
 
