@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from gdr_plugin.models.local.ways import Ways
+from gdr_plugin.models.local.kernels import Kernel
 
 LayerKV = tuple[Tensor, Tensor]
 """Keys and values of one layer after rotary embedding, each `(1, kv heads, tokens, head dim)`."""
@@ -80,6 +79,15 @@ class Shape:
         return list(pairwise(self.bounds))
 
 
+class WholeRow(Protocol):
+    """What attends over a whole row at once, or chooses who does; see `ways.Way.attend`."""
+
+    def attend(
+        self, row: RowLayout, query: Tensor, key: Tensor, value: Tensor, prefix: LayerKV | None, kernel: Kernel
+    ) -> Tensor:
+        """Attention of one layer, `(tokens, heads, width)`."""
+
+
 @dataclass
 class RowLayout:
     """How the tokens of a packed row see each other; positions are those in their sequences."""
@@ -98,7 +106,7 @@ class RowLayout:
     """Keys and values, by layer, that every row token sees; None: there are none."""
     shape: Shape | None = None
     """Where the segments are, when `ways` are given."""
-    ways: Ways | None = None
+    ways: WholeRow | None = None
     """Kernels that take the whole row at once, when the device has some; None: segment by segment."""
     _made: dict[object, object] = field(default_factory=dict)
 

@@ -7,15 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-from gdr_plugin.models.local.row import Cross, LayerKV, RowLayout, Shape, attending, group, to_device
-
-if TYPE_CHECKING:
-    from gdr_plugin.models.local.ways import Ways
+from gdr_plugin.models.local.row import Cross, LayerKV, RowLayout, Shape, WholeRow, attending, group, to_device
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class PackedRow:
 
 
 def lay_out(
-    branches: Sequence[Branch], prefix: Sequence[LayerKV] | None, device: torch.device, ways: Ways | None = None
+    branches: Sequence[Branch], prefix: Sequence[LayerKV] | None, device: torch.device, ways: WholeRow | None = None
 ) -> PackedRow:
     """Lay out branches behind a shared prefix.
 
