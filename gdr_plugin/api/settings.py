@@ -110,6 +110,6 @@ class Limits(SettingsModel):
     """`error`: the sample is not scored, with the reason. `keep_end`: the start of the prompt (never the guidance) is
     left out until it fits, and the score says so."""
     token_budget: int | None = Field(default=None, ge=1, examples=[2048])
-    """Tokens in one forward pass; default: 2,048 on CPU, 16,384 on CUDA."""
+    """Tokens in one forward pass; default: 2,048 on CPU; on CUDA what half of the free memory holds, at most 16,384."""
     kv_cache_mb: int = Field(default=512, ge=0)
     """Memory for guidance kept between calls (keys and values), per model, in MiB."""

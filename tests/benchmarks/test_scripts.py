@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from gdr_plugin.api.settings import ModelSpec
 from gdr_plugin.api.types import TokenSpan
 from gdr_plugin.config.load import load_config
 
@@ -90,19 +89,6 @@ def test_both_orders_of_routing_are_measured(tiny_config: Path) -> None:
     assert found["responses"] == 4
     assert found["tokens"]["prompt_first"] > 0
     assert 0 < found["routing_share"] < 1
-
-
-def test_the_gpu_script_runs_on_the_cpu(tiny_model: Any) -> None:
-    from benchmarks import cuda
-    from benchmarks.work import Workload
-
-    spec = ModelSpec(model=str(tiny_model("llama")), dtype="float32", device="cpu")
-    ours, plain = cuda.open_models(spec)
-    spans = [TokenSpan((3, 4, 5, prompt), (6, 7, 8)[:length]) for prompt in (9, 10) for length in (1, 3)]
-    rows = cuda.run(ours, plain, Workload("small", spans), 2, lambda what: None)
-    assert [row["method"] for row in rows] == ["naive", "padded", "ours, cached", "ours, padded", "ours"]
-    assert all(row["max_token_error"] < 1e-4 and row["peak_mb"] is None and row["host_waits"] is None for row in rows)
-    ours.unload()
 
 
 def test_the_pipeline_is_measured_stage_by_stage(tiny_config: Path, tmp_path: Path) -> None:

@@ -18,9 +18,12 @@ import torch
 
 from gdr_plugin.api.errors import EngineWarning, ModelError
 from gdr_plugin.api.types import Logprobs, TokenSpan
-from gdr_plugin.models.local.forward import run_cached, run_padded, run_plain, run_tree
+from gdr_plugin.models.local.compiling import is_out_of_memory
+from gdr_plugin.models.local.fetch import Fetched
+from gdr_plugin.models.local.forward import run_cached, run_padded, run_plain, start_tree
 from gdr_plugin.models.local.identity import computed_in
 from gdr_plugin.models.local.kvcache import PrefixCache
+from gdr_plugin.models.local.memory import free_bytes, token_budget
 from gdr_plugin.models.local.network import Network
 from gdr_plugin.models.local.planner import Budget, DistinctSpan, Pack, distinct, plan_cached, plan_padded, plan_tree
 from gdr_plugin.models.local.prefixes import Ids
@@ -29,8 +32,6 @@ from gdr_plugin.models.local.strategies import Strategy, first_strategy
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TOKEN_BUDGET = {"cpu": 2048}
-TOKEN_BUDGET_ACCELERATOR = 16384
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1.5e-1, "float32 by tf32": 2e-2, "float32 by bf16": 1.5e-1}
 """Mean difference from one sequence at a time, in nats a token, that is still rounding: three times what SmolLM2 shows
 on text (1e-5, 6e-3 and 5e-2; single tokens up to 3e-5, 5e-2 and 0.3). A wrong strategy is off by whole nats."""
@@ -45,14 +46,14 @@ class Engine:
 
     Args:
         network: Loaded, in evaluation mode.
-        tokens: Token budget of a forward; None: the device's default.
+        tokens: Token budget of a forward; None: what fits, see `memory.token_budget`.
         kept_bytes: Bytes of keys and values of prefixes that are kept between calls.
     """
 
     def __init__(self, network: Network, *, tokens: int | None = None, kept_bytes: int = 0) -> None:
         self._net = network
         device = network.device.type
-        self.tokens = tokens or TOKEN_BUDGET.get(device, TOKEN_BUDGET_ACCELERATOR)
+        self.tokens = tokens or token_budget(network.config, network.dtype, free_bytes(network.device))
         """Token budget of a forward; halved when memory runs out."""
         self.merge = device != "cpu" and network.takes_positions
         self.kept = PrefixCache(kept_bytes)
@@ -61,6 +62,11 @@ class Engine:
         self.strategy, self.window, self.why = first_strategy(network)
         self._checked: set[tuple[Strategy, bool]] = set()
         self._probed = False
+
+    @property
+    def attention(self) -> str | None:
+        """How packed rows are attended, and why, for a person; None: they are not packed, or segment by segment."""
+        return None if self._net.ways is None or self.strategy is not Strategy.TREE else self._net.ways.words
 
     @property
     def model(self) -> PreTrainedModel:
@@ -77,19 +83,29 @@ class Engine:
         try:
             while todo:
                 done: set[int] = set()
+                running: tuple[Pack, Fetched] | None = None
                 for strategy, pack in self._plan(todo):
-                    rows = self._run_checked(strategy, pack)
-                    if rows is None:  # the budget or the strategy has changed: plan the rest anew
+                    started = self._start_checked(strategy, pack)
+                    if running is not None:  # read only now, so that a GPU has its next work before this host waits
+                        self._take(*running, results, done)
+                    running = (pack, started) if started is not None else None
+                    if started is None:  # the budget or the strategy has changed: plan the rest anew
                         break
-                    for row, logprobs in zip(pack.rows, rows, strict=True):
-                        done.add(row.places[0])
-                        usable = np.isfinite(logprobs).all()
-                        for place in row.places:
-                            results[place] = np.where(usable, logprobs, np.float32(np.nan))
+                if running is not None:
+                    self._take(*running, results, done)
                 todo = [span for span in todo if span.places[0] not in done]
         finally:
             self.kept.trim()
         return results
+
+    @staticmethod
+    def _take(pack: Pack, fetched: Fetched, results: list[Logprobs], done: set[int]) -> None:
+        """Put a pack's results where they belong; waits for them."""
+        for row, logprobs in zip(pack.rows, fetched.rows(), strict=True):
+            done.add(row.places[0])
+            usable = np.isfinite(logprobs).all()
+            for place in row.places:
+                results[place] = np.where(usable, logprobs, np.float32(np.nan))
 
     def plan(self, spans: Sequence[TokenSpan]) -> list[tuple[Strategy, Pack]]:
         """What `score` would run, and how, as things stand."""
@@ -126,26 +142,35 @@ class Engine:
                 if prefix + tail not in self._seen:
                     self._seen.append(prefix + tail)
 
-    def _run_checked(self, strategy: Strategy, pack: Pack) -> list[Logprobs] | None:
-        """Run a pack; the first of its kind is also run one sequence at a time, and compared.
+    def _start_checked(self, strategy: Strategy, pack: Pack) -> Fetched | None:
+        """Start a pack; the first of its kind is also run one sequence at a time, and compared.
 
-        Returns None when the budget or the strategy has changed: plan the rest anew.
+        Returns None when the budget, the strategy or the way of attending has changed: plan the rest anew.
         """
-        rows = self._run(strategy, pack)
+        started = self._run(strategy, pack)
         kind = (strategy, len(pack.tails) > 1)
-        if rows is None or strategy is Strategy.PLAIN or kind in self._checked:
-            return rows
-        places = _witnesses(pack)
+        if started is None or strategy is Strategy.PLAIN or kind in self._checked:
+            return started
+        places, rows = _witnesses(pack), started.rows()
         witnesses = Pack(pack.prefix, pack.tails, tuple(pack.rows[place] for place in places), ())
         expected = self._run(Strategy.PLAIN, witnesses)
         if expected is None:
             return None
-        off = deviation([rows[place] for place in places], expected)
+        off = deviation([rows[place] for place in places], expected.rows())
         if off > TOLERANCE.get(computed_in(self._net.dtype, self._net.device), 1e-1):
-            self._step_down(strategy, f"the self-check found {off:.2g} nats a token against one sequence at a time")
+            self._leave(strategy, f"the self-check found {off:.2g} nats a token against one sequence at a time")
             return None
         self._checked.add(kind)
-        return rows
+        return started
+
+    def _leave(self, strategy: Strategy, why: str) -> None:
+        """Go on without what computed wrong results: a way to attend over whole rows if one did, else the strategy."""
+        ways = self._net.ways
+        if strategy is Strategy.TREE and ways is not None and ways.drop_used(why):
+            self._checked.clear()
+            self.forget()
+        else:
+            self._step_down(strategy, why)
 
     def _step_down(self, strategy: Strategy, why: str) -> None:
         self.strategy, self.why = Strategy(strategy + 1), why
@@ -156,8 +181,8 @@ class Engine:
             stacklevel=2,
         )
 
-    def _run(self, strategy: Strategy, pack: Pack) -> list[Logprobs] | None:
-        """Run a pack; None when memory ran out, and the budget is smaller now."""
+    def _run(self, strategy: Strategy, pack: Pack) -> Fetched | None:
+        """Start a pack; None when memory ran out, and the budget is smaller now."""
         try:
             return self._forward(strategy, pack)
         except (RuntimeError, MemoryError) as error:
@@ -179,9 +204,9 @@ class Engine:
         )
         return None
 
-    def _forward(self, strategy: Strategy, pack: Pack) -> list[Logprobs]:
+    def _forward(self, strategy: Strategy, pack: Pack) -> Fetched:
         if strategy is Strategy.TREE:
-            return run_tree(self._net, pack, self.kept)
+            return start_tree(self._net, pack, self.kept)
         if strategy is Strategy.CACHED:
             return run_cached(self._net, pack, self.kept)
         return run_padded(self._net, pack) if strategy is Strategy.PADDED else run_plain(self._net, pack)
@@ -224,14 +249,6 @@ def deviation(got: Sequence[Logprobs], expected: Sequence[Logprobs]) -> float:
             mean = float(np.abs(a.astype(np.float64) - b).mean()) / (1 + 4 / len(b) ** 0.5)
             worst = max(worst, mean if np.isfinite(mean) else np.inf)
     return worst
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out, on CPU or on an accelerator."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return any(sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory"))
 
 
 def _witnesses(pack: Pack) -> list[int]:

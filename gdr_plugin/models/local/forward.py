@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from gdr_plugin.models.local import attention, tree
+from gdr_plugin.models.local.fetch import Fetched
 from gdr_plugin.models.local.head import select
 from gdr_plugin.models.local.kvcache import BatchSegment, Front, PrefixCache, Segment
 from gdr_plugin.models.local.network import Network
 from gdr_plugin.models.local.planner import Pack, ResponseRow
 from gdr_plugin.models.local.prefixes import Ids
+from gdr_plugin.models.local.row import RowLayout, Shape, attending
 
 if TYPE_CHECKING:
     from gdr_plugin.api.types import Logprobs
@@ -38,19 +40,25 @@ def run_tree(net: Network, pack: Pack, kept: PrefixCache) -> list[Logprobs]:
     Returns:
         Log-probs of each of the pack's rows.
     """
+    return start_tree(net, pack, kept).rows()
+
+
+def start_tree(net: Network, pack: Pack, kept: PrefixCache) -> Fetched:
+    """As `run_tree`, without waiting for a GPU: its work is queued, and the next pack can be laid out meanwhile."""
     assert net.head is not None
     prefix = _prefix(net, pack.prefix, kept, _packed_segment).layers if pack.prefix else None
     responses: list[list[Ids]] = [[] for _ in pack.tails]
     for row in pack.rows:
         responses[row.tail].append(row.response)
     branches = [tree.Branch(tail, own) for tail, own in zip(pack.tails, responses, strict=True)]
-    packed = tree.lay_out(branches, prefix, net.device)
+    packed = tree.lay_out(branches, prefix, net.device, net.ways)
     with attention.using(net.decoder_config):
         states = tree.states(net.decoder, packed)
-    return _cut(net.head.logprobs(states, packed.which, packed.targets), pack.rows)
+    logprobs = net.head.logprobs(states, packed.which, packed.targets)
+    return _fetched(logprobs, pack.rows)
 
 
-def run_cached(net: Network, pack: Pack, kept: PrefixCache) -> list[Logprobs]:
+def run_cached(net: Network, pack: Pack, kept: PrefixCache) -> Fetched:
     """Compute the prefix once per model, each context once, and the responses on top of them.
 
     Args:
@@ -106,8 +114,10 @@ def _packed_segment(net: Network, ids: Ids, positions: Tensor, before: Segment |
     """As `_plain_segment`, by the attention of packed rows, which applies windows at any length."""
     new = Segment()
     last = len(ids) - 1 + (before.length if before is not None else 0)
-    row = attention.RowLayout(positions, last, [(0, len(ids))], prefix=before.layers if before is not None else None)
-    with attention.using(net.decoder_config), attention.attending(row):
+    row = RowLayout(positions, last, [(0, len(ids))], prefix=before.layers if before is not None else None)
+    if net.ways is not None:
+        row.shape, row.ways = Shape.single(len(ids)), net.ways
+    with attention.using(net.decoder_config), attending(row):
         net.states(net.tensor([ids]), front=Front([], net.layers, new), positions=positions[None])
     return new
 
@@ -136,7 +146,7 @@ def _responses(
     return net.states(ids, front=Front(segments, net.layers), positions=positions, mask=mask)
 
 
-def run_padded(net: Network, pack: Pack) -> list[Logprobs]:
+def run_padded(net: Network, pack: Pack) -> Fetched:
     """Run whole sequences, right-padded, with the head on response tokens only: exact for every causal architecture.
 
     Args:
@@ -159,10 +169,10 @@ def run_padded(net: Network, pack: Pack) -> list[Logprobs]:
     keep = ids.shape[1] - min(starts)
     logits = _valid(net.logits(ids, keep), lengths, [start - min(starts) for start in starts]).float()
     targets = torch.tensor([token for row in pack.rows for token in row.response], device=logits.device)
-    return _cut(select(logits, torch.arange(len(targets), device=logits.device), targets), pack.rows)
+    return _fetched(select(logits, torch.arange(len(targets), device=logits.device), targets), pack.rows)
 
 
-def run_plain(net: Network, pack: Pack) -> list[Logprobs]:
+def run_plain(net: Network, pack: Pack) -> Fetched:
     """Run one sequence at a time through the model's own forward and head: slow, and the reference for the others.
 
     Args:
@@ -172,14 +182,14 @@ def run_plain(net: Network, pack: Pack) -> list[Logprobs]:
     Returns:
         Log-probs of each of the pack's rows.
     """
-    results: list[Logprobs] = []
+    found: list[Tensor] = []
     for row in pack.rows:
         count = len(row.response)
         logits = net.logits(net.tensor([pack.context(row) + row.response[:-1]]), count)[0].float()
         targets = torch.tensor(row.response, device=logits.device)
         places = torch.arange(count, device=logits.device)
-        results += _cut(select(logits, places, targets), [row])
-    return results
+        found.append(select(logits, places, targets))
+    return _fetched(torch.cat(found), pack.rows)
 
 
 def _valid(states: Tensor, lengths: Sequence[int], starts: Sequence[int] | None = None) -> Tensor:
@@ -192,18 +202,14 @@ def _valid(states: Tensor, lengths: Sequence[int], starts: Sequence[int] | None 
     return states.flatten(0, 1)[torch.from_numpy(flat).to(states.device, non_blocking=True)]
 
 
-def _finish(
-    net: Network, states: Tensor, places: Sequence[Sequence[int]], rows: Sequence[ResponseRow]
-) -> list[Logprobs]:
+def _finish(net: Network, states: Tensor, places: Sequence[Sequence[int]], rows: Sequence[ResponseRow]) -> Fetched:
     """Log-probs of rows whose response tokens are predicted by the states at `places`."""
     assert net.head is not None
     which = np.fromiter((place for found in places for place in found), dtype=np.int64)
     targets = np.fromiter((token for row in rows for token in row.response), dtype=np.int64)
     result = net.head.logprobs(states, torch.from_numpy(which), torch.from_numpy(targets))
-    return _cut(result, rows)
+    return _fetched(result, rows)
 
 
-def _cut(logprobs: Tensor, rows: Sequence[ResponseRow]) -> list[Logprobs]:
-    """One array a row; this is the only transfer from the device in a pack."""
-    ends = np.cumsum([len(row.response) for row in rows])[:-1]
-    return [np.ascontiguousarray(part) for part in np.split(logprobs.cpu().numpy(), ends)]
+def _fetched(logprobs: Tensor, rows: Sequence[ResponseRow]) -> Fetched:
+    return Fetched(logprobs, [len(row.response) for row in rows])

@@ -1,19 +1,23 @@
 """Log-probs from final states: the target's logit minus the log-sum-exp over the vocabulary, in float32.
 
 The vocabulary is processed in blocks, so that the logits of all rows never exist at once. Half-precision weights are
-used as they are, but each row's logits are computed relative to its target's, so that only the difference is rounded.
-Knows nothing of where the states come from.
+used as they are: a GPU's product gives float32 logits; elsewhere each row's logits are computed relative to its
+target's, so that only the difference is rounded. Knows nothing of where the states come from.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from gdr_plugin.api.errors import EngineWarning
 from gdr_plugin.models.local import cpu
+from gdr_plugin.models.local.compiling import Fused, is_out_of_memory, reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 _BLOCK_BYTES = {"cpu": 8 << 20}
 _BLOCK_BYTES_OTHER = 256 << 20
 _COLUMNS = 8192
+Wide = Callable[[Tensor, Tensor], Tensor]
+"""`(rows, in) x (out, in) -> (rows, out)` of half-precision matrices, in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +72,15 @@ class Head:
         self._module = module
         self._transform = transform
         self._matrix: nn.Linear | None = None
+        device = torch.device("cpu")
         if type(module) is nn.Linear and type(module.weight) is nn.Parameter and not module.weight.is_meta:
             self._matrix = module  # a plain matrix in memory, neither adapted, split nor offloaded: it may be read
+            device = module.weight.device
+        self._wide = wide_product(device)
+        self._wide_is_right = False
+        self._fold: Callable[[Tensor], Tensor] = _norm
+        if device.type == "cuda":
+            self._fold = Fused(_norm, "the log-sum-exp of the head's logits")
 
     @classmethod
     def of(cls, model: PreTrainedModel, decoder: nn.Module, probe: Tensor) -> Head | None:
@@ -112,12 +125,58 @@ class Head:
         weight, bias = self._matrix.weight, self._matrix.bias
         raw = _target_logits(states, rows, targets, weight, bias)
         reference = torch.zeros(len(states), dtype=torch.float32, device=device)
+        wide = self._wide_product(states, weight)
+        if wide is not None:
+            return self._transform(raw) - self._wide_logsumexp(states, weight, bias, wide)[rows]
         if states.dtype != torch.float32:
             reference[rows] = raw
         norm = self._logsumexp(states, reference, weight, bias)
         if self._transform.identity:
             return (raw - reference[rows]) - norm[rows]
         return self._transform(raw) - norm[rows]
+
+    def _wide_product(self, states: Tensor, weight: Tensor) -> Wide | None:
+        """The device's product with float32 results, once it has given the right ones; None: there is none."""
+        if self._wide is None or states.dtype == torch.float32:
+            return None
+        if not self._wide_is_right:
+            some, few = states[:16], weight[:64]
+            try:
+                got, expected = self._wide(some, few), some.float() @ few.float().T
+                off = float((got - expected).abs().amax() / (1 + expected.abs().amax()))
+                why = None if off <= 2e-3 and got.dtype == torch.float32 else f"{off:.2g} off, in {got.dtype}"
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                why = reason(error)
+            if why is not None:
+                self._wide = None
+                warnings.warn(
+                    f"products of half-precision matrices with float32 results are not used in the head: {why}; it "
+                    "goes on with more columns instead, which is slower and as exact",
+                    EngineWarning,
+                    stacklevel=2,
+                )
+                return None
+            self._wide_is_right = True
+        return self._wide
+
+    def _wide_logsumexp(self, states: Tensor, weight: Tensor, bias: Tensor | None, wide: Wide) -> Tensor:
+        """Log-sum-exp of each state's transformed logits, whose products come in float32."""
+        columns = min(_COLUMNS, len(weight))
+        step = max(1, _BLOCK_BYTES.get(states.device.type, _BLOCK_BYTES_OTHER) // (4 * columns))
+        found = []
+        for start in range(0, len(states), step):
+            norm: Tensor | None = None
+            for column in range(0, len(weight), columns):
+                logits = wide(states[start : start + step], weight[column : column + columns])
+                if bias is not None:
+                    logits += bias[column : column + columns].float()
+                part = self._fold(self._transform(logits))
+                norm = part if norm is None else torch.logaddexp(norm, part)
+            assert norm is not None
+            found.append(norm)
+        return torch.cat(found)
 
     def _logsumexp(self, states: Tensor, reference: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Log-sum-exp of each state's transformed logits; minus its reference where nothing transforms them."""
@@ -160,10 +219,21 @@ class Head:
         return result
 
 
+def wide_product(device: torch.device) -> Wide | None:
+    """A device's product of half-precision matrices with float32 results: nothing is rounded behind the sum."""
+    if device.type != "cuda":
+        return None
+    return lambda x, weight: torch.mm(x, weight.T, out_dtype=torch.float32)
+
+
+def _norm(logits: Tensor) -> Tensor:
+    return torch.logsumexp(logits, dim=1)
+
+
 def _target_logits(states: Tensor, rows: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Each target's logit as a float32 dot product, whatever the weights' type."""
     logits = torch.empty(len(targets), dtype=torch.float32, device=states.device)
-    step = max(1, (4 << 20) // states.shape[1])
+    step = max(1, (4 << 20 if states.device.type == "cpu" else 64 << 20) // states.shape[1])
     for start in range(0, len(targets), step):
         cut = slice(start, start + step)
         logits[cut] = (states[rows[cut]].float() * weight[targets[cut]].float()).sum(-1)

@@ -16,7 +16,7 @@ from gdr_plugin.models.local.engine import Engine
 from gdr_plugin.models.local.identity import NUMERICS, computed_in
 from gdr_plugin.models.local.network import Network
 from gdr_plugin.models.local.source import Source, skeleton
-from gdr_plugin.models.local.strategies import Strategy, first_strategy
+from gdr_plugin.models.local.strategies import first_strategy
 from gdr_plugin.models.local.weights import Weights, open_weights, release
 from gdr_plugin.models.text.chat import Chat
 
@@ -142,7 +142,8 @@ class LocalModel:
         with self._lock:
             if self._expected is None:
                 strategy, _, why = first_strategy(Network(self._modules()))
-                self._expected = _words(strategy, f"{why} (expected; checked on the first pack when loaded)")
+                why += " (expected; checked on the first pack when loaded)"
+                self._expected = {"strategy": strategy.words, "why": why}
             return self._expected
 
     def unload(self) -> None:
@@ -191,9 +192,11 @@ class LocalModel:
     def _strategy(self) -> dict[str, str]:
         engine = self._engine
         if engine is not None:
-            self._known_strategy = _words(engine.strategy, engine.why)
+            self._known_strategy = words(engine)
         return self._known_strategy
 
 
-def _words(strategy: Strategy, why: str) -> dict[str, str]:
-    return {"strategy": strategy.words, "why": why}
+def words(engine: Engine) -> dict[str, str]:
+    """How an engine runs, and why: for a person."""
+    told = {"strategy": engine.strategy.words, "why": engine.why}
+    return told | ({} if engine.attention is None else {"attention": engine.attention})

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from gdr_plugin.models.local.head import Head
 from gdr_plugin.models.local.kvcache import Front
 from gdr_plugin.models.local.prefixes import Ids
+from gdr_plugin.models.local.row import to_device
+from gdr_plugin.models.local.ways import Ways, ways_on
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -39,6 +41,8 @@ class Network:
         self.takes_positions = "position_ids" in inspect.signature(self.decoder.forward).parameters
         self.takes_attention: bool = self.takes_positions and model._supports_attention_backend
         """Whether attention goes through transformers' attention interface, so that packed rows can be run."""
+        self.ways: Ways | None = ways_on(self.device)
+        """How the device attends over whole packed rows; None: segment by segment."""
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.head: Head | None = None
         """Set by `find_head`."""
@@ -50,9 +54,10 @@ class Network:
     def tensor(self, rows: Sequence[Ids]) -> Tensor:
         """Right-padded ids on the input device, `(rows, longest)`; padding never reaches a real token's state."""
         filled = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-        for row, ids in zip(filled, rows, strict=True):
-            row[: len(ids)] = ids
-        return torch.from_numpy(filled).to(self.device, non_blocking=True)
+        for row, given in zip(filled, rows, strict=True):
+            row[: len(given)] = given
+        (ids,) = to_device(self.device, filled.reshape(-1))
+        return ids.reshape(filled.shape)
 
     def states(
         self, ids: Tensor, *, front: Front | None = None, positions: Tensor | None = None, mask: Tensor | None = None

@@ -18,7 +18,11 @@ import torch.distributed as distributed
 from gdr_plugin.api.errors import EngineWarning, GDRError, ModelError
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Logprobs
-from gdr_plugin.models.local.engine import TOKEN_BUDGET, TOKEN_BUDGET_ACCELERATOR, Engine, is_out_of_memory
+from gdr_plugin.models.local.compiling import is_out_of_memory
+from gdr_plugin.models.local.engine import Engine
+from gdr_plugin.models.local.fetch import Fetched
+from gdr_plugin.models.local.memory import CPU_TOKENS, MOST_TOKENS
+from gdr_plugin.models.local.model import words
 from gdr_plugin.models.local.network import Network
 from gdr_plugin.models.local.planner import Pack
 from gdr_plugin.models.local.source import Source
@@ -53,8 +57,8 @@ class Answer:
 
     logprobs: list[Logprobs] | None = None
     """The first process's; the others have the same."""
-    strategy: tuple[Strategy, str] | None = None
-    """How it is run, and why; None before the first spans."""
+    strategy: dict[str, str] | None = None
+    """How it is run, and why, for a person; None before the first spans."""
     warnings: tuple[str, ...] = ()
     error: str | None = None
 
@@ -62,7 +66,7 @@ class Answer:
 class _LockstepEngine(Engine):
     """An engine that never halves its budget by itself: the other processes would go on with theirs."""
 
-    def _run(self, strategy: Strategy, pack: Pack) -> list[Logprobs] | None:
+    def _run(self, strategy: Strategy, pack: Pack) -> Fetched | None:
         try:
             return self._forward(strategy, pack)
         except (RuntimeError, MemoryError) as error:
@@ -120,7 +124,7 @@ def _load(task: Task) -> Weights:
 
 def _engine(task: Task, network: Network) -> Engine:
     # The same on every rank, whatever memory each finds free.
-    tokens = task.limits.token_budget or TOKEN_BUDGET.get(network.device.type, TOKEN_BUDGET_ACCELERATOR)
+    tokens = task.limits.token_budget or (CPU_TOKENS if network.device.type == "cpu" else MOST_TOKENS)
     return _LockstepEngine(network, tokens=tokens, kept_bytes=task.limits.kv_cache_mb << 20)
 
 
@@ -128,7 +132,7 @@ def _answer(task: Task, engine: Engine, found: list[Logprobs], caught: Sequence[
     if task.rank:
         return Answer()
     ours = tuple(str(one.message) for one in caught if issubclass(one.category, EngineWarning))
-    return Answer(found, (engine.strategy, engine.why), ours)
+    return Answer(found, words(engine), ours)
 
 
 def _failure(error: Exception) -> Answer:

@@ -73,8 +73,7 @@ class SplitModel(LocalModel):
             for message in answer.warnings:
                 warnings.warn(message, EngineWarning, stacklevel=2)
             if answer.strategy is not None:
-                strategy, why = answer.strategy
-                self._known_strategy = {"strategy": strategy.words, "why": why}
+                self._known_strategy = answer.strategy
             assert answer.logprobs is not None
             return answer.logprobs
 

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gdr_plugin.models.local.attention import CausalBatch, Cross, LayerKV, RowLayout, attending
-
-_LENGTH_RATIO = 1.15
-"""Segments share a kernel call while the longest is at most this times the shortest."""
+from gdr_plugin.models.local.row import Cross, LayerKV, RowLayout, Shape, WholeRow, attending, group, to_device
 
 
 @dataclass(frozen=True)
@@ -42,52 +39,107 @@ class PackedRow:
     """The response tokens, branch by branch, response by response, shape `(response tokens,)`."""
 
 
-def lay_out(branches: Sequence[Branch], prefix: Sequence[LayerKV] | None, device: torch.device) -> PackedRow:
+def lay_out(
+    branches: Sequence[Branch], prefix: Sequence[LayerKV] | None, device: torch.device, ways: WholeRow | None = None
+) -> PackedRow:
     """Lay out branches behind a shared prefix.
 
-    A response's last token predicts nothing that is needed, so it is not in the row.
+    A response's last token predicts nothing that is needed, so it is not in the row. Each prompt is followed by its
+    responses; for `ways`, which take a whole row at once, all prompts stand first.
 
     Args:
         branches: Prompts with their responses.
         prefix: Keys and values, by layer, of the shared prefix; None: there is none.
         device: Where the tensors go.
+        ways: How the device attends over a whole row; None: segment by segment.
 
     Returns:
         The packed row.
     """
     offset = prefix[0][0].shape[2] if prefix else 0
-    ids: list[int] = []
-    positions: list[int] = []
-    prompts: list[tuple[int, int]] = []
-    answers: list[tuple[int, int]] = []
+    places = _interleaved(branches) if ways is None else _prompts_first(branches)
+    ids: list[int] = [0] * places.tokens
+    positions: list[int] = [0] * places.tokens
     crosses: list[Cross] = []
     predictors: list[int] = []
     which: list[int] = []
     targets: list[int] = []
-    for branch in branches:
-        start, stop = len(ids), len(ids) + len(branch.tail)
+    for branch, (start, stop), answers in zip(branches, places.prompts, places.answers, strict=True):
         after = offset + len(branch.tail)
-        ids += branch.tail
-        positions += range(offset, after)
-        prompts.append((start, stop))
+        ids[start:stop] = branch.tail
+        positions[start:stop] = range(offset, after)
         shared = len(predictors)
         predictors.append(stop - 1)  # the prompt's last token predicts the first token of every response
-        for response in branch.responses:
-            first = len(ids)
-            ids += response[:-1]
-            positions += range(after, after + len(response) - 1)
+        for response, (first, end) in zip(branch.responses, answers, strict=True):
+            ids[first:end] = response[:-1]
+            positions[first:end] = range(after, after + len(response) - 1)
             which += (shared, *range(len(predictors), len(predictors) + len(response) - 1))
-            predictors += range(first, len(ids))
+            predictors += range(first, end)
             targets += response
-            if len(response) > 1:
-                answers.append((first, len(ids)))
-        if len(ids) > stop:
-            crosses.append(Cross(stop, len(ids), start, stop, max(positions[stop:]) - positions[start]))
-    single, batches = _group(prompts + answers, device)
-    row = RowLayout(_tensor(positions, device), max(positions), single, batches, crosses, prefix)
-    return PackedRow(
-        _tensor(ids, device), row, _tensor(predictors, device), _tensor(which, device), _tensor(targets, device)
-    )
+        if answers and answers[-1][1] > answers[0][0]:
+            longest = max(end - first for first, end in answers)
+            crosses.append(Cross(answers[0][0], answers[-1][1], start, stop, len(branch.tail) + longest - 1))
+    on_device = to_device(device, ids, positions, predictors, which, targets)
+    row = RowLayout(on_device[1], max(positions), crosses=crosses, prefix=prefix)
+    if ways is None:
+        segments = places.prompts + [found for answers in places.answers for found in answers if found[1] > found[0]]
+        row.causal, row.batches = group(segments, device)
+    else:
+        row.shape, row.ways = _shape(places), ways
+    return PackedRow(on_device[0], row, *on_device[2:])
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the segments of branches stand in a row, each as its start and end."""
+
+    tokens: int
+    prompts: list[tuple[int, int]]
+    answers: list[list[tuple[int, int]]]
+    """Of each branch; those of responses of one token are empty."""
+
+
+def _interleaved(branches: Sequence[Branch]) -> _Places:
+    """Each prompt followed by its responses."""
+    end = 0
+    prompts: list[tuple[int, int]] = []
+    answers: list[list[tuple[int, int]]] = []
+    for branch in branches:
+        prompts.append((end, end := end + len(branch.tail)))
+        answers.append([(end, end := end + len(response) - 1) for response in branch.responses])
+    return _Places(end, prompts, answers)
+
+
+def _prompts_first(branches: Sequence[Branch]) -> _Places:
+    """All prompts, those with responses of several tokens before the others, then the responses in the same order."""
+    order = sorted(range(len(branches)), key=lambda i: all(len(response) == 1 for response in branches[i].responses))
+    end = 0
+    prompts: list[tuple[int, int]] = [(0, 0)] * len(branches)
+    answers: list[list[tuple[int, int]]] = [[] for _ in branches]
+    for i in order:
+        prompts[i] = (end, end := end + len(branches[i].tail))
+    for i in order:
+        answers[i] = [(end, end := end + len(response) - 1) for response in branches[i].responses]
+    return _Places(end, prompts, answers)
+
+
+def _shape(places: _Places) -> Shape:
+    """The shape of a row whose prompts stand first."""
+    order = sorted(range(len(places.prompts)), key=lambda i: places.prompts[i])
+    first = max(stop for _, stop in places.prompts)
+    bounds, parents = [0], []
+    for i in order:
+        bounds.append(places.prompts[i][1])
+        parents.append(-1)
+    asked, answers = [0], [0]
+    for rank, i in enumerate(order):
+        ends = [stop for start, stop in places.answers[i] if stop > start]
+        bounds += ends
+        parents += [rank] * len(ends)
+        if ends:
+            asked.append(places.prompts[i][1])
+            answers.append(ends[-1] - first)
+    return Shape(tuple(bounds), tuple(parents), first, tuple(asked), tuple(answers))
 
 
 def states(body: nn.Module, packed: PackedRow) -> Tensor:
@@ -100,33 +152,15 @@ def states(body: nn.Module, packed: PackedRow) -> Tensor:
     Returns:
         Final hidden states of the row's predictors, `(predictors, hidden)`.
     """
+    # Given a mask of this form, which the attention ignores, transformers does not look at the positions for one: on a
+    # GPU the host would wait for them.
+    mask = None if packed.row.ways is None else torch.ones(1, 1, 1, 1, dtype=torch.bool, device=packed.ids.device)
     with attending(packed.row):
-        out = body(input_ids=packed.ids[None], position_ids=packed.row.positions[None], use_cache=False)
+        out = body(
+            input_ids=packed.ids[None],
+            attention_mask=mask,
+            position_ids=packed.row.positions[None],
+            use_cache=False,
+        )
     hidden: Tensor = out.last_hidden_state
     return hidden[0, packed.predictors.to(hidden.device)]
-
-
-def _group(segments: list[tuple[int, int]], device: torch.device) -> tuple[list[tuple[int, int]], list[CausalBatch]]:
-    """Put segments of similar length into one kernel call; the others run alone."""
-    single: list[tuple[int, int]] = []
-    batches: list[CausalBatch] = []
-    ordered = sorted(segments, key=lambda s: s[1] - s[0])
-    while ordered:
-        shortest = ordered[0][1] - ordered[0][0]
-        longest = max(shortest * _LENGTH_RATIO, shortest + 4)
-        count = sum(stop - start <= longest for start, stop in ordered)
-        group, ordered = ordered[:count], ordered[count:]
-        if count == 1:
-            single += group
-            continue
-        starts = torch.tensor([start for start, _ in group])
-        sizes = torch.tensor([stop - start for start, stop in group])
-        places = torch.arange(int(sizes[-1]))
-        index = starts[:, None] + torch.minimum(places[None], sizes[:, None] - 1)
-        valid = (places[None] < sizes[:, None]).flatten().nonzero().squeeze(1)
-        batches.append(CausalBatch(index.to(device), valid.to(device)))
-    return single, batches
-
-
-def _tensor(values: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.long).to(device, non_blocking=True)

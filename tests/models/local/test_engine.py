@@ -12,7 +12,9 @@ import torch
 
 from gdr_plugin.api.errors import EngineWarning, ModelError
 from gdr_plugin.api.types import Logprobs, TokenSpan
-from gdr_plugin.models.local.engine import Engine, deviation, is_out_of_memory
+from gdr_plugin.models.local.compiling import is_out_of_memory
+from gdr_plugin.models.local.engine import Engine, deviation
+from gdr_plugin.models.local.fetch import Fetched
 from gdr_plugin.models.local.network import Network
 from gdr_plugin.models.local.planner import Pack
 from gdr_plugin.models.local.strategies import Strategy
@@ -31,9 +33,10 @@ class Faulty(Engine):
         self.fault = fault
         self.ran: list[tuple[Strategy, int]] = []
 
-    def _forward(self, strategy: Strategy, pack: Pack) -> list[Logprobs]:
+    def _forward(self, strategy: Strategy, pack: Pack) -> Fetched:
         self.ran.append((strategy, len(pack.rows)))
-        return self.fault(strategy, pack, super()._forward(strategy, pack))
+        rows = self.fault(strategy, pack, super()._forward(strategy, pack).rows())
+        return Fetched(torch.from_numpy(np.concatenate(rows)), [len(row) for row in rows])
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gdr_plugin.api.errors import EngineWarning
 from gdr_plugin.models.local import head as module
 from gdr_plugin.models.local.head import Head, Transform
 from gdr_plugin.models.local.network import Network
@@ -123,3 +124,30 @@ def test_an_unknown_step_between_states_and_logits_is_noticed(
     monkeypatch.setattr(net.config, "logit_scale", None)  # as if the configuration called it something else
     net.find_head((5, 6, 7))
     assert net.head is None
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("transform", [Transform(), Transform(0.5, 30.0)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_products_in_float32_need_no_reference(transform: Transform, bias: bool) -> None:
+    linear, states, rows, targets = case(torch.bfloat16, bias)
+    head = Head(linear, transform)
+    head._wide = lambda x, weight: x.float() @ weight.float().T  # what a GPU's product gives
+    expected = truth(linear, states, rows, targets, transform)
+    torch.testing.assert_close(head.logprobs(states, rows, targets), expected, atol=2e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_a_product_that_rounds_or_fails_is_left_with_a_warning() -> None:
+    linear, states, rows, targets = case(torch.bfloat16)
+    expected = Head(linear, Transform()).logprobs(states, rows, targets)
+
+    def missing(x: Tensor, weight: Tensor) -> Tensor:
+        raise RuntimeError("mm() got an unexpected keyword argument 'out_dtype'")
+
+    for wide, why in ((missing, "RuntimeError: mm"), (lambda x, weight: x @ weight.T, "off, in torch.bfloat16")):
+        head = Head(linear, Transform())
+        head._wide = wide
+        with pytest.warns(EngineWarning, match=f"float32 results are not used in the head: .*{why}"):
+            assert torch.equal(head.logprobs(states, rows, targets), expected)
+        assert torch.equal(head.logprobs(states, rows, targets), expected)  # a second warning would be an error

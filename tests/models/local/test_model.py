@@ -20,8 +20,11 @@ from gdr_plugin.api.models import LogprobModel
 from gdr_plugin.api.settings import Limits, ModelSpec
 from gdr_plugin.api.types import Logprobs, Message, TokenSpan
 from gdr_plugin.models.local import LocalModel, open_loaded, open_local, weights
+from gdr_plugin.models.local import network as network_module
 from gdr_plugin.models.local.identity import computed_in
 from gdr_plugin.models.local.network import Network
+from gdr_plugin.models.local.varlen import Varlen
+from gdr_plugin.models.local.ways import Ways
 from gdr_plugin.store.model import StoredModel
 from gdr_plugin.store.store import LogprobStore
 
@@ -443,3 +446,19 @@ def test_the_demo_pair(smol_dir: Path, demo_adapter: Path, one_by_one: Truth) ->
         net = Network(PeftModel.from_pretrained(net.model, demo_adapter))
     assert apart(got["strong"], one_by_one(net, spans)) <= 1e-4
     assert apart(got["strong"], got["weak"]) > 0.05
+
+
+def test_how_packed_rows_are_attended_is_described_where_the_device_has_a_choice(
+    tiny_model: TinyModel, hard_spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = local(tiny_model())
+    plain.score(hard_spans()[:4])
+    assert "attention" not in plain.describe()
+    plain.unload()
+    monkeypatch.setattr(network_module, "ways_on", lambda device: Ways([Varlen()]))  # half precision, on a GPU
+    model = local(tiny_model())
+    assert "attention" not in model.describe()
+    model.score(hard_spans()[:4])
+    assert model.describe()["attention"] == "segment by segment for float32 (it takes half precision)"
+    model.unload()
+    assert model.describe()["attention"].startswith("segment by segment"), "still known"
