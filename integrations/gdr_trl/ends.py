@@ -66,7 +66,12 @@ class Ends:
         if self._ids is not None:
             return self._ids
         trainer = getattr(log_function, "__self__", None)
-        return _as_ids(getattr(trainer, "eos_token_ids", None)) or None
+        if hasattr(trainer, "eos_token_ids"):
+            return _as_ids(trainer.eos_token_ids) or None
+        # Older trainers (TRL 1.9, which Axolotl pins) stop at their tokenizer's own end and no other.
+        processing = getattr(trainer, "processing_class", None)
+        tokenizer = getattr(processing, "tokenizer", processing)
+        return _as_ids(getattr(tokenizer, "eos_token_id", None)) or None
 
 
 def _read(name: str) -> frozenset[int]:

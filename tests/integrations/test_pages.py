@@ -81,7 +81,8 @@ READ_LOG = """
 import json, sys, zipfile, zipfile_zstd
 with zipfile.ZipFile(sys.argv[1]) as log:
     names = [name for name in log.namelist() if name.startswith("samples/")]
-    print(json.dumps({"samples": [json.loads(log.read(name)) for name in names], **json.loads(log.read("header.json"))}))
+    samples = [json.loads(log.read(name)) for name in names]
+    print(json.dumps({"samples": samples, **json.loads(log.read("header.json"))}))
 """
 
 

@@ -1,7 +1,7 @@
 """Trains as the pages on trainers beside TRL say: `python trainer_page.py NAME`, its job on standard input.
 
-A job is `{"policy": folder, "rows": [...], "remote": address}`. Prints each call of the reward with its answer, and what the
-trainer logged.
+A job is `{"policy": folder, "rows": [...], "remote": address}`. Prints each call of the reward with its answer, and
+what the trainer logged.
 """
 
 from __future__ import annotations
