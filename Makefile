@@ -128,7 +128,7 @@ client-inspect-ai := inspect-ai==0.3.285 agent-client-protocol==0.12.1 botocore=
   httpx==0.28.1 ijson==3.6.0 jsonlines==4.0.0 jsonpatch==1.48 jsonpointer==3.12 mmh3==5.3.1 nest-asyncio2==1.7.4 \
   python-dotenv==1.2.4 semver==3.1.2 shortuuid==1.0.13 sniffio==1.3.1 tenacity==9.2.1 textual==8.2.8 zipfile-zstd==0.0.4 \
   zstandard==0.25.0 aiobotocore==3.10.0 aioitertools==0.13.0 jiter==0.19.0 jmespath==1.1.0 openai==3.57.0 s3fs==2026.9.0 wrapt==2.5.2
-# Beside the TRL that it pins.
+# CI leaves out their tests. Axolotl beside the TRL that it pins.
 client-axolotl := axolotl==0.19.0 addict==2.4.0 trl==1.9.0
 client-unsloth := unsloth==2026.10.9 unsloth-zoo==2026.10.9
 # Says that it wants Python 3.12; its servers run on 3.11, too. Ray, omegaconf and hydra are those beside verl.
@@ -143,7 +143,7 @@ $(VENV)/.clients: constraints.txt | $(BIN)/python
 	  $(INSTALL) --no-deps --only-binary :all: --python-version 3.11 --platform manylinux1_x86_64 \
 	    --target $(VENV)/clients/openrlhf-$$version openrlhf==$$version || exit 1; \
 	done
-	$(MAKE) --no-print-directory --jobs 4 $(addprefix $(VENV)/clients/.,verl ms-swift verifiers inspect-ai nemo-gym llamafactory skyrl-gym distilabel axolotl unsloth)
+	$(MAKE) --no-print-directory --jobs 4 $(addprefix $(VENV)/clients/.,verl ms-swift verifiers inspect-ai nemo-gym llamafactory skyrl-gym distilabel $(if $(CI),,axolotl unsloth))
 	touch $@
 
 $(VENV)/clients/.%: constraints.txt | $(BIN)/python

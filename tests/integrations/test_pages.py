@@ -1,7 +1,7 @@
 """What the pages of frameworks tell a reader to paste, run in the frameworks' released code; the text is the page's.
 
-A page's `gdr serve` runs on a pair without weights, and where CI is not set on the demo pair, too. The policy is
-`policy.py`. What happens at the corners is `test_contract.py`'s.
+A page's `gdr serve` runs on a pair without weights, and where CI is not set on the demo pair, too. The policy that an
+eval asks is `policy.py`. What happens at the corners is `test_contract.py`'s.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ with zipfile.ZipFile(sys.argv[1]) as log:
 """
 
 
+@pytest.mark.slow
 def test_inspect_scores_in_a_task_and_a_log_that_is_there(beside: Beside) -> None:
     (task,), (scoring,) = shown("inspect.md", "python"), shown("inspect.md", "bash")
     serve, score = scoring.text.splitlines()
@@ -107,6 +108,7 @@ def test_inspect_scores_in_a_task_and_a_log_that_is_there(beside: Beside) -> Non
         assert means == pytest.approx([reward, reward], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_vf_eval_scores_rollouts_with_the_function_and_with_the_judge(beside: Beside) -> None:
     (commands,), (judge,) = shown("verifiers.md", "bash"), shown("verifiers.md", "toml")
     with beside("verifiers") as folder, policy(ANSWERS) as url:
@@ -125,9 +127,10 @@ def test_vf_eval_scores_rollouts_with_the_function_and_with_the_judge(beside: Be
                 data = trace["task"]["data"]
                 found = trace["rewards"]["gdr"]
                 assert (found["weight"], trace["ok"]) == (weight, True)
-                assert found["value"] == pytest.approx(rewards[data["prompt"], data["domain"]], abs=1e-6)
+                assert found["score"] == pytest.approx(rewards[data["prompt"], data["domain"]], abs=1e-6)
 
 
+@pytest.mark.thorough
 def test_nemo_gym_collects_rollouts_with_the_copied_server(beside: Beside) -> None:
     serving, collecting = shown("nemo-gym.md", "bash")
     assert collecting.text.startswith("gym eval run ")
@@ -142,10 +145,8 @@ def test_nemo_gym_collects_rollouts_with_the_copied_server(beside: Beside) -> No
         assert [found["reward"] for found in rollouts] == pytest.approx(expected(folder, *rows), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("title", "trainer"),
-    [("axolotl", "AxolotlGRPOTrainer"), pytest.param("unsloth", "GRPOTrainer", marks=pytest.mark.thorough)],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize(("title", "trainer"), [("axolotl", "AxolotlGRPOTrainer"), ("unsloth", "GRPOTrainer")])
 def test_trainers_beside_trl_are_given_the_reward(
     title: str, trainer: str, beside: Beside, tiny_model: Callable[..., Path]
 ) -> None:
