@@ -103,7 +103,7 @@ swift rlhf --rlhf_type grpo --external_plugins $(gdr path swift reward) --reward
         title="slime",
         package="gdr_slime",
         distribution=None,
-        tested="its contract, read off slime's source of August 2026; not its code",
+        tested="its contract, read off slime's source of August 2026; by hand its and miles' rm_hub",
         unscored="an error; GDR_UNSCORED or --unscored takes a number",
         snippet=f"""{_SERVE}
 export GDR_REMOTE=http://127.0.0.1:5000
@@ -124,7 +124,7 @@ vf-eval my-taskset @ gdr.toml ...""",
         title="NeMo-Gym",
         package="gdr_nemo_gym",
         distribution="nemo-gym",
-        tested="NeMo-Gym 0.4.0: its base server, once by hand on its own Python 3.12; not `gym env start`",
+        tested="NeMo-Gym 0.4.0: rollouts with its servers and its simple agent; not `gym env start`",
         unscored="an error; GDR_UNSCORED takes a number",
         snippet=f"""{_SERVE}
 export GDR_REMOTE=http://127.0.0.1:5000
