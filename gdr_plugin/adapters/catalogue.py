@@ -168,7 +168,7 @@ llamafactory-cli train ppo.yaml stage=ppo reward_model_type=api reward_model=htt
         title="Axolotl",
         package="gdr_trl",
         distribution="axolotl",
-        tested="Axolotl 0.19.0 on a CPU: its loader of rewards and its GRPO trainer, with the page's YAML",
+        tested="Axolotl 0.19.0 on a CPU: its loader of rewards and its GRPO trainer; by hand `axolotl train`",
         unscored="left out (None); set GDR_UNSCORED to raise or a number",
         snippet=f"""{_SERVE}
 export GDR_CONFIG=http://127.0.0.1:5000
