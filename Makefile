@@ -126,14 +126,19 @@ client-distilabel := distilabel==1.5.3 httpcore==1.0.9 httpx==0.28.1 nest-asynci
 client-verifiers := verifiers==0.4.0 aiofiles==25.1.0 anthropic==2.14.0 antlr4-python3-runtime==4.13.2 connectrpc==0.11.1 \
   distro==1.9.0 docstring-parser==0.18.0 httpx==0.28.1 jiter==0.19.0 latex2sympy2-extended==1.11.0 math-verify==0.9.0 \
   openai==2.54.0 prime-pydantic-config==0.4.3 prime-sandboxes==0.5.1 protobuf==7.36.2 protobuf-py==0.1.1 pyqwest==0.12.0 \
-  renderers==0.1.12 sniffio==1.3.1 tenacity==9.2.1 tomli-w==1.2.0
+  renderers==0.1.12 sniffio==1.3.1 tenacity==9.2.1 tomli-w==1.2.0 \
+  cffi==2.1.1 cryptography==50.0.2 httpcore==1.0.9 loguru==0.7.3 mcp==2.0.0 mcp-types==2.0.0 prime-runs==0.1.4 prime-traces==0.0.10 \
+  sse-starlette==3.7.0 tomli==2.5.0
 client-inspect-ai := inspect-ai==0.3.285 agent-client-protocol==0.12.1 botocore==1.43.117 docstring-parser==0.18.0 httpcore==1.0.9 \
   httpx==0.28.1 ijson==3.6.0 jsonlines==4.0.0 jsonpatch==1.48 jsonpointer==3.12 mmh3==5.3.1 nest-asyncio2==1.7.4 \
   python-dotenv==1.2.4 semver==3.1.2 shortuuid==1.0.13 sniffio==1.3.1 tenacity==9.2.1 textual==8.2.8 zipfile-zstd==0.0.4 \
-  zstandard==0.25.0
-# Says that it wants Python 3.12; its base server runs on 3.11, too. Ray, omegaconf and hydra are those beside verl.
+  zstandard==0.25.0 aiobotocore==3.10.0 aioitertools==0.13.0 jiter==0.19.0 jmespath==1.1.0 openai==3.57.0 s3fs==2026.9.0 wrapt==2.5.2
+# CI leaves out their tests. Axolotl beside the TRL that it pins.
+client-axolotl := axolotl==0.19.0 addict==2.4.0 trl==1.9.0
+client-unsloth := unsloth==2026.10.9 unsloth-zoo==2026.10.9
+# Says that it wants Python 3.12; its servers run on 3.11, too. Ray, omegaconf and hydra are those beside verl.
 client-nemo-gym := --ignore-requires-python nemo-gym==0.4.0 distro==1.9.0 gprof2dot==2025.4.14 httpx==0.28.1 itsdangerous==2.2.0 \
-  openai==2.7.2 pydot==4.0.1 sniffio==1.3.1 wandb==0.31.0 yappi==1.7.6
+  openai==2.7.2 pydot==4.0.1 sniffio==1.3.1 wandb==0.31.0 yappi==1.7.6 anthropic==2.14.0 docstring-parser==0.18.0 jiter==0.19.0
 
 # Real clients for the tests. Each in a folder of its own: their packages bring a top-level `tests`. A Python that a trainer
 # does not take leaves its tests out, and says so.
@@ -143,13 +148,15 @@ $(VENV)/.clients: constraints.txt | $(VENV)/.uv
 	  $(INSTALL) --no-deps --only-binary :all: --python-version 3.11 --platform manylinux1_x86_64 \
 	    --target $(VENV)/clients/openrlhf-$$version openrlhf==$$version || exit 1; \
 	done
-	$(MAKE) --no-print-directory --jobs 4 $(addprefix $(VENV)/clients/.,verl ms-swift verifiers inspect-ai nemo-gym llamafactory skyrl-gym distilabel)
+	$(MAKE) --no-print-directory --jobs 4 $(addprefix $(VENV)/clients/.,verl ms-swift verifiers inspect-ai nemo-gym llamafactory skyrl-gym distilabel $(if $(CI),,axolotl unsloth))
 	touch $@
 
 $(VENV)/clients/.%: constraints.txt | $(VENV)/.uv
 	rm -rf $(VENV)/clients/$*
-	$(UV_INSTALL) --no-deps --target $(VENV)/clients/$* $(client-$*) 2> /dev/null || { rm -rf $(VENV)/clients/$*; \
-	  $(INSTALL) --no-compile --no-deps --target $(VENV)/clients/$* $(client-$*); } || echo "$* SKIPPED: it does not install here"
+	$(subst --constraint constraints.txt,,$(UV_INSTALL)) --no-deps --target $(VENV)/clients/$* $(client-$*) 2> /dev/null || \
+	  { rm -rf $(VENV)/clients/$*; \
+	  $(subst -c constraints.txt,,$(INSTALL)) --no-compile --no-deps --target $(VENV)/clients/$* $(client-$*); } || \
+	  echo "$* SKIPPED: it does not install here"
 	touch $@
 
 $(VENV)/.uv: constraints.txt | $(BIN)/python

@@ -103,7 +103,7 @@ swift rlhf --rlhf_type grpo --external_plugins $(gdr path swift reward) --reward
         title="slime",
         package="gdr_slime",
         distribution=None,
-        tested="its contract, read off slime's source of August 2026; not its code",
+        tested="its contract, read off slime's source of August 2026; by hand its and miles' rm_hub",
         unscored="an error; GDR_UNSCORED or --unscored takes a number",
         snippet=f"""{_SERVE}
 export GDR_REMOTE=http://127.0.0.1:5000
@@ -113,7 +113,7 @@ python train.py --custom-rm-path gdr_slime.reward ...""",
         title="verifiers",
         package="gdr_verifiers",
         distribution="verifiers",
-        tested="verifiers 0.4.0: its scoring of tasks, with the judge and with the function; not prime-rl",
+        tested="verifiers 0.4.0: `vf-eval` with the judge and with the function; not prime-rl",
         unscored="an error; GDR_UNSCORED takes a number",
         snippet=f"""{_SERVE}
 export GDR_REMOTE=http://127.0.0.1:5000
@@ -124,21 +124,22 @@ vf-eval my-taskset @ gdr.toml ...""",
         title="NeMo-Gym",
         package="gdr_nemo_gym",
         distribution="nemo-gym",
-        tested="NeMo-Gym 0.4.0: its base server, once by hand on its own Python 3.12; not `gym env start`",
+        tested="NeMo-Gym 0.4.0: rollouts with its servers and its simple agent; not `gym env start`",
         unscored="an error; GDR_UNSCORED takes a number",
         snippet=f"""{_SERVE}
 export GDR_REMOTE=http://127.0.0.1:5000
 mkdir -p resources_servers && cp -r "$(gdr path nemo-gym)" resources_servers/gdr
-gym env start "+config_paths=[resources_servers/gdr/configs/gdr.yaml,...]\"""",
+gym env start --resources-server gdr --model-type openai_model --model NAME --model-url http://127.0.0.1:8000/v1 \\
+  --model-api-key KEY""",
     ),
     "inspect": Integration(
         title="inspect_ai",
         package="gdr_inspect",
         distribution="inspect-ai",
-        tested="inspect_ai 0.3.285: evals with its mock model, and its finding of scorers",
+        tested="inspect_ai 0.3.285: evals and `inspect score`",
         unscored="an error; `unscored` or GDR_UNSCORED takes a number, or none: the mean leaves it out",
         snippet=f"""{_SERVE}
-inspect score logs/NAME.eval --scorer gdr_inspect/gdr -S remote=http://127.0.0.1:5000""",
+inspect score logs/NAME.eval --scorer gdr_inspect/gdr -S remote=http://127.0.0.1:5000 --action append --overwrite""",
         entry_point=("inspect_ai", "gdr_inspect"),
     ),
     "easyr1": Integration(
@@ -167,7 +168,7 @@ llamafactory-cli train ppo.yaml stage=ppo reward_model_type=api reward_model=htt
         title="Axolotl",
         package="gdr_trl",
         distribution="axolotl",
-        tested="TRL's trainers, and rewards that are pickled; not Axolotl",
+        tested="Axolotl 0.19.0 on a CPU: its loader of rewards and its GRPO trainer; by hand `axolotl train`",
         unscored="left out (None); set GDR_UNSCORED to raise or a number",
         snippet=f"""{_SERVE}
 export GDR_CONFIG=http://127.0.0.1:5000
@@ -178,7 +179,7 @@ axolotl train grpo.yaml  # with rl: grpo, and trl: {{reward_funcs: [gdr_trl.rewa
         title="Unsloth",
         package="gdr_trl",
         distribution="unsloth",
-        tested="TRL's trainers; not Unsloth, which needs a GPU",
+        tested="Unsloth 2026.10.9 on a CPU, where it trains with TRL's trainer; not its trainers for GPUs",
         unscored="left out (None); `unscored=` takes raise or a number",
         snippet="""from unsloth import FastLanguageModel
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gdr_plugin.api.errors import ChatError
 
@@ -65,8 +65,13 @@ class Ends:
             self._ids = _read(self._tokenizer)
         if self._ids is not None:
             return self._ids
-        trainer = getattr(log_function, "__self__", None)
-        return _as_ids(getattr(trainer, "eos_token_ids", None)) or None
+        trainer: Any = getattr(log_function, "__self__", None)
+        if hasattr(trainer, "eos_token_ids"):
+            return _as_ids(trainer.eos_token_ids) or None
+        # Older trainers (TRL 1.9, which Axolotl pins) stop at their tokenizer's own end and no other.
+        processing = getattr(trainer, "processing_class", None)
+        tokenizer = getattr(processing, "tokenizer", processing)
+        return _as_ids(getattr(tokenizer, "eos_token_id", None)) or None
 
 
 def _read(name: str) -> frozenset[int]:

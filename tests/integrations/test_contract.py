@@ -24,9 +24,8 @@ from gdr_plugin.api.types import Sample
 from gdr_plugin.api.unscored import Unscored
 from gdr_plugin.config.load import parse_config
 from gdr_plugin.reward.reward import GuidedDensityRatio
+from tests.integrations.beside import CLIENTS, ROOT, installed, skip_without
 
-ROOT = Path(__file__).resolve().parents[2]
-CLIENTS = Path(os.environ.get("GDR_TEST_CLIENTS") or Path(sys.prefix) / "clients")
 CONFIG: dict[str, Any] = {
     "strong": "fake:a",
     "weak": "fake:b",
@@ -103,9 +102,7 @@ def servers(policy: Path, serving: Callable[..., AbstractContextManager[str]]) -
 @pytest.fixture(scope="session", params=ADAPTERS)
 def adapter(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    missing = [folder for folder in ADAPTERS[name] if not (CLIENTS / folder).is_dir()]
-    if missing:
-        pytest.skip(f"{' and '.join(missing)} not installed: make .venv/.clients")
+    skip_without(*ADAPTERS[name])
     return name
 
 
@@ -160,27 +157,6 @@ def answered(
 def answers(adapter: str, answered: Callable[[tuple[str, ...]], dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """What an adapter answers to each job."""
     return answered(ADAPTERS[adapter])[adapter]
-
-
-def installed(folder: Path) -> Path:
-    """A folder in which our integrations and their entry points are found as an installed wheel's are."""
-    import tomllib
-
-    folder /= "site-packages"  # by this name inspect_ai knows a package from a user's own file
-    folder.mkdir()
-    for package in (ROOT / "integrations").iterdir():
-        (folder / package.name).symlink_to(package)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    info = folder / "gdr_here-0.dist-info"
-    info.mkdir()
-    lines = [
-        f"[{group}]\n{name} = {value}"
-        for group, names in project["entry-points"].items()
-        for name, value in names.items()
-    ]
-    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gdr-here\nVersion: 0\n")
-    return folder
 
 
 def expected(ratio: GuidedDensityRatio, adapter: str, items: list[dict[str, Any]]) -> list[float]:

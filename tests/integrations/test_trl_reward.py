@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -22,6 +23,7 @@ from gdr_plugin.config.schema import Config
 from gdr_plugin.data.tools import definitions_of
 from gdr_plugin.reward.reward import GuidedDensityRatio
 from gdr_trl import AsyncGDRReward, GDRReward
+from gdr_trl.ends import Ends
 
 TinyModel = Callable[..., Path]
 USER = Message("user", "Question?")
@@ -65,6 +67,24 @@ class Logs:
 
     def extra(self, name: str, values: list[Any]) -> None:
         self.columns[name] = values
+
+
+class OlderLogs(Logs):
+    """As the trainers of TRL 1.9, which Axolotl pins: they stop at their tokenizer's own end."""
+
+    def __init__(self, processing: object) -> None:
+        super().__init__()
+        del self.eos_token_ids
+        self.processing_class = processing
+
+
+def test_an_older_trainer_is_asked_for_its_tokenizers_end() -> None:
+    tokenizer = SimpleNamespace(eos_token_id=7)
+    for processing in (tokenizer, SimpleNamespace(tokenizer=tokenizer)):
+        assert Ends(None).find(OlderLogs(processing).metric) == {7}
+    assert Ends(None).find(OlderLogs(SimpleNamespace(eos_token_id=None)).metric) is None
+    assert Ends(None).find(Logs(3, 4).metric) == {3, 4}
+    assert Ends(None).find(None) is None
 
 
 def weather(city: str) -> str:
