@@ -145,8 +145,8 @@ def _writer(out: Path | None, inputs: list[str | Path]) -> Iterator[Callable[[li
         with out.open("w", encoding="utf-8") as file:
             yield lambda rows: write(out, file, rows)
         return
-    with atomic(out) as file:
-        yield lambda rows: _write(file, rows)
+    with atomic(out) as made:
+        yield lambda rows: _write(made, rows)
 
 
 def _write(file: Any, rows: list[dict[str, Any]]) -> None:
