@@ -90,6 +90,8 @@ class Windows:
     """Prompts that this process answers for in its progress: those of its windows, and those that are done."""
     _stage: str = field(default="", init=False)
     _done: int = field(default=0, init=False)
+    _drawing: float = field(default=1.0, init=False)
+    """The share of a window's time that goes into drawing, as the last one showed: what a drawn prompt counts."""
 
     @property
     def size(self) -> int:
@@ -113,7 +115,9 @@ class Windows:
                     self._answered(window, prompts)
                 self.sampler.unload()
             warm_one_model_at_a_time(self._batches)
-        stage = "sampling and scoring" if self.sampler and not sequential else "scoring"
+        stage = "scoring"
+        if self.sampler is not None and not sequential:
+            stage, self._drawing = "sampling and scoring", 0.5
         for window, prompts in self._unfinished(stage):
             self._score(window, prompts)
 
@@ -134,8 +138,8 @@ class Windows:
             self._tell(0)
 
     def _tell(self, within: int) -> None:
-        """Report progress: so many prompts of the window at hand, and all of those before it, are done."""
-        self.progress(self._stage, self._done + within, self.total)
+        """Report progress: so many prompts of the window at hand are drawn, and all of those before it are done."""
+        self.progress(self._stage, self._done + int(within * self._drawing), self.total)
 
     def _answered(self, window: int, prompts: Sequence[PromptRecord]) -> tuple[Sequence[PromptRecord], float]:
         """A window's prompts with their responses, which are given, were drawn before or are drawn now; and seconds."""
@@ -154,9 +158,10 @@ class Windows:
         answered, sampling = self._answered(window, prompts)
         started = time.perf_counter()
         scores = self.ratio.score(samples_of(answered))
-        keep_scored(
-            self.folder, window, answered, scores, Seconds(sampling, time.perf_counter() - started), self.options
-        )
+        seconds = Seconds(sampling, time.perf_counter() - started)
+        if seconds.sampling:
+            self._drawing = seconds.sampling / (seconds.sampling + seconds.scoring)
+        keep_scored(self.folder, window, answered, scores, seconds, self.options)
 
 
 def answer(
