@@ -5,6 +5,7 @@ Knows values and how data sets write them; nothing of prompts or responses.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -121,10 +122,13 @@ def _number(label: Mapping[str, Any], value: Any, what: str) -> Side:
 
 def _as_number(value: Any, what: str) -> float:
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):  # also the text "nan", which tables write for an empty cell
         shown = quoted(value) if isinstance(value, str) else type_name(value)
-        raise DataError(f"{what} must be a number, not {shown}") from None
+        raise DataError(f"{what} must be a number, not {shown}")
+    return number
 
 
 def _flags(flags: Mapping[str, str], data: Mapping[str, Any]) -> Side:

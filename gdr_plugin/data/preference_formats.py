@@ -157,7 +157,11 @@ def _half(format: Format, data: Mapping[str, Any], given: Any, item: Item, field
     prompt = joined_prompt(data, given, head)
     said = (prompt.answer(turn),)
     good = _better(format, data) == "a"
-    group = stated.first(format, data, "group") if any(has(data, path) for path in format.at("group")) else prompt.turns
+    group = stated.first(format, data, "group") if any(has(data, path) for path in format.at("group")) else None
+    if isinstance(group, list | Mapping):
+        raise DataError(f"`group` must be a text or a number, not {type_name(group)}")
+    if is_missing(group):
+        group = prompt.turns
     known = replace(item, prompt=prompt.turns, fields=fields(prompt))
     return Half(item.id, group, replace(known, chosen=said) if good else replace(known, rejected=said))
 

@@ -160,7 +160,7 @@ def _rows(path: str | Path) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
     for row in read_rows(path):
         missing = [name for name in _NEEDED if name not in row.data]
-        if missing or not isinstance(row.data["worths"], Mapping):
+        if missing or not isinstance(row.data["worths"], Mapping) or not isinstance(row.data["id"], str):
             raise DataError(
                 f"{row.where}: there is no {missing[0] if missing else 'worths'!r}: give files that gdr evaluate "
                 "--rows has written, of this version"

@@ -20,7 +20,12 @@ from gdr_plugin.evaluation.summary import Report
 __all__ = ["as_csv", "as_latex", "rewardbench_scores"]
 
 _COLUMNS = ("part", "name", "by", "items", "ties", "accuracy", "low", "high", "scored", "published_items")
-_ESCAPED = {**{char: f"\\{char}" for char in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+_ESCAPED = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
 
 
 def as_csv(report: Report, origin: Mapping[str, str]) -> str:

@@ -174,11 +174,11 @@ def write(report: Report, origin: Mapping[str, str], outputs: Outputs) -> None:
         if path is not None:
             with atomic(path) as file:
                 file.write(text(report, origin))
-    if outputs.tracker != "none":
-        log(report, origin, outputs.tracker)
     if outputs.scores is not None:
         with atomic(outputs.scores) as file:
             file.write(dumps(rewardbench_scores(report, origin)) + "\n")
+    if outputs.tracker != "none":  # last: the files are there, whatever a network does
+        log(report, origin, outputs.tracker)
 
 
 def shown(origin: Mapping[str, str]) -> dict[str, str]:

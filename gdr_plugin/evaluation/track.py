@@ -11,8 +11,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from gdr_plugin.api.errors import ConfigError
+from gdr_plugin.api.errors import ConfigError, OutputError
 from gdr_plugin.evaluation.summary import Report
+from gdr_plugin.text import first_line
 
 __all__ = ["Tracker", "check_tracker", "log", "numbers"]
 
@@ -38,12 +39,17 @@ def log(report: Report, origin: Mapping[str, str], tracker: Tracker) -> None:
         report: The numbers.
         origin: Where they come from.
         tracker: `wandb` or `trackio`; its project is WANDB_PROJECT's for the first, else `gdr-evaluate`.
+
+    Raises:
+        OutputError: The tracker failed.
     """
-    module = import_module(tracker)
     project = os.environ.get("WANDB_PROJECT") if tracker == "wandb" else None
-    run = module.init(project=project or _PROJECT, config=dict(origin))
-    run.log(numbers(report))
-    run.finish()
+    try:
+        run = import_module(tracker).init(project=project or _PROJECT, config=dict(origin))
+        run.log(numbers(report))
+        run.finish()
+    except Exception as error:  # whatever a network, an account or a full disk make it raise
+        raise OutputError(f"--report-to {tracker}: {first_line(error)}; the files are written") from error
 
 
 def numbers(report: Report) -> dict[str, float]:

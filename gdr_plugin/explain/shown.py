@@ -22,8 +22,10 @@ class Shown:
 
     @property
     def prompt(self) -> Conversation:
-        """The prompt that all responses answer."""
-        return self.responses[0][1].prompt
+        """The prompt that all responses answer; of responses in conversations of their own, what these begin with."""
+        first, *others = (sample.prompt for _, sample in self.responses)
+        ends = (end for end in range(len(first), 0, -1) if all(other[:end] == first[:end] for other in others))
+        return first[: next(ends, 0)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ __all__ = ["KeywordRules", "load_rules"]
 
 _REMEMBERED = 1024
 """Texts whose scores are remembered."""
+_LONG = 8_192
+"""Characters from which on they are not."""
 
 
 class KeywordRules:
@@ -54,7 +56,8 @@ class KeywordRules:
             found = self._scores_of(text)
             if len(self._known) >= _REMEMBERED:
                 self._known = {}
-            self._known[text] = found
+            if len(text) < _LONG:
+                self._known[text] = found
         return dict(found)
 
     def _scores_of(self, text: str) -> dict[str, float]:

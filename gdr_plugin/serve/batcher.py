@@ -160,12 +160,12 @@ class Batcher:
         """The question's answer if it is known, else its place in the queue; waits until there is room."""
         digest = work.key(question)
         key = None if digest is None else (work.name, digest)
-        if (known := self._known(key)) is not None:
+        if (known := self._known(key, turn)) is not None:
             return known
         await self._slots.acquire()
         try:
             self._check_open()
-            known = self._known(key)  # another request may have asked for it meanwhile
+            known = self._known(key, turn)  # another request may have asked for it meanwhile
         except BaseException:
             self._slots.release()
             raise
@@ -181,7 +181,7 @@ class Batcher:
             self._count_live(1)
         return entry
 
-    def _known(self, key: Key | None) -> Any:
+    def _known(self, key: Key | None, turn: int) -> Any:
         """The answer that is kept, or the place in the queue of a question that is being answered; else None."""
         if key is None:
             return None
@@ -193,6 +193,7 @@ class Batcher:
             self._metrics.hits.labels("in_flight").inc()
             with self._work:
                 entry.waiters += 1
+                entry.turn = min(entry.turn, max(turn, self._turn))
                 if entry.waiters == 1 and entry in self._queue:
                     self._count_live(1)
         return entry

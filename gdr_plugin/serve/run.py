@@ -150,22 +150,23 @@ class _Server(uvicorn.Server):
         self._service = service
         self.left = 0
         """Samples that were given up."""
-        self._waiting: dict[Any, tuple[Any, float]] = {}
-        """Connection -> its last request, and since when it has sent no other one."""
+        self._waiting: dict[Any, tuple[Any, int, float]] = {}
+        """Connection -> its last request, what of an answer it has not read, and since when both are so."""
 
     async def on_tick(self, counter: int) -> bool:
-        """Once a second, cut connections that keep their place and send no request: uvicorn itself waits for ever."""
+        """Once a second, cut connections that keep their place and neither send nor read: uvicorn waits for ever."""
         if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
             idle = {}
             for connection in self.server_state.connections:
                 request = getattr(connection, "cycle", None)
-                if request is not None and not request.response_complete:
+                unread = _unread(connection)
+                if request is not None and not request.response_complete and not unread:
                     continue
-                last, since = self._waiting.get(connection, (request, now))
-                idle[connection] = (request, since if last is request else now)
+                last, left, since = self._waiting.get(connection, (request, unread, now))
+                idle[connection] = (request, unread, since if last is request and left == unread else now)
             self._waiting = idle
-            for connection, (request, since) in idle.items():
+            for connection, (request, _, since) in idle.items():
                 if now - since > (_HEAD_S if request is None else _HEAD_S + _KEEP_ALIVE_S):
                     _abort(connection)
         return await super().on_tick(counter)
@@ -198,6 +199,13 @@ class _Server(uvicorn.Server):
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
+
+
+def _unread(connection: Any) -> int:
+    """Bytes of an answer that wait for a client to read on; 0: it reads as fast as it is answered."""
+    if not getattr(getattr(connection, "flow", None), "write_paused", False):
+        return 0
+    return int(connection.transport.get_write_buffer_size())
 
 
 def _abort(connection: Any) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,32 +84,43 @@ def _copy(
     old: sqlite3.Connection, new: StoreFile, models: dict[int, tuple[str, str, int]], *, checked: bool
 ) -> Repaired:
     """Write models and whole entries into a new store."""
+    with closing(new):
+        with new.transaction() as connection:
+            kept, dropped, unreadable = _copied(old, connection, models, checked=checked)
+        with new.session() as connection:  # closing would pass over a full disk, and leave entries in the log
+            if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise StoreError(f"{new.path} is in use: stop the process that holds it, and repair again")
+    return Repaired(kept, dropped, unreadable)
+
+
+def _copied(
+    old: sqlite3.Connection, connection: sqlite3.Connection, models: dict[int, tuple[str, str, int]], *, checked: bool
+) -> tuple[int, int, bool]:
     kept = dropped = 0
     unreadable = False
     latest = today()
-    with closing(new), new.transaction() as connection:
-        for number, (identity, name, created) in models.items():
-            connection.execute("INSERT OR IGNORE INTO models VALUES (?, ?, ?, ?)", (number, identity, name, created))
-        models_end = max(models, default=0) + 1
-        for readable, (key, model, used, value, crc) in _rows(
-            old, "logprobs", f"key, model, used, value, {'crc' if checked else 'NULL'}"
-        ):
-            if not readable:
-                unreadable = True
-                continue
-            if not checked and isinstance(key, bytes) and isinstance(value, bytes):
-                crc = checksum(key, value)
-            if not is_whole(key, value, crc):
-                dropped += 1
-                continue
-            if model not in models:
-                model = models_end
-                named = (model, _UNKNOWN, _UNKNOWN, latest)
-                connection.execute("INSERT OR IGNORE INTO models VALUES (?, ?, ?, ?)", named)
-            day = used if isinstance(used, int) and 0 <= used <= latest else latest
-            row = (key, model, day, value, crc)
-            kept += connection.execute("INSERT OR IGNORE INTO logprobs VALUES (?, ?, ?, ?, ?)", row).rowcount
-    return Repaired(kept, dropped, unreadable)
+    for number, (identity, name, created) in models.items():
+        connection.execute("INSERT OR IGNORE INTO models VALUES (?, ?, ?, ?)", (number, identity, name, created))
+    models_end = max(models, default=0) + 1
+    for readable, (key, model, used, value, crc) in _rows(
+        old, "logprobs", f"key, model, used, value, {'crc' if checked else 'NULL'}"
+    ):
+        if not readable:
+            unreadable = True
+            continue
+        if not checked and isinstance(key, bytes) and isinstance(value, bytes):
+            crc = checksum(key, value)
+        if not is_whole(key, value, crc):
+            dropped += 1
+            continue
+        if model not in models:
+            model = models_end
+            named = (model, _UNKNOWN, _UNKNOWN, latest)
+            connection.execute("INSERT OR IGNORE INTO models VALUES (?, ?, ?, ?)", named)
+        day = used if isinstance(used, int) and 0 <= used <= latest else latest
+        row = (key, model, day, value, crc)
+        kept += connection.execute("INSERT OR IGNORE INTO logprobs VALUES (?, ?, ?, ?, ?)", row).rowcount
+    return kept, dropped, unreadable
 
 
 def _rows(old: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple[bool, tuple[Any, ...]]]:
@@ -155,7 +167,11 @@ def _beyond(old: sqlite3.Connection, table: str, columns: str, last: int) -> int
 
 def _after(old: sqlite3.Connection, table: str, columns: str, last: int, size: int) -> list[Any]:
     query = f"SELECT rowid, {columns} FROM {table} NOT INDEXED WHERE rowid > ? ORDER BY rowid LIMIT ?"
-    return old.execute(query, (last, size)).fetchall()
+    found = old.execute(query, (last, size)).fetchall()
+    # SQLite takes the ids as the pages say: damaged ones would lead back, and the same rows come for ever.
+    if any(later <= earlier for earlier, later in pairwise([last, *(row[0] for row in found)])):
+        raise sqlite3.DatabaseError("row ids are out of order")
+    return found
 
 
 def _remove(path: Path, *, but_file: bool = False) -> None:

@@ -56,6 +56,7 @@ def _usable(item: Item) -> bool:
     """Whether an exemplar's plain texts can show the whole pair."""
     texts = (*(turn.content for turn in item.prompt), item.chosen[0].content, item.rejected[0].content)
     plain = not any(turn.reasoning or turn.tool_calls for turn in (*item.prompt, item.chosen[0], item.rejected[0]))
+    plain = plain and not item.contexts  # each response would end another conversation
     return plain and _length(item) <= LONGEST and all(map(str.strip, texts)) and clean(texts[-1]) != clean(texts[-2])
 
 

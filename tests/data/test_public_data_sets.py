@@ -185,6 +185,10 @@ def test_two_responses_and_a_label(
             "`preference_strength` must be a number, not 'much'",
         ),
         (
+            {"prompt": "Q?", "response_1": "a", "response_2": "b", "preference_strength": "nan"},
+            "`preference_strength` must be a number, not 'nan'",
+        ),
+        (
             {"prompt": '["Q?"]', "response_a": '["a"]', "response_b": '["b"]'}
             | {"winner_model_a": 1, "winner_model_b": 1, "winner_tie": 0},
             "`winner_model_a` and `winner_model_b` are both set",
@@ -350,6 +354,17 @@ def test_kto_rows_of_one_prompt_are_an_item_together(tmp_path: Path) -> None:
     assert data.undecided == {"all responses to the prompt are good": 1}
     stated = [{**row, "label": int(row["label"])} for row in rows]
     assert load(tmp_path, *stated, columns={"label.a": "1", "label.b": "0"}).items == data.items
+
+
+def test_rows_without_a_group_belong_to_their_prompt(tmp_path: Path) -> None:
+    rows: list[Row] = [
+        {"prompt": prompt, "completion": text, "label": good, "set": None}
+        for prompt, text, good in [("Q?", "a", True), ("R?", "x", True), ("Q?", "b", False), ("R?", "y", False)]
+    ]
+    found = load(tmp_path, *rows, columns={"group": "set"}).items
+    assert [(texts(item.chosen), texts(item.rejected)) for item in found] == [(["a"], ["b"]), (["x"], ["y"])]
+    with pytest.raises(DataError, match="`group` must be a text or a number, not a list"):
+        load(tmp_path, *({**row, "set": [1]} for row in rows), columns={"group": "set"})
 
 
 def test_rewardmath_has_one_right_solution_among_wrong_ones(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from gdr_plugin.api.errors import OutputError
 from gdr_plugin.config.schema import Config
 from gdr_plugin.data.item import Item
 from gdr_plugin.data.items import load_items
@@ -91,6 +92,15 @@ def test_latex_is_a_table_that_says_what_is_partial(folder: Path) -> None:
     assert "% data: a_b.jsonl\n" in text
 
 
+def test_a_name_is_no_command_of_tex(folder: Path) -> None:
+    rows = [{"prompt": f"{n}?", "chosen": "a", "rejected": "b", "subset": "^^5cinput x"} for n in range(5)]
+    (folder / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluate_data("odd.jsonl", Config.model_validate(CONFIG), Outputs(latex=folder / "out.tex"))
+    text = (folder / "out.tex").read_text()
+    assert r"\textasciicircum{}\textasciicircum{}5cinput x" in text
+    assert "^" not in text
+
+
 def test_scores_in_rewardbenchs_form(folder: Path) -> None:
     report, _ = evaluate_data("data.jsonl", Config.model_validate(CONFIG), Outputs(scores=folder / "scores.json"))
     found = json.loads((folder / "scores.json").read_text())
@@ -124,6 +134,18 @@ def test_a_tracker_is_given_the_numbers(tracker: Any, folder: Path, monkeypatch:
     assert "section/average of the sections (partial)" not in told[1]  # there is no such number
 
 
+def test_a_tracker_that_fails_costs_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise ConnectionError("no network\nat all")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, __spec__=object()))
+    outputs = Outputs(tracker="wandb", rows=folder / "rows.jsonl", scores=folder / "scores.json")
+    with pytest.raises(OutputError, match=r"^--report-to wandb: no network; the files are written$"):
+        evaluate_data("data.jsonl", Config.model_validate(CONFIG), outputs)
+    assert (folder / "rows.jsonl").is_file()
+    assert (folder / "scores.json").is_file()
+
+
 def test_a_tracker_that_is_missing_is_refused_first(folder: Path, gdr: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gdr_plugin.evaluation.track.find_spec", lambda _: None)
     code, out, error = gdr("evaluate", "data.jsonl", "--report-to", "trackio")
@@ -137,7 +159,7 @@ def test_everything_says_what_it_was_made_with(folder: Path, gdr: Run) -> None:
     told = as_json(report, origin)["origin"]
     assert told["gdr-plugin"] == __version__
     assert told["strong identity"] != told["weak identity"]
-    assert (told["router"], told["guidance ids"]) == ("field, keyword, else chat", told["guidance ids"])
+    assert told["router"] == "field, keyword, else chat"
     assert told["guidance ids"].endswith("(5)") or "), " in told["guidance ids"]
     assert told["date"].endswith("UTC")
     page = (folder / "out.html").read_text()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gdr_plugin.api.types import Message, Sample, Score, ToolCall
+from gdr_plugin.explain.shown import Shown
 from gdr_plugin.reward.reward import GuidedDensityRatio
 
 CONFIG = """
@@ -361,3 +362,11 @@ def test_several_responses_are_judged_as_gdr_evaluate_judges_them(gdr: Explain, 
     won = round(row["correct"] * 9)
     assert "mean chosen \N{MINUS SIGN} mean rejected = " in (tmp_path / "styles.html").read_text()
     assert f"{won} of 9 comparisons won as labelled" in (tmp_path / "styles.html").read_text()
+
+
+def test_responses_in_conversations_of_their_own_share_what_these_begin_with() -> None:
+    begun = Message("user", "Q?")
+    own = [(begun, Message("assistant", said), Message("user", "More?")) for said in ("a1", "b1")]
+    samples = (("chosen", Sample(own[0], "a2")), ("rejected", Sample(own[1], "b2")))
+    assert Shown("x", samples).prompt == (begun,)
+    assert Shown("x", samples[:1]).prompt == own[0]

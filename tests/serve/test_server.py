@@ -377,3 +377,42 @@ async def test_connections_that_send_no_request_are_cut(
     await closed(writer)
     server.should_exit = True
     await running
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_a_client_that_does_not_read_its_answer_is_cut(
+    ratio: GuidedDensityRatio, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> None:
+    monkeypatch.setattr(run, "_HEAD_S", 0.5)
+    monkeypatch.setattr(run, "_KEEP_ALIVE_S", 0.5)
+    service = BatchingService(ratio, ServeSettings())
+    app = create_app(service, Plugins(entry_points=False))
+    bound = listen("127.0.0.1", 0)
+    server = run._Server(uvicorn.Config(app, lifespan="on", log_config=None), service)
+    running = asyncio.create_task(server.serve(sockets=[bound]))
+    row = {"prompt": "Hi?", "response": "ab " * 60_000}
+    body = json.dumps({"rows": [row], "tokens": True}).encode()
+    client = socket.create_connection(bound.getsockname())
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    head = (
+        "POST /v1/gdr/score HTTP/1.1",
+        "Host: x",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "",
+        "",
+    )
+    request = "\r\n".join(head).encode() + body
+    await asyncio.get_running_loop().run_in_executor(None, client.sendall, request)
+
+    async def until(holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not holds():
+                await asyncio.sleep(0.05)
+
+    await until(lambda: any(run._unread(connection) for connection in server.server_state.connections))
+    await until(lambda: not server.server_state.connections)
+    client.close()
+    server.should_exit = True
+    await running

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -305,6 +306,19 @@ class TestUnusableFiles:
         np.testing.assert_array_equal(
             look_up(LogprobStore(store.path), model.identity, some)[7], model.score(some[7:8])[0]
         )
+
+    def test_repair_that_finds_no_room_keeps_the_store(self, disk: Any) -> None:
+        store = LogprobStore(disk.path / "store.sqlite")
+        keep(store, "a", "a", spans(3000), FakeModel("a").score(spans(3000)))
+        store.close()
+        before = store.path.read_bytes()
+        disk.fill(leave=len(before) * 3 // 2 // 4096 * 4096)  # a copy fits, but not its log beside it
+        with pytest.raises(StoreError, match=r"cannot be written .*: free space, and go on"):
+            repair(store.path)
+        assert store.path.read_bytes() == before
+        assert sorted(path.name for path in disk.path.iterdir()) == ["ballast", "store.sqlite"]
+        disk.make_room()
+        assert repair(store.path).kept == 3000
 
     def test_a_folder_or_below_a_file(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="cannot be written"):

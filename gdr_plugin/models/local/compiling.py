@@ -16,6 +16,7 @@ from gdr_plugin.text import first_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_RECOMPILED = 128
 
 
 class Fused(Generic[P, R]):
@@ -58,7 +59,17 @@ class Fused(Generic[P, R]):
 
 def _compiled(function: Callable[P, R]) -> Callable[P, R]:
     # `fullgraph`: an error instead of torch going on uncompiled, which it would only log.
-    return torch.compile(function, dynamic=True, fullgraph=True)
+    return recompiled(torch.compile(function, dynamic=True, fullgraph=True))
+
+
+def recompiled(function: Callable[P, R]) -> Callable[P, R]:
+    """A compiled function that may be compiled more often than torch's eight times: by device, window and heads."""
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch._dynamo.config.patch(recompile_limit=_RECOMPILED):
+            return function(*args, **kwargs)
+
+    return run
 
 
 def reason(error: BaseException) -> str:

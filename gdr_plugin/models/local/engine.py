@@ -259,5 +259,7 @@ def _witnesses(pack: Pack) -> list[int]:
 
 def _largest(pack: Pack) -> int:
     """Tokens of the pack's largest forward, near enough to know where halving begins to help."""
+    if not pack.batches:  # a packed row
+        return sum(map(len, pack.tails)) + sum(max(0, len(row.response) - 1) for row in pack.rows)
     whole = len(pack.tails) * max(map(len, pack.tails))
     return max([whole, *(len(batch) * len(pack.rows[batch[0]].response) for batch in pack.batches)])

@@ -28,7 +28,7 @@ class Fetched:
         self._lengths = lengths
         self._done: torch.cuda.Event | None = None
         if values.device.type == "cuda":  # into pinned memory, or the copy itself would wait
-            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
             self._values.copy_(values, non_blocking=True)
             self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._done.record(torch.cuda.current_stream(values.device))

@@ -43,15 +43,20 @@ def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
         config: The model's text configuration.
         dtype: Of its weights.
     """
-    hidden = int(config.hidden_size)
-    heads = int(config.num_attention_heads)
-    width = int(getattr(config, "head_dim", None) or hidden // heads)
+
+    def size(name: str) -> int:  # some have one for each layer, recurrent ones none
+        found = getattr(config, name, None) or 0
+        return int(max(found) if isinstance(found, list | tuple) else found)
+
+    hidden = size("hidden_size")
+    heads = size("num_attention_heads") or 1
+    width = size("head_dim") or hidden // heads
     queries = heads * width
-    keys = int(getattr(config, "num_key_value_heads", None) or heads) * width
-    inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
-    experts = int(getattr(config, "num_experts_per_tok", None) or 0)
+    keys = (size("num_key_value_heads") or heads) * width
+    inner = size("intermediate_size") or 4 * hidden
+    experts = size("num_experts_per_tok")
     if experts:  # a token's row once for each of its experts, before and behind them
-        inner = max(inner, experts * (int(getattr(config, "moe_intermediate_size", None) or inner) + hidden))
+        inner = max(inner, experts * ((size("moe_intermediate_size") or inner) + hidden))
     # The layer's input, its norm, the residual stream; then either attention, with three parts that are merged in
     # float32, or the feed-forward network: gate, up, their product.
     attention = 5 * queries + 4 * keys + 2 * 4 // dtype.itemsize * queries

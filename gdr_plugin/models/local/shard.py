@@ -6,6 +6,9 @@ may depend on what one process sees alone, such as the memory of its GPU.
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,6 +83,7 @@ class _LockstepEngine(Engine):
 
 def main(descriptor: int) -> None:
     """Load this process's part of the model, then score what is sent, until the other end closes the connection."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), name="gdr-parent", daemon=True).start()
     connection = Connection(descriptor)
     task: Task = connection.recv()
     try:
@@ -103,6 +107,13 @@ def main(descriptor: int) -> None:
             connection.send(_failure(error))
             continue
         connection.send(_answer(task, engine, found, caught))
+
+
+def _end_with(parent: int) -> None:
+    """End when the process that sends spans is gone: in a forward this one waits for others that may never begin."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _load(task: Task) -> Weights:

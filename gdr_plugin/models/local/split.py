@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from inspect import signature
 from multiprocessing import Pipe
@@ -132,15 +134,14 @@ class _Shards:
     def score(self, spans: list[TokenSpan]) -> Answer:
         """The first process's answer; after an error that not all of them had, the processes are ended."""
         try:
-            for connection in self._connections:
-                connection.send(spans)
+            with suppress(BrokenPipeError):  # `_answers` says which one has ended
+                for connection in self._connections:
+                    connection.send(spans)
             return self._answers()[0]
-        except BrokenPipeError:
-            self._answers()  # says which one has ended
+        except ModelError:  # all have answered alike, or they are ended
             raise
-        except BaseException:  # Ctrl-C, too: an answer that is not fetched would be taken for the next one's
-            if any(not connection.closed and connection.poll() for connection in self._connections):
-                self.end(wait_s=0)
+        except BaseException:  # Ctrl-C, too: answers still to come would be taken for the next call's
+            self.end(wait_s=0)
             raise
 
     def _answers(self) -> list[Answer]:
@@ -162,16 +163,21 @@ class _Shards:
                 try:
                     answers[rank] = self._connections[rank].recv()
                 except (EOFError, ConnectionResetError):
-                    message = failed or self._ended(rank, self._processes[rank].wait())
+                    message = failed or self._ended(rank)
                     self.end(wait_s=0)
                     raise ModelError(message) from None
                 if answers[rank].error is not None and failed is None:
                     failed = answers[rank].error
         if failed is not None:
+            if len({answer.error for answer in answers.values()}) > 1:  # what they have checked and kept differs now
+                self.end(wait_s=0)
             raise ModelError(failed)
         return [answers[rank] for rank in sorted(answers)]
 
-    def _ended(self, rank: int, status: int) -> str:
+    def _ended(self, rank: int) -> str:
+        with suppress(subprocess.TimeoutExpired):  # it may hang on its way out
+            self._processes[rank].wait(_GRACE_S)
+        status = self._processes[rank].returncode or 0
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
         return (
             f"{self._name}: process {rank} of {len(self._connections)} has ended {how} (memory ran out, or it was "
@@ -181,6 +187,9 @@ class _Shards:
     def end(self, wait_s: float = 30.0) -> None:
         """End the processes; those that do not end by themselves are killed."""
         for connection in self._connections:
+            # Not only closed: a child that this process has forked meanwhile holds a copy.
+            with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as ours:
+                ours.shutdown(socket.SHUT_RDWR)
             connection.close()
         for process in self._processes:
             try:

@@ -6,7 +6,7 @@ Configuration and code decide, without a forward pass. Whether the strategy is a
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gdr_plugin.models.local.network import Network
@@ -49,6 +49,8 @@ def first_strategy(network: Network) -> tuple[Strategy, int | None, str]:
         return Strategy.PADDED, None, "a recurrent architecture"
     if getattr(config, "num_kv_shared_layers", 0):
         return Strategy.PADDED, None, "layers that share keys and values"
+    if getattr(config, "kv_lora_rank", None):
+        return Strategy.PADDED, None, "keys and values are kept compressed"
     if getattr(config, "use_bidirectional_attention", False):
         return Strategy.PLAIN, None, "an architecture that also looks ahead"
     windows = [
@@ -57,9 +59,22 @@ def first_strategy(network: Network) -> tuple[Strategy, int | None, str]:
         if (size := getattr(config, name, None)) and (not kinds or kind in kinds)
     ]
     window = min(windows) if windows and getattr(config, "use_sliding_window", True) else None
+    if any(name.endswith(".sinks") for name, _ in network.model.named_parameters()):
+        return Strategy.CACHED, window, "attention sinks, which packed rows do not know"
+    if (original := _long_rope(config)) is not None:
+        window = original if window is None else min(window, original)
+        return Strategy.CACHED, window, f"rotary factors change at {original} tokens: longer sequences run whole"
     if "chunked_attention" not in kinds and network.takes_attention:
         why = "full attention in every layer" if window is None else f"a window of {window} tokens"
         return Strategy.TREE, window, why
     if window is not None:
         return Strategy.CACHED, window, f"sequences beyond the attention window of {window} run whole"
     return Strategy.CACHED, None, "its attention is its own: packed rows need transformers' attention interface"
+
+
+def _long_rope(config: Any) -> int | None:
+    """The length beyond which LongRoPE takes other factors, for all of a forward; None: it is no LongRoPE."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if not any(isinstance(part, dict) and part.get("rope_type") == "longrope" for part in (rope, *rope.values())):
+        return None
+    return int(rope.get("original_max_position_embeddings") or config.original_max_position_embeddings)

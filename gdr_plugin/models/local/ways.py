@@ -87,9 +87,9 @@ class Ways:
     @property
     def words(self) -> str:
         """Which ways have run, and why not a faster one: for a person."""
-        used = [name + (f" for {', '.join(refused)}" if refused else "") for name, refused in self._used.items()]
+        used = [name + (f" for {', '.join(refused)}" if refused else "") for name, refused in list(self._used.items())]
         text = "; ".join(used) if used else f"{self._left[0].name} (expected; checked at the first pass)"
-        return text + "".join(f"; not {name}: {why}" for name, why in self.dropped.items())
+        return text + "".join(f"; not {name}: {why}" for name, why in list(self.dropped.items()))
 
     def attend(
         self, row: RowLayout, query: Tensor, key: Tensor, value: Tensor, prefix: LayerKV | None, kernel: Kernel
@@ -178,7 +178,7 @@ def check(way: Way, query: Tensor, key: Tensor, kernel: Kernel) -> float:
     draw = torch.Generator().manual_seed(0)
 
     def values(*size: int) -> Tensor:
-        return torch.randn(size, generator=draw).to(query)
+        return torch.randn(size, generator=draw, device="cpu").to(query)
 
     tokens = bounds[-1]
     q, k, v = values(heads, tokens, width), values(kv_heads, tokens, width), values(kv_heads, tokens, width)

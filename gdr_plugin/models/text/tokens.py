@@ -172,13 +172,18 @@ class Tokens:
             return [self._behind(text, after) for text, after in asked]
         known = self._memory.recall(text for text, _ in asked)
         missing = [text for text, ids in known.items() if ids is None]
+        refused: dict[str, ChatError] = {}
         for batch in _batches(missing):
             plain = [text for text in batch if self._nonce not in text]
             encoded = self._plain.encode_batch_fast(plain, add_special_tokens=False)
             known.update((text, tuple(encoding.ids)) for text, encoding in zip(plain, encoded, strict=True))
-            known.update((text, tuple(self.encode(text).ids)) for text in batch if self._nonce in text)
+            for text in (text for text in batch if self._nonce in text):
+                try:
+                    known[text] = tuple(self.encode(text).ids)
+                except ChatError as error:
+                    refused[text] = error
         self._memory.remember({text: ids for text in missing if (ids := known[text]) is not None})
-        return [known[text] or () for text, _ in asked]
+        return [refused.get(text) or known[text] or () for text, _ in asked]
 
     def _behind(self, text: str, after: int) -> tuple[int, ...] | ChatError:
         try:

@@ -32,6 +32,27 @@ ARCHITECTURES: list[Any] = [
     pytest.param("gpt2", {"n_positions": 512, "n_embd": 32, "n_head": 4, "n_layer": 2}, id="gpt2-learned-positions"),
     pytest.param("bloom", {"n_head": 4, "n_layer": 2}, id="bloom-alibi"),
     pytest.param("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}, id="moe"),
+    pytest.param(
+        "gpt_oss",
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 16},
+        id="gpt_oss-sinks-window",
+    ),
+    pytest.param(
+        "deepseek_v3",
+        {"kv_lora_rank": 8, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 16}
+        | {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1}
+        | {"num_key_value_heads": 4, "first_k_dense_replace": 1, "rope_interleave": False},
+        id="deepseek_v3-compressed-keys",
+    ),
+    pytest.param(
+        "phi3",
+        {"original_max_position_embeddings": 64}
+        | {
+            "rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64}
+            | {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+        },
+        id="phi3-longrope",
+    ),
 ]
 WAYS = [
     (min(Strategy), False),
