@@ -68,7 +68,8 @@ def measured(ours: float, waits: float = 1.0, mean: float = 0.02) -> dict[str, A
         {"method": "ours", "median_s": ours, "useful_mfu": 1.2 / ours, "host_waits": waits},
     ]
     work = {"annotation": {"rows": rows, "off_float32": {"ours": {"mean_nats": mean}}}}
-    return {"7B, annotation": {"results": work}, "kernels": {"results": [{"way": "flash", "passed": True}]}}
+    right = {"status": "done", "results": [{"way": "flash", "passed": True}]}
+    return {"7B, annotation": {"results": work}, "kernels": right, "small models": {"status": "done", "results": []}}
 
 
 def test_the_gpu_scripts_verdict() -> None:
@@ -83,9 +84,11 @@ def test_the_gpu_scripts_verdict() -> None:
     assert verdict(measured(1.6)) == "PASS, and the stretch goal"
     assert verdict(measured(2.6)) == "FAIL: times_padded"
     assert verdict(measured(2.8, waits=3.5, mean=0.2)) == "FAIL: times_padded, useful_mfu, host_waits, mean_nats"
-    wrong = measured(2.4) | {"kernels": {"results": [{"way": "flash", "passed": False}]}}
+    wrong = measured(2.4) | {"kernels": {"status": "done", "results": [{"way": "flash", "passed": False}]}}
     assert verdict(wrong) == "FAIL: flash is wrong"
-    assert verdict({}).count("not measured") == 4
+    cut = measured(2.4) | {"kernels": {"status": "failed: RuntimeError", "results": []}}
+    assert verdict(cut) == "FAIL: kernels not measured"
+    assert verdict({}).count("not measured") == 6
 
 
 def test_a_phase_that_is_cut_off_or_fails_keeps_what_it_had(tmp_path: Path) -> None:
