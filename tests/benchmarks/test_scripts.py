@@ -58,7 +58,7 @@ def test_work_is_split_by_prompt_and_evenly() -> None:
     assert abs(costs[0] - costs[1]) <= 2
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_threads_and_processes_are_run_in_turn(tiny_config: Path) -> None:
     from benchmarks.threads import Way, measure, rows
 

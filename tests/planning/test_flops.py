@@ -57,6 +57,7 @@ def counted(work: Any) -> float:
     return float(counter.get_total_flops())
 
 
+@pytest.mark.thorough
 def test_the_count_is_what_the_engine_does_on_the_demo_model(smol_dir: Path) -> None:
     """Three prompts with four responses each behind shared guidance, scored by the tree: equal within 0.1 %."""
     from gdr_plugin.models.local import open_local
