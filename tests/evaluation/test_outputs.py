@@ -93,11 +93,11 @@ def test_latex_is_a_table_that_says_what_is_partial(folder: Path) -> None:
 
 
 def test_a_name_is_no_command_of_tex(folder: Path) -> None:
-    rows = [{"prompt": f"{n}?", "chosen": "a", "rejected": "b", "subset": "^^5cinput x"} for n in range(5)]
+    rows = [{"prompt": f"{n}?", "chosen": "a", "rejected": "b", "subset": f"^^5cinput {n % 2}"} for n in range(6)]
     (folder / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     evaluate_data("odd.jsonl", Config.model_validate(CONFIG), Outputs(latex=folder / "out.tex"))
     text = (folder / "out.tex").read_text()
-    assert r"\textasciicircum{}\textasciicircum{}5cinput x" in text
+    assert r"\textasciicircum{}\textasciicircum{}5cinput 1" in text
     assert "^" not in text
 
 

@@ -129,7 +129,9 @@ def test_a_cache_without_room(file: Path, disk: Any, monkeypatch: pytest.MonkeyP
         disk.fill(leave)
         line = refused(file)
         assert line.startswith(f"{file} cannot be converted: {disk.path / 'cache'}")
-        assert "cannot be written (No space left on device); free space there, or set GDR_CACHE" in line
+        assert "cannot be written (" in line  # older safetensors wrap what the system says
+        assert "No space left on device" in line
+        assert "; free space there, or set GDR_CACHE" in line
         assert not list(disk.path.glob("cache/gguf/.making*"))
         assert not [path for path in disk.path.glob("cache/gguf/*") if path.is_dir()]
     disk.make_room()
