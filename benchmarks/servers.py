@@ -4,7 +4,8 @@
 
 Half of the responses to each prompt are scored first (cold: nothing has been seen), then the other half (warm: guidance
 and prompts have). All in float32 with one thread each; a server is started when it is its turn, and ends behind it.
-`make bench-servers` makes their environments.
+`make bench-servers` makes their environments. vLLM's V2 runner takes an hour on a CPU:
+`--only sglang vllm-v1` leaves it out.
 """
 
 from __future__ import annotations
