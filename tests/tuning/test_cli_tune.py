@@ -7,34 +7,8 @@ from pathlib import Path
 
 import pytest
 
-PLUGIN = """
-import hashlib
-import numpy as np
-from gdr_plugin import hookimpl
-from gdr_plugin.models.fake import FakeChat
+from tests.told import TOLD
 
-class Polite:
-    def __init__(self, name):
-        self.name = self.identity = name
-        self.chat = FakeChat()
-    def score(self, spans):
-        found = []
-        for span in spans:
-            context, response = (bytes(i for i in ids if i < 256) for ids in (span.context, span.response))
-            value = hashlib.blake2b(response, digest_size=1).digest()[0] / 128
-            value += 5 * (b"polite" in context and b"please" in response)
-            value *= self.name == "told:strong"
-            found.append(np.full(len(span.response), (value - 10) / len(span.response), dtype=np.float32))
-        return found
-    def describe(self):
-        return {}
-    def unload(self):
-        pass
-
-@hookimpl
-def gdr_open_model(spec, limits):
-    return Polite(spec.model) if spec.scheme == "told" else None
-"""
 Gdr = Callable[..., tuple[int, str, str]]
 
 
@@ -42,7 +16,7 @@ Gdr = Callable[..., tuple[int, str, str]]
 def gdr(gdr: Gdr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gdr:
     """Run `gdr` in a folder with a plugin, a gdr.yaml, pairs and instructions."""
     monkeypatch.chdir(tmp_path)
-    Path("told.py").write_text(PLUGIN)
+    Path("told.py").write_text(TOLD)
     Path("gdr.yaml").write_text(
         'strong: "told:strong"\nweak: "told:weak"\nguidance: {domains: {chat: none}}\n'
         "routing: {routers: [field], default_domain: chat}\n"
